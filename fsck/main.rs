@@ -1,0 +1,3 @@
+//! fsck.twinfs: the independent checker.
+
+fn main() {}

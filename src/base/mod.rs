@@ -1,0 +1,18 @@
+//! Vocabulary that every module may use: identifiers, times, digests, aligned buffers, limits.
+//!
+//! Decides nothing. Does not know disks, links, clocks or configuration.
+
+mod digest;
+mod ids;
+pub mod limits;
+mod map;
+mod page;
+mod record;
+mod time;
+
+pub use digest::Digest;
+pub use ids::{BlockNo, ExtentNo, Generation, Ino, NodeId, VolumeId};
+pub use map::{FastMap, FastSet};
+pub use page::{PAGE, Pages};
+pub use record::{Members, Record};
+pub use time::{Moment, Span};

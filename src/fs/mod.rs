@@ -1,0 +1,5 @@
+//! The filesystem over `trait Blocks`. (being written)
+
+mod error;
+
+pub use error::FsError;

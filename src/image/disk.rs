@@ -1,0 +1,33 @@
+//! The raw medium under an image: a file or a device, a simulated disk, or memory in a test.
+
+/// Why a medium failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DiskError {
+    /// Read, write or flush failed. A failed flush is never retried as if it had not happened.
+    #[error("{0}")]
+    Io(String),
+    /// The host filesystem is full.
+    #[error("the disk under the image is full")]
+    Full,
+    /// The simulated machine died in the middle of the call.
+    #[error("the machine stopped")]
+    Dead,
+}
+
+/// A linear medium. Offsets and lengths are multiples of 512 or more; buffers need no alignment (an implementation
+/// that needs it copies). A write that returned is *done* (a reader sees it); it is *stable* only after `flush`.
+/// What was not flushed may be lost, kept or torn at 512 bytes in any subset when the power goes.
+pub trait Disk: Send + Sync {
+    /// Length in bytes.
+    fn len_bytes(&self) -> u64;
+    /// Reads exactly `out.len()` bytes.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), DiskError>;
+    /// Writes all of `data`.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), DiskError>;
+    /// Makes every write done before the call stable.
+    fn flush(&self) -> Result<(), DiskError>;
+    /// Gives the range back to the host; what it reads as afterwards is undefined.
+    fn punch(&self, offset: u64, len: u64) -> Result<(), DiskError>;
+    /// Allocates the range for real by writing zeros to it.
+    fn zero(&self, offset: u64, len: u64) -> Result<(), DiskError>;
+}
