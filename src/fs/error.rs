@@ -41,6 +41,9 @@ pub enum FsError {
     Stale,
     #[error("operation not supported")]
     NotSupported,
+    /// The dirty buffers are full: write some back, then ask again. Never leaves `mount/`.
+    #[error("try again after writeback")]
+    WouldBlock,
     #[error("no data at or after this offset")]
     NoData,
     /// Structures on disk contradict each other; names which.
