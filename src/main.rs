@@ -1,6 +1,7 @@
 //! Entry of the `twinfs` program: the name it was called by and its arguments choose a verb; the answer is the exit
 //! code.
+#![allow(clippy::disallowed_methods, reason = "the program's arguments enter here")]
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    twinfs::cli::main(std::env::args_os())
 }
