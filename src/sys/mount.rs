@@ -1,0 +1,180 @@
+//! mount(2), umount2(2) and /proc/self/mountinfo for FUSE mounts of the type `fuse.twinfs`.
+//!
+//! Decides the strings that the kernel is given, and how a mount is ended when the polite way fails. Does not know
+//! what is served. Invariant: nothing here touches the *content* of a mount (no stat below or on a mount point that
+//! could be dead) before mountinfo was asked what lies there.
+#![allow(clippy::disallowed_methods, reason = "a shell: system calls")]
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags};
+
+/// The type in /proc/mounts.
+pub const FS_TYPE: &str = "fuse.twinfs";
+const O_CLOEXEC: i32 = nix::fcntl::OFlag::O_CLOEXEC.bits();
+
+/// What the kernel itself applies to a mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelFlags {
+    pub read_only: bool,
+    pub no_dev: bool,
+    pub no_suid: bool,
+    pub no_exec: bool,
+    pub no_atime: bool,
+    pub no_dir_atime: bool,
+    pub strict_atime: bool,
+    pub sync: bool,
+    pub dir_sync: bool,
+}
+
+impl KernelFlags {
+    fn bits(self) -> MsFlags {
+        let table = [
+            (self.read_only, MsFlags::MS_RDONLY),
+            (self.no_dev, MsFlags::MS_NODEV),
+            (self.no_suid, MsFlags::MS_NOSUID),
+            (self.no_exec, MsFlags::MS_NOEXEC),
+            (self.no_atime, MsFlags::MS_NOATIME),
+            (self.no_dir_atime, MsFlags::MS_NODIRATIME),
+            (self.strict_atime, MsFlags::MS_STRICTATIME),
+            (self.sync, MsFlags::MS_SYNCHRONOUS),
+            (self.dir_sync, MsFlags::MS_DIRSYNC),
+        ];
+        table.iter().filter(|(set, _)| *set).fold(MsFlags::empty(), |all, (_, bit)| all | *bit)
+    }
+}
+
+/// One line of mountinfo, as far as it is needed here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountLine {
+    pub minor: u32,
+    pub point: PathBuf,
+    pub fs_type: String,
+    pub source: String,
+}
+
+/// Mounts an unserved FUSE file system at `dir` and returns the descriptor of `/dev/fuse` that serves it.
+pub fn fuse_mount(source: &str, dir: &Path, flags: KernelFlags) -> io::Result<OwnedFd> {
+    let dev = OpenOptions::new().read(true).write(true).custom_flags(O_CLOEXEC).open("/dev/fuse")?;
+    let uid = nix::unistd::getuid();
+    let gid = nix::unistd::getgid();
+    let data = format!(
+        "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions,allow_other",
+        dev.as_raw_fd()
+    );
+    nix::mount::mount(Some(source), dir, Some(FS_TYPE), flags.bits(), Some(data.as_str()))?;
+    Ok(dev.into())
+}
+
+/// Ends the mount if nobody uses it.
+pub fn unmount(dir: &Path) -> io::Result<()> {
+    Ok(nix::mount::umount2(dir, MntFlags::UMOUNT_NOFOLLOW)?)
+}
+
+/// Takes the mount out of the name space now; users keep what they have open until they let go.
+pub fn detach(dir: &Path) -> io::Result<()> {
+    Ok(nix::mount::umount2(dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?)
+}
+
+/// Aborts the FUSE connection with this number: every call waiting for an answer gets ECONNABORTED, in every mount
+/// name space that holds a copy. Without a mounted `fusectl` the forced unmount of `dir` does the same.
+pub fn abort_connection(minor: u32, dir: &Path) -> io::Result<()> {
+    let control = format!("/sys/fs/fuse/connections/{minor}/abort");
+    match std::fs::write(control, "1") {
+        Ok(()) => Ok(()),
+        Err(_) => match nix::mount::umount2(dir, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
+            // The abort comes before the answer that somebody still uses the mount.
+            Ok(()) | Err(nix::errno::Errno::EBUSY | nix::errno::Errno::EINVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+/// What is mounted on top at exactly this path, by name only: nothing is stat'ed.
+pub fn mounted_at(dir: &Path) -> io::Result<Option<MountLine>> {
+    let text = std::fs::read("/proc/self/mountinfo")?;
+    Ok(parse_mountinfo(&text).into_iter().rfind(|line| line.point == dir))
+}
+
+fn parse_mountinfo(text: &[u8]) -> Vec<MountLine> {
+    text.split(|b| *b == b'\n').filter_map(parse_line).collect()
+}
+
+/// `36 35 98:0 /root /point options opt-fields - type source super-options`, octal escapes in the paths.
+fn parse_line(line: &[u8]) -> Option<MountLine> {
+    let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    let dash = fields.iter().position(|f| *f == b"-")?;
+    let numbers = std::str::from_utf8(fields.get(2)?).ok()?;
+    let minor = numbers.split_once(':')?.1.parse().ok()?;
+    Some(MountLine {
+        minor,
+        point: std::ffi::OsString::from_vec(unescape(fields.get(4)?)).into(),
+        fs_type: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
+        source: String::from_utf8_lossy(&unescape(fields.get(dash + 2)?)).into_owned(),
+    })
+}
+
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut at = 0;
+    while at < field.len() {
+        let octal = field.get(at + 1..at + 4).filter(|d| d.iter().all(|c| (b'0'..=b'7').contains(c)));
+        match (field[at], octal) {
+            (b'\\', Some(digits)) => {
+                let value = digits.iter().fold(0_u32, |all, digit| all * 8 + u32::from(digit - b'0'));
+                out.push(u8::try_from(value & 0xff).unwrap_or(b'?'));
+                at += 4;
+            }
+            (byte, _) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+/// `dir` as an absolute path without links in its parents; the last part is not touched, so that a dead mount there
+/// cannot answer with an error.
+pub fn absolute(dir: &Path) -> io::Result<PathBuf> {
+    let full = std::path::absolute(dir)?;
+    match (full.parent(), full.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => Ok(full),
+    }
+}
+
+/// Whether a lookup at `dir` answers that its daemon is gone.
+pub fn is_dead(dir: &Path) -> bool {
+    let gone = [nix::errno::Errno::ENOTCONN as i32, nix::errno::Errno::ECONNABORTED as i32];
+    std::fs::symlink_metadata(dir).err().and_then(|e| e.raw_os_error()).is_some_and(|e| gone.contains(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_gives_the_mount_point_with_its_escapes_and_the_connection_number() {
+        let text = b"22 1 0:21 / /proc rw,relatime - proc proc rw\n\
+            99 22 0:57 / /mnt/a\\040b rw shared:1 master:2 - fuse.twinfs /img\\0111 rw,user_id=0\n";
+        let lines = parse_mountinfo(text);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[1].point, Path::new("/mnt/a b"));
+        assert_eq!(lines[1].minor, 57);
+        assert_eq!(lines[1].fs_type, FS_TYPE);
+        assert_eq!(lines[1].source, "/img\t1");
+    }
+
+    #[test]
+    fn every_kernel_flag_has_its_bit() {
+        assert_eq!(KernelFlags::default().bits(), MsFlags::empty());
+        let some = KernelFlags { read_only: true, no_exec: true, ..KernelFlags::default() };
+        assert_eq!(some.bits(), MsFlags::MS_RDONLY | MsFlags::MS_NOEXEC);
+    }
+}
