@@ -1,0 +1,34 @@
+//! What the tests with real daemons stand on: packages, nodes made of namespaces, cables that can be cut, and a disk
+//! that loses power. Used as `mod harness;` by each test target; knows nothing of what a test checks.
+//!
+//! Everything a test makes is taken back when its `World` is dropped, also while panicking: processes by their pid,
+//! mounts with the namespace they live in, scratch files by path. Nothing listens outside the namespaces.
+#![allow(dead_code, clippy::disallowed_methods, reason = "each test target uses its own part of this shell")]
+
+pub mod need;
+pub mod node;
+pub mod powercut;
+pub mod world;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Calls `check` every 20 ms until it holds; false after `limit`.
+pub fn wait_for(limit: Duration, mut check: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if check() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The folder that cargo put the programs of this build in.
+pub fn bin_dir() -> PathBuf {
+    let exe = std::env::current_exe().expect("path of the test");
+    exe.parent().and_then(|deps| deps.parent()).expect("target/PROFILE").to_path_buf()
+}
