@@ -1,1 +1,27 @@
-//! (being written)
+//! What a `twinfs.toml` means: text in, a checked [`Config`] or a list of one-line problems out.
+//!
+//! The file is the same on both nodes. Which keys exist, with unit, default and range, is one table ([`KEYS`]) that the
+//! parser and the manual page share. Does not know who reads the file, where it lies, or which node reads it.
+//!
+//! Invariant: a `Config` that left [`Config::parse`] satisfies every relation of `check.rs`; [`Config::render`] followed
+//! by `parse` gives the same `Config`.
+
+mod check;
+mod keys;
+mod parse;
+mod secret;
+mod suggest;
+mod types;
+pub mod units;
+mod write;
+
+pub use keys::{KEYS, Key, Kind, Section};
+pub use parse::{ConfigError, Problem};
+pub use secret::{ClusterKey, KeyError, Purpose, WitnessKeys};
+pub use types::{
+    Arbitration, Cluster, Config, DEFAULT_PORT, DEFAULT_WITNESS_PORT, HostPort, IpPrefix, Node, Service,
+    Timing, Volume, WriteAck,
+};
+
+#[cfg(test)]
+mod tests;

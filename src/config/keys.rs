@@ -1,0 +1,223 @@
+//! The one table of configuration keys: name, kind with range, default, whether a reload applies it live. The parser
+//! refuses what is not here; twinfs.toml(5) is checked against it.
+
+/// Where a key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// `[cluster]`
+    Cluster,
+    /// `[timing]`
+    Timing,
+    /// `[node.NAME]`
+    Node,
+    /// `[volume.NAME]`
+    Volume,
+}
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Letters, digits, `-`, `_`, `.`; at most 63.
+    Name,
+    /// An absolute path.
+    Path,
+    /// An absolute path, or a table `{ NODE = "path", ... }`.
+    PathPerNode,
+    /// A text, or a table `{ NODE = "text", ... }`.
+    TextPerNode,
+    /// A duration with its unit, milliseconds at least and at most.
+    Duration { min_ms: u64, max_ms: u64 },
+    /// A size with its unit, bytes at least and at most.
+    Size { min: u64, max: u64 },
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// `HOST:PORT`.
+    HostPort,
+    /// A list of `IP:PORT`.
+    SocketAddresses,
+    /// `IP/PREFIX`, or a list of them.
+    Prefixes,
+    /// A list of `exec:/path` and systemd units.
+    Services,
+    /// A node's name or `never`.
+    NodeOrNever,
+}
+
+/// One row.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    pub section: Section,
+    pub name: &'static str,
+    pub kind: Kind,
+    /// As it would be written; `None`: the key must be given; `Some("")`: absent means none.
+    pub default: Option<&'static str>,
+    /// Whether a reload applies a change while a volume is up.
+    pub live: bool,
+    pub help: &'static str,
+}
+
+const fn key(
+    section: Section,
+    name: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    live: bool,
+    help: &'static str,
+) -> Key {
+    Key { section, name, kind, default, live, help }
+}
+
+const fn span(min_ms: u64, max_ms: u64) -> Kind {
+    Kind::Duration { min_ms, max_ms }
+}
+
+/// Smallest volume: 64 MiB.
+const SIZE_MIN: u64 = 64 << 20;
+/// Largest volume: 64 TiB.
+const SIZE_MAX: u64 = 64 << 40;
+
+/// Every key there is, in the order of the manual page.
+pub const KEYS: &[Key] = &[
+    key(Section::Cluster, "name", Kind::Name, None, false, "name of the cluster, equal on nodes and witness"),
+    key(
+        Section::Cluster,
+        "key_file",
+        Kind::Path,
+        Some("/etc/twinfs/key"),
+        false,
+        "the shared secret; mode 0600 in a directory of mode 0700",
+    ),
+    key(
+        Section::Cluster,
+        "arbitration",
+        Kind::Choice(&["witness", "yield", "manual"]),
+        None,
+        false,
+        "who decides which node may be primary when they cannot hear each other",
+    ),
+    key(Section::Cluster, "witness", Kind::HostPort, Some(""), false, "where the witness listens"),
+    key(Section::Timing, "keepalive", span(50, 10_000), Some("500ms"), false, "time between two heartbeats"),
+    key(
+        Section::Timing,
+        "deadtime",
+        span(1_000, 600_000),
+        Some("10s"),
+        false,
+        "silence after which a peer is replaced",
+    ),
+    key(
+        Section::Timing,
+        "warntime",
+        span(100, 600_000),
+        Some("deadtime/3"),
+        false,
+        "silence that is worth a warning",
+    ),
+    key(
+        Section::Timing,
+        "initdead",
+        span(2_000, 3_600_000),
+        Some("30s"),
+        false,
+        "a booting node waits so long",
+    ),
+    key(
+        Section::Timing,
+        "slow_peer",
+        span(100, 300_000),
+        Some("5s"),
+        false,
+        "a silent secondary is left behind after it",
+    ),
+    key(
+        Section::Timing,
+        "release_time",
+        span(100, 60_000),
+        Some("2s"),
+        false,
+        "to drop address and services",
+    ),
+    key(
+        Section::Timing,
+        "witness_timeout",
+        span(20, 10_000),
+        Some("500ms"),
+        false,
+        "for one request to the witness",
+    ),
+    key(Section::Node, "addresses", Kind::SocketAddresses, None, false, "one address per path to the peer"),
+    key(Section::Volume, "image", Kind::PathPerNode, None, false, "file or block device that holds the copy"),
+    key(
+        Section::Volume,
+        "size",
+        Kind::Size { min: SIZE_MIN, max: SIZE_MAX },
+        None,
+        false,
+        "size of a new image",
+    ),
+    key(Section::Volume, "mount", Kind::Path, None, false, "where the primary mounts it"),
+    key(
+        Section::Volume,
+        "address",
+        Kind::Prefixes,
+        Some(""),
+        false,
+        "service addresses, raised on the primary",
+    ),
+    key(
+        Section::Volume,
+        "device",
+        Kind::TextPerNode,
+        Some(""),
+        false,
+        "network device of the service addresses",
+    ),
+    key(
+        Section::Volume,
+        "services",
+        Kind::Services,
+        Some("[]"),
+        true,
+        "started in this order, stopped in reverse",
+    ),
+    key(
+        Section::Volume,
+        "service_timeout",
+        span(1_000, 3_600_000),
+        Some("60s"),
+        true,
+        "for one start or stop",
+    ),
+    key(
+        Section::Volume,
+        "failback",
+        Kind::NodeOrNever,
+        Some("never"),
+        true,
+        "node that becomes primary again",
+    ),
+    key(
+        Section::Volume,
+        "write_ack",
+        Kind::Choice(&["fsync", "strict"]),
+        Some("fsync"),
+        false,
+        "when write(2) returns",
+    ),
+];
+
+impl Section {
+    /// As twinfs.toml(5) prints it.
+    pub fn header(self) -> &'static str {
+        match self {
+            Section::Cluster => "[cluster]",
+            Section::Timing => "[timing]",
+            Section::Node => "[node.NAME]",
+            Section::Volume => "[volume.NAME]",
+        }
+    }
+
+    pub(super) fn keys(self) -> impl Iterator<Item = &'static Key> {
+        KEYS.iter().filter(move |key| key.section == self)
+    }
+}

@@ -1,0 +1,236 @@
+//! The checked configuration as plain data, and what follows from it by arithmetic alone.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::base::{NodeId, Span};
+
+/// Port for TCP and UDP between the nodes when an address names none. No neighbour (DRBD, Heartbeat, corosync,
+/// GlusterFS) uses it.
+pub const DEFAULT_PORT: u16 = 8790;
+/// Port of the witness when `witness` names none.
+pub const DEFAULT_WITNESS_PORT: u16 = 8791;
+/// Bound on the difference of each node's clock rate from true time, in thousandths: 1 %, twenty times NTP's slew.
+const DRIFT_PERMILLE: u64 = 10;
+
+/// Everything a `twinfs.toml` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub cluster: Cluster,
+    pub timing: Timing,
+    /// `nodes[0]` is A, the first `[node.NAME]` of the file.
+    pub nodes: [Node; 2],
+    /// In the order of the file.
+    pub volumes: Vec<Volume>,
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    pub name: String,
+    pub key_file: PathBuf,
+    pub arbitration: Arbitration,
+    /// Set exactly when `arbitration = "witness"`.
+    pub witness: Option<HostPort>,
+}
+
+/// Who decides which node may be primary when they cannot hear each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arbitration {
+    Witness,
+    Yield,
+    Manual,
+}
+
+/// `[timing]`; the symbols are those of twinfs(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// K: between two heartbeats.
+    pub keepalive: Span,
+    /// D: silence on every path after which the peer may be replaced.
+    pub deadtime: Span,
+    /// Silence after which a warning is told.
+    pub warntime: Span,
+    /// I: a booting node takes no one-sided step before this.
+    pub initdead: Span,
+    /// T_p: a secondary that acknowledges nothing for so long is left behind.
+    pub slow_peer: Span,
+    /// T_rel: what a primary that lost its lease needs to drop address and services.
+    pub release_time: Span,
+    /// One request to the witness, until it is repeated.
+    pub witness_timeout: Span,
+}
+
+/// `[node.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: String,
+    /// One per path; path `i` of A talks to path `i` of B, TCP and UDP on the same port.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// `[volume.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    pub name: String,
+    /// File or block device on A and on B.
+    pub image: [PathBuf; 2],
+    /// Bytes of a new image; a multiple of 4 MiB. Existing images keep theirs.
+    pub size: u64,
+    pub mount: PathBuf,
+    /// Service addresses, raised on the primary.
+    pub address: Vec<IpPrefix>,
+    /// Network device for `address` on A and on B; `None`: the device whose own network contains the address.
+    pub device: [Option<String>; 2],
+    /// Started in this order after the mount, stopped in reverse.
+    pub services: Vec<Service>,
+    /// For one start or stop of one service.
+    pub service_timeout: Span,
+    /// The node that becomes primary again when it is back and in sync; `None`: the primary stays where it is.
+    pub failback: Option<NodeId>,
+    pub write_ack: WriteAck,
+}
+
+/// When write(2) returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteAck {
+    /// When the data is in memory; fsync makes it stable on both nodes.
+    Fsync,
+    /// When it is stable on both nodes, as if every file were opened with O_SYNC.
+    Strict,
+}
+
+/// A program that is started on the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// `exec:/path`: called with `start`, `stop` and `status`, judged by the LSB exit codes.
+    Exec(PathBuf),
+    /// A systemd unit.
+    Unit(String),
+}
+
+/// An address with the length of its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IpPrefix {
+    pub ip: IpAddr,
+    pub prefix: u8,
+}
+
+/// A host name or address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    pub host: String,
+    pub port: u16,
+}
+
+impl Config {
+    /// BLAKE3 of what the file means: comments, order of keys and spelling of units do not count. Compared by the nodes
+    /// at the handshake.
+    pub fn hash(&self) -> [u8; 32] {
+        blake3::derive_key("twinfs 2026-01 configuration", self.render().as_bytes())
+    }
+
+    /// The node called `name`.
+    pub fn node_id(&self, name: &str) -> Option<NodeId> {
+        [NodeId::A, NodeId::B].into_iter().find(|id| self.node(*id).name == name)
+    }
+
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[usize::from(id.index())]
+    }
+
+    pub fn volume(&self, name: &str) -> Option<&Volume> {
+        self.volumes.iter().find(|volume| volume.name == name)
+    }
+}
+
+impl Cluster {
+    /// A number that tells this cluster's packets from another's before any key is tried.
+    pub fn id(&self) -> u128 {
+        let hash = blake3::derive_key("twinfs 2026-01 cluster id", self.name.as_bytes());
+        let mut out = [0u8; 16];
+        out.copy_from_slice(&hash[..16]);
+        u128::from_le_bytes(out)
+    }
+}
+
+impl Volume {
+    pub fn image_on(&self, node: NodeId) -> &PathBuf {
+        &self.image[usize::from(node.index())]
+    }
+
+    pub fn device_on(&self, node: NodeId) -> Option<&str> {
+        self.device[usize::from(node.index())].as_deref()
+    }
+}
+
+impl Timing {
+    /// What an empty `[timing]` means.
+    pub fn defaults(arbitration: Arbitration) -> Timing {
+        let yields = arbitration == Arbitration::Yield;
+        let pick = |usual: u64, yielding: u64| Span::from_millis(if yields { yielding } else { usual });
+        Timing {
+            keepalive: pick(500, 1_000),
+            deadtime: pick(10_000, 30_000),
+            warntime: pick(3_333, 10_000),
+            initdead: pick(30_000, 120_000),
+            slow_peer: pick(5_000, 15_000),
+            release_time: pick(2_000, 4_000),
+            witness_timeout: Span::from_millis(500),
+        }
+    }
+
+    /// L: how long the primary may answer after *sending* the newest heartbeat that came back echoed,
+    /// `(deadtime/(1+r) - release_time - 2*keepalive) * (1-r)` with the drift bound r; zero if nothing is left.
+    pub fn lease(&self) -> Span {
+        let shortened = self.deadtime.0.saturating_mul(1_000) / (1_000 + DRIFT_PERMILLE);
+        let margin = self.release_time.0.saturating_add(self.keepalive.0.saturating_mul(2));
+        let left = shortened.saturating_sub(margin);
+        Span(left / 1_000 * (1_000 - DRIFT_PERMILLE))
+    }
+}
+
+impl Arbitration {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Arbitration::Witness => "witness",
+            Arbitration::Yield => "yield",
+            Arbitration::Manual => "manual",
+        }
+    }
+}
+
+impl WriteAck {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WriteAck::Fsync => "fsync",
+            WriteAck::Strict => "strict",
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Service::Exec(path) => write!(f, "exec:{}", path.display()),
+            Service::Unit(unit) => f.write_str(unit),
+        }
+    }
+}
+
+impl fmt::Display for IpPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix)
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Renders a `Config` as a commented `twinfs.toml`, for `init`. Every key is written out, so that the file documents
+//! itself.
+
+use std::fmt::{Display, Write};
+use std::path::Path;
+
+use super::keys::{KEYS, Section};
+use super::types::{Config, Node, Timing, Volume};
+use super::units::{format_size, format_span};
+use crate::base::NodeId;
+
+const HEAD: &str = "\
+# twinfs: one directory on two machines. This file is the same on both nodes; see twinfs.toml(5).
+# Durations take ms, s, m, h, d; sizes take K, M, G, T. Check a change with \"twinfs config check\".
+";
+
+impl Config {
+    /// The file that `parse` reads back as this configuration.
+    pub fn render(&self) -> String {
+        let mut out = Lines(HEAD.to_string());
+        out.section("cluster");
+        out.key(Section::Cluster, "name", quoted(&self.cluster.name));
+        out.key(Section::Cluster, "key_file", quoted(self.cluster.key_file.display()));
+        out.key(Section::Cluster, "arbitration", quoted(self.cluster.arbitration.as_str()));
+        if let Some(witness) = &self.cluster.witness {
+            out.key(Section::Cluster, "witness", quoted(witness));
+        }
+        out.timing(&self.timing);
+        for node in &self.nodes {
+            out.section(&format!("node.{}", bare_or_quoted(&node.name)));
+            out.key(Section::Node, "addresses", list(&node.addresses));
+        }
+        for volume in &self.volumes {
+            out.volume(volume, &self.nodes);
+        }
+        out.0
+    }
+}
+
+struct Lines(String);
+
+impl Lines {
+    fn section(&mut self, name: &str) {
+        // Writing into a String cannot fail.
+        let _ = write!(self.0, "\n[{name}]\n");
+    }
+
+    fn key(&mut self, section: Section, name: &str, value: String) {
+        let help =
+            KEYS.iter().find(|key| key.section == section && key.name == name).map_or("", |key| key.help);
+        let line = format!("{name} = {value}");
+        let _ = writeln!(self.0, "{line:<39} # {help}");
+    }
+
+    fn timing(&mut self, timing: &Timing) {
+        self.section("timing");
+        let rows = [
+            ("keepalive", timing.keepalive),
+            ("deadtime", timing.deadtime),
+            ("warntime", timing.warntime),
+            ("initdead", timing.initdead),
+            ("slow_peer", timing.slow_peer),
+            ("release_time", timing.release_time),
+            ("witness_timeout", timing.witness_timeout),
+        ];
+        for (name, span) in rows {
+            self.key(Section::Timing, name, quoted(format_span(span)));
+        }
+    }
+
+    fn volume(&mut self, volume: &Volume, nodes: &[Node; 2]) {
+        self.section(&format!("volume.{}", bare_or_quoted(&volume.name)));
+        let show = |path: &Path| path.display().to_string();
+        self.key(Section::Volume, "image", per_node(volume.image.each_ref().map(|p| show(p)), nodes));
+        self.key(Section::Volume, "size", quoted(format_size(volume.size)));
+        self.key(Section::Volume, "mount", quoted(show(&volume.mount)));
+        self.key(Section::Volume, "address", list(&volume.address));
+        if volume.device.iter().any(Option::is_some) {
+            let devices = volume.device.each_ref().map(|d| d.clone().unwrap_or_default());
+            self.key(Section::Volume, "device", per_node(devices, nodes));
+        }
+        self.key(Section::Volume, "services", list(&volume.services));
+        self.key(Section::Volume, "service_timeout", quoted(format_span(volume.service_timeout)));
+        let failback =
+            volume.failback.map_or("never", |id: NodeId| nodes[usize::from(id.index())].name.as_str());
+        self.key(Section::Volume, "failback", quoted(failback));
+        self.key(Section::Volume, "write_ack", quoted(volume.write_ack.as_str()));
+    }
+}
+
+fn per_node(values: [String; 2], nodes: &[Node; 2]) -> String {
+    if values[0] == values[1] {
+        return quoted(&values[0]);
+    }
+    let pairs = [0, 1].map(|n| format!("{} = {}", bare_or_quoted(&nodes[n].name), quoted(&values[n])));
+    format!("{{ {} }}", pairs.join(", "))
+}
+
+fn list<T: Display>(items: &[T]) -> String {
+    format!("[{}]", items.iter().map(quoted).collect::<Vec<_>>().join(", "))
+}
+
+/// A key part of a header: names with a dot need quotes.
+fn bare_or_quoted(name: &str) -> String {
+    if name.contains('.') { quoted(name) } else { name.to_string() }
+}
+
+/// A TOML basic string.
+fn quoted(value: impl Display) -> String {
+    let mut out = String::from("\"");
+    for c in value.to_string().chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
