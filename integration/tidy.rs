@@ -15,7 +15,7 @@ const LINE_CHARS_MAX: usize = 120;
 const MATRIX: &[(&str, &str)] = &[
     ("base", ""),
     ("format", "base"),
-    ("wire", "base"),
+    ("wire", "base format"),
     ("image", "base format"),
     ("fs", "base format image"),
     ("replica", "base format wire"),

@@ -1,1 +1,14 @@
-//! (being written)
+//! One node of a pair as a pure machine: `step(now, event) -> actions`.
+//!
+//! Decides everything a node does about its copy: when a write may be acknowledged, who is primary, what to copy.
+//! Does not know sockets, disks, clocks or block contents. Invariants: see `Node::check`.
+
+mod action;
+mod config;
+mod event;
+mod view;
+
+pub use action::{Action, Mark, Notice, Refusal};
+pub use config::{Arbitration, Mutations, NodeConfig, StartInfo, Timing};
+pub use event::{Event, LinkId, OpId, Operator, PathId, Token};
+pub use view::{Reason, Role, StateWord, View};

@@ -1,0 +1,212 @@
+//! Everything a node can ask for.
+
+use crate::base::{BlockNo, NodeId, Record};
+use crate::format::State;
+use crate::wire::{CopyKind, Heartbeat, Kind, Message, Row, Run, Seq, Session, WitnessRequest};
+
+use super::event::{LinkId, OpId, Token};
+
+/// Which bits the caller sets, with or before the local write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// The peer is a member: none (the window covers it).
+    No,
+    /// Alone, and the operation goes to a target as well: *differs from the base* only.
+    Differs,
+    /// Alone: *differs from the base* and *to copy*.
+    ToCopy,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This node may not serve (any more).
+    Stopped,
+    /// The local disk failed under it.
+    LocalDisk,
+}
+
+/// Something worth telling; decides nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Both nodes compared their copies and agreed.
+    Decided {
+        row: Row,
+        text: String,
+    },
+    /// A member session stands: both copies are equal and current.
+    InSync,
+    /// The peer is gone or too slow: operations wait.
+    PeerLost,
+    /// This node goes on alone under the record.
+    WentSolo {
+        record: Record,
+    },
+    /// The record says that this node is out.
+    Removed {
+        record: Record,
+    },
+    ResyncStarted {
+        source: NodeId,
+        kind: CopyKind,
+        blocks: u64,
+    },
+    ResyncFinished,
+    LeaseLapsed,
+    HandedOver {
+        to: NodeId,
+    },
+    TookOver,
+    /// Copies diverged: no data moves until the operator resolves it.
+    SplitBrain,
+    /// The peer was refused for good (other volume, retired disk, unrelated data).
+    Refused {
+        row: Row,
+        text: String,
+    },
+    /// The witness knows nothing or an older record than this node.
+    WitnessSuspect {
+        text: String,
+    },
+    /// A disk failed, a record could not be stored, or a message made no sense.
+    Fault {
+        text: String,
+    },
+}
+
+/// An output of `Node::step`, to be executed in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    // Data path, to the mirror.
+    /// Set the marks, start the local part, and send the operation with its payload (`Message::Op`) if `send` says
+    /// so. The order of these actions is the order of the stream.
+    Start {
+        op: OpId,
+        send: Option<(LinkId, Session, Seq)>,
+        mark: Mark,
+    },
+    /// Send an operation that was started before once more, in a new session. Local part and marks stay as they are.
+    Resend {
+        op: OpId,
+        link: LinkId,
+        session: Session,
+        seq: Seq,
+    },
+    /// Acknowledge. Its lock may go.
+    Complete {
+        op: OpId,
+    },
+    Fail {
+        op: OpId,
+        refusal: Refusal,
+    },
+    /// Execute a received operation on the local image, in stream order where blocks overlap, payload as received;
+    /// then `Applied`. `undo`: save the old content first where this is the first overwrite.
+    Apply {
+        session: Session,
+        seq: Seq,
+        kind: Kind,
+        first: BlockNo,
+        count: u64,
+    },
+    /// Set both bits of these blocks, stable; then `Marked`.
+    Mark {
+        token: Token,
+        runs: Vec<Run>,
+    },
+    /// The blocks are stable on the peer as well: an extent may leave the activity log, once nothing in it is in
+    /// flight or in the window.
+    Settled {
+        runs: Vec<Run>,
+    },
+
+    // Resync, to the mirror.
+    /// Read bitmap, activity log and notes; answer with `MarksRead`.
+    SendMarks {
+        session: Session,
+    },
+    /// Or these into the to-copy map; answer `MarksAdded` when `last`.
+    AddMarks {
+        session: Session,
+        runs: Vec<Run>,
+        last: bool,
+    },
+    /// Make the to-copy map (`Bits`: what is there already, plus differs after a restart); answer `CopyReady`.
+    /// For `Compare` the target gets the same action and sends its digests.
+    StartCopy {
+        session: Session,
+        kind: CopyKind,
+        source: bool,
+    },
+    /// Find, lock and read up to `blocks` blocks to copy, going round the map once; answer `CopyRead` for each run
+    /// (at most 256 blocks) or `CopyExhausted`.
+    Copy {
+        session: Session,
+        blocks: u64,
+    },
+    /// Send what was read (`Kind::Copy` or `CopyHole`) and unlock.
+    SendCopy {
+        op: OpId,
+        link: LinkId,
+        session: Session,
+        seq: Seq,
+    },
+    /// The session ended: unlock and forget what was read; the to-copy bits stay.
+    DropCopy {
+        op: OpId,
+    },
+    /// Stable on the target: clear the *to copy* bits.
+    Copied {
+        first: BlockNo,
+        count: u64,
+    },
+    /// Both copies are equal and recorded so: clear both bitmaps, notes and undo (but not the activity log).
+    ClearMarks,
+
+    // Persistence.
+    /// Make `state` stable in the superblock, note its `v` in the node state file, read it back; then `Stored`.
+    Store {
+        token: Token,
+        state: Box<State>,
+    },
+    /// Note in the node state file that this image is unusable since `v`.
+    NoteUnusable {
+        v: u64,
+    },
+
+    // The peer.
+    Send {
+        link: LinkId,
+        message: Message,
+    },
+    /// Drop the connection. The shell dials again by itself and reports `LinkUp`.
+    CloseLink {
+        link: LinkId,
+    },
+    /// To all heartbeat paths at once.
+    SendHeartbeat(Heartbeat),
+
+    // The witness. Asked again with the same nonce until answered; late answers are harmless.
+    AskWitness {
+        nonce: u128,
+        request: WitnessRequest,
+    },
+
+    // Serving.
+    /// Mount, raise the address, start services; answer `Promoted` or `PromoteFailed`.
+    Promote,
+    /// Stop services, drop the address, unmount; answer `Demoted`. Graceful: operations still work until then; else
+    /// they fail, and what cannot be stopped is killed.
+    Demote {
+        graceful: bool,
+    },
+    /// The lease lapsed: remove the address at once, answer no read. `Thaw` undoes both.
+    Freeze,
+    Thaw,
+    /// Renew the kernel's lifetime of the address: the lease is good for this long.
+    RenewAddress {
+        seconds_left: u64,
+    },
+
+    Tell(Notice),
+}

@@ -1,0 +1,118 @@
+//! What a node is told once, at its start.
+
+use crate::base::{NodeId, Span};
+
+/// Who decides when the nodes cannot agree. More ways (a fencing agent, a bare deadtime) fit beside these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Arbitration {
+    /// A third process with a compare-and-swap record.
+    Witness,
+    /// The cut-off primary stops; the confirmed secondary takes over.
+    Yield,
+    /// The primary goes on alone; a person promotes the secondary.
+    Manual,
+}
+
+/// The times of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two heartbeats.
+    pub keepalive: Span,
+    /// The secondary waits this long after the last heartbeat (D).
+    pub deadtime: Span,
+    /// A node that just started takes no one-sided step before this (I); at least `2 * deadtime`.
+    pub initdead: Span,
+    /// The primary gives up on a peer that has not answered for this long (T_p); below the lease.
+    pub slow_peer: Span,
+    /// Time the primary needs to drop address and services (T_rel).
+    pub release: Span,
+    /// Bound on the clocks' drift, in parts per million of true time.
+    pub drift_ppm: u64,
+    /// Failback waits this long after in-sync.
+    pub failback_delay: Span,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            keepalive: Span::from_millis(500),
+            deadtime: Span::from_secs(10),
+            initdead: Span::from_secs(30),
+            slow_peer: Span::from_secs(3),
+            release: Span::from_secs(2),
+            drift_ppm: 10_000,
+            failback_delay: Span::from_secs(60),
+        }
+    }
+}
+
+impl Timing {
+    /// Length of the lease: `(D / (1 + r) - m) * (1 - r)` with `m = release + 2 * keepalive`.
+    pub fn lease(&self) -> Span {
+        let million = 1_000_000u128;
+        let shrunk = u128::from(self.deadtime.0) * million / (million + u128::from(self.drift_ppm));
+        let margin = u128::from(self.release.0) + 2 * u128::from(self.keepalive.0);
+        let rest =
+            shrunk.saturating_sub(margin) * (million - u128::from(self.drift_ppm.min(999_999))) / million;
+        Span(u64::try_from(rest).unwrap_or(0))
+    }
+}
+
+/// Deliberate faults, all off: tests switch one on and must then catch it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[doc(hidden)]
+pub struct Mutations {
+    /// Acknowledge when the local part is done.
+    pub ack_before_peer: bool,
+    /// For the mirror: evict an extent at the acknowledgement instead of both flushes.
+    pub evict_early: bool,
+    /// On losing the peer mark only what was not acknowledged.
+    pub mark_only_unacked: bool,
+    /// Count the lease from the echo's arrival instead of the heartbeat's send time.
+    pub lease_from_echo_arrival: bool,
+    /// Accept operations of any session and in any order.
+    pub no_session_check: bool,
+    /// Acknowledge alone before the record is stored.
+    pub solo_ack_before_record: bool,
+    /// Fsync is acknowledged on the local flush only.
+    pub flush_local_only: bool,
+    /// A resync ignores the target's marks.
+    pub ignore_target_marks: bool,
+    /// The joiner is told before the primary stored the join.
+    pub joiner_first: bool,
+    /// Members serve before the reconnect copy is complete.
+    pub serve_before_copy: bool,
+    /// No lease check at all.
+    pub no_lease: bool,
+    /// Take over without asking the witness.
+    pub no_witness_vote: bool,
+}
+
+/// Settings of one node's machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    pub me: NodeId,
+    pub arbitration: Arbitration,
+    pub timing: Timing,
+    /// Become primary again on this node when in sync (graceful, at most once per hour); `None` = never.
+    pub failback_to: Option<NodeId>,
+    /// Blocks in the data area.
+    pub blocks: u64,
+    /// Most blocks of resync reads in flight at once.
+    pub copy_blocks_max: u64,
+    pub mutations: Mutations,
+}
+
+/// What was found when the image was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartInfo {
+    /// Fresh and random: identifiers and nonces are derived from it.
+    pub seed: u128,
+    /// The bitmap is not empty, or blocks were noted while a target.
+    pub marks: bool,
+    /// The activity log is not empty.
+    pub hot: bool,
+    /// The node state file agrees: present, same incarnation, its `v` not above the image's, not marked unusable.
+    pub file_agrees: bool,
+}

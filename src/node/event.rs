@@ -1,0 +1,158 @@
+//! Everything that can happen to a node.
+
+use crate::base::BlockNo;
+use crate::wire::{Heartbeat, Kind, Message, Run, Seq, Session, WitnessReply};
+
+/// An operation of the caller (the mirror): unique while it is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpId(pub u64);
+
+/// Pairs an action with the event that says it is finished. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// One connection to the peer, numbered by the shell, never reused within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// A heartbeat path, in the order of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathId(pub u8);
+
+/// What an administrator (or a supervisor) asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// Become primary. `peer_is_down` is the operator's statement of fact that the peer does not serve.
+    Promote { peer_is_down: bool },
+    /// Stop serving and stay stopped until told otherwise; the peer does not take over.
+    Demote,
+    /// The primary hands over to the peer (may be asked on either node).
+    Switchover,
+    /// Use the link to the peer again.
+    Connect,
+    /// Leave the peer alone. A primary that may go on alone does so.
+    Disconnect,
+    /// Take no one-sided step by yourself (`true`) until released (`false`).
+    Hold(bool),
+    /// Enrol this node's record at a witness that does not know the volume.
+    EnrolWitness,
+}
+
+/// An input of `Node::step`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `next_timeout` was reached. Harmless at any time.
+    Tick,
+
+    // Data path, from the mirror. The extents are already hot and the caller holds the interval lock.
+    /// Start an operation of kind Write, WriteFlush, Flush, Discard or Back. Answered by `Start` or `Fail`, then by
+    /// `Complete` or `Fail`.
+    Issue {
+        op: OpId,
+        kind: Kind,
+        first: BlockNo,
+        count: u64,
+    },
+    /// The local part is finished (stable where the kind says so).
+    LocalDone {
+        op: OpId,
+    },
+    /// The local disk failed. The node stops serving from this image.
+    LocalFailed {
+        op: OpId,
+    },
+    /// A received operation is done here (stable where the kind says so).
+    Applied {
+        session: Session,
+        seq: Seq,
+    },
+    /// The local disk failed under a received operation.
+    ApplyFailed {
+        session: Session,
+        seq: Seq,
+    },
+    /// The marks of `Action::Mark` are stable.
+    Marked {
+        token: Token,
+    },
+
+    // Resync, from the mirror.
+    /// Answer to `SendMarks`, in as many parts as it likes.
+    MarksRead {
+        session: Session,
+        runs: Vec<Run>,
+        last: bool,
+    },
+    /// The marks handed over by `AddMarks` are in the to-copy map.
+    MarksAdded {
+        session: Session,
+    },
+    /// Answer to `StartCopy`: the map is made (for Compare: when the comparison is over). `total` blocks to copy.
+    CopyReady {
+        session: Session,
+        total: u64,
+    },
+    /// Blocks were read for copying, and stay locked until `SendCopy` was executed. `hole`: never written here.
+    CopyRead {
+        op: OpId,
+        first: BlockNo,
+        count: u64,
+        hole: bool,
+    },
+    /// The scan asked for by `Copy` reached the end: nothing is left to copy but what is in flight and `busy` blocks
+    /// that are locked by operations.
+    CopyExhausted {
+        session: Session,
+        busy: u64,
+    },
+
+    // Persistence.
+    /// The state of `Action::Store` is stable (and read back).
+    Stored {
+        token: Token,
+    },
+    /// It is not, or nobody knows.
+    StoreFailed {
+        token: Token,
+    },
+
+    // The peer.
+    /// An authenticated, ordered connection stands.
+    LinkUp {
+        link: LinkId,
+    },
+    LinkDown {
+        link: LinkId,
+    },
+    Received {
+        link: LinkId,
+        message: Message,
+    },
+    /// An authentic heartbeat (MAC and volume checked, nothing else).
+    Heartbeat {
+        path: PathId,
+        heartbeat: Heartbeat,
+    },
+    /// An authenticated supervisor of the peer saw its daemon die and removed the address.
+    PeerReleased {
+        boot_epoch: u64,
+    },
+
+    // The witness. Replies carry the nonce of the request.
+    WitnessReply {
+        nonce: u128,
+        reply: WitnessReply,
+    },
+
+    // Serving.
+    /// Answer to `Promote`: mounted, address up, services running.
+    Promoted,
+    /// Answer to `Promote`: nothing is left mounted or raised.
+    PromoteFailed,
+    /// Answer to `Demote`: services stopped, address gone, unmounted (graceful: and flushed on all members).
+    Demoted,
+    /// The clock was suspended: the lease counts as lapsed.
+    Suspended,
+
+    Operator(Operator),
+}

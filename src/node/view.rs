@@ -1,0 +1,84 @@
+//! What a node shows of itself.
+
+use std::fmt;
+
+use crate::base::{Moment, Record};
+
+/// What the node is doing about the right to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Started, or out of touch: no agreement with the peer, not serving.
+    Joining,
+    /// A member that follows.
+    Secondary,
+    /// Serving (mounted, or about to be).
+    Primary,
+    /// Primary whose operations wait.
+    Frozen,
+    /// Being overwritten by a resync.
+    Target,
+    /// Primary that hands over: stopped or stopping.
+    HandingOver,
+    /// Diverged from the peer, not serving.
+    SplitBrain,
+    /// The image's disk failed or a record could not be stored: serves nothing until restarted.
+    Failed,
+}
+
+/// The state in a word that a tired person understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StateWord {
+    InSync,
+    CatchingUp,
+    Behind,
+    Alone,
+    Diverged,
+    Joining,
+}
+
+impl fmt::Display for StateWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StateWord::InSync => "in-sync",
+            StateWord::CatchingUp => "catching-up",
+            StateWord::Behind => "behind",
+            StateWord::Alone => "alone",
+            StateWord::Diverged => "diverged",
+            StateWord::Joining => "joining",
+        })
+    }
+}
+
+/// Why the node is as it is, and what it waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reason {
+    pub text: String,
+    /// The deadline of what it waits for, on this node's clock.
+    pub until: Option<Moment>,
+}
+
+/// A snapshot for status, metrics and tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    pub role: Role,
+    pub state: StateWord,
+    /// When `state` was entered.
+    pub since: Moment,
+    pub reason: Reason,
+    pub record: Option<Record>,
+    /// A session with the peer stands.
+    pub connected: bool,
+    pub peer_serving: bool,
+    pub serving: bool,
+    /// Operations are held at this moment.
+    pub frozen: bool,
+    pub lease_until: Option<Moment>,
+    pub promise_until: Moment,
+    /// Resync: blocks copied and blocks to copy in all.
+    pub progress: Option<(u64, u64)>,
+    /// Operations started or held.
+    pub operations: usize,
+    /// The witness answered the last question, and when.
+    pub witness_seen: Option<Moment>,
+    pub held: bool,
+}
