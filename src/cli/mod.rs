@@ -3,6 +3,8 @@
 //! Decides which verb runs and turns its result into an exit code. Does not know how a daemon works: verbs that need
 //! one talk to its control socket. Invariant: an error is one line on standard error; no verb prompts.
 
+pub mod completions;
+pub mod install;
 pub mod key;
 pub mod output;
 pub mod progress;
@@ -38,6 +40,10 @@ pub struct Global {
 /// The verbs. `Verb::run` is the only place that names them again.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
+    /// Print a completion script
+    Completions(completions::Args),
+    /// Put the program, its helper names, manual pages and units in place
+    Install(install::Args),
     /// Make the shared key of a pair
     Key(key::Args),
 }
@@ -45,6 +51,8 @@ pub enum Verb {
 impl Verb {
     fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
+            Verb::Completions(args) => completions::run(args, output),
+            Verb::Install(args) => install::run(args, output),
             Verb::Key(args) => key::run(args, output),
         }
     }

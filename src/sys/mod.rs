@@ -5,4 +5,3 @@
 pub mod background;
 pub mod mount;
 pub mod signals;
-pub mod xattr;
