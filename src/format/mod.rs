@@ -2,6 +2,10 @@
 //!
 //! Decides where each byte lies. Does not know devices, files or peers.
 
+mod fs_inode;
+mod fs_tables;
 mod state;
 
+pub use fs_inode::{COOKIE_FIRST, Dirent, FileKind, InodeRec, MODE_TYPE_MASK, Time};
+pub use fs_tables::{ExtentRec, TableId, ino_of_key, key_ino, key_name, key_pair, second_of_key};
 pub use state::{GenEntry, GenReason, ResyncMark, State};

@@ -1,0 +1,28 @@
+//! Dirty data of one file that is not on any disk yet.
+//!
+//! Decides what a file looks like between WRITE and writeback. Does not know blocks.
+
+use std::collections::BTreeMap;
+
+use crate::format::Time;
+
+use super::core::Page;
+
+/// One dirty block of a file.
+pub(super) struct DirtyPage {
+    pub(super) page: Page,
+    /// One block of free space is set aside for it, because it has none yet.
+    pub(super) reserved: bool,
+}
+
+/// Data, size and times of a file that the log does not know yet.
+#[derive(Default)]
+pub(super) struct DirtyFile {
+    pub(super) pages: BTreeMap<u64, DirtyPage>,
+    /// Live size in bytes.
+    pub(super) size: u64,
+    /// Time of the last write, to become mtime and ctime.
+    pub(super) times: Option<Time>,
+    /// Was already dirty when writeback last looked.
+    pub(super) old: bool,
+}

@@ -1,0 +1,97 @@
+//! The tables in redb: six that operations change, `free` and `meta` that only checkpoints write.
+//!
+//! Decides how redb is named and read. Does not know the log or the overlay. A panic inside redb on foreign bytes is
+//! answered as `Corrupt` where the volume is opened.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
+
+use crate::format::TableId;
+
+use super::FsError;
+
+type Bytes = &'static [u8];
+
+/// The definition of one of the six tables; keys and values are described in `format`.
+pub(super) const fn definition(table: TableId) -> TableDefinition<'static, Bytes, Bytes> {
+    TableDefinition::new(table.name())
+}
+
+/// First block of a free run -> its blocks.
+pub(super) const FREE: TableDefinition<'static, u64, u64> = TableDefinition::new("free");
+/// What a checkpoint covers and where the log goes on.
+pub(super) const META: TableDefinition<'static, &str, Bytes> = TableDefinition::new("meta");
+
+pub(super) fn redb_error(error: impl Into<redb::Error>) -> FsError {
+    match error.into() {
+        redb::Error::Io(error) => FsError::Io(format!("tables: {error}")),
+        redb::Error::Corrupted(what) => FsError::Corrupt(format!("tables: {what}")),
+        other => FsError::Io(format!("tables: {other}")),
+    }
+}
+
+/// The tables as of one checkpoint; stays readable while held.
+pub(super) struct Snapshot {
+    tables: [ReadOnlyTable<Bytes, Bytes>; 6],
+}
+
+impl Snapshot {
+    pub(super) fn take(db: &Database) -> Result<Snapshot, FsError> {
+        let txn = db.begin_read().map_err(redb_error)?;
+        let open = |table| txn.open_table(definition(table)).map_err(redb_error);
+        Ok(Snapshot {
+            tables: [
+                open(TableId::Inodes)?,
+                open(TableId::Dirents)?,
+                open(TableId::Cookies)?,
+                open(TableId::Extents)?,
+                open(TableId::Xattrs)?,
+                open(TableId::Orphans)?,
+            ],
+        })
+    }
+
+    pub(super) fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Arc<[u8]>>, FsError> {
+        let found = self.tables[table as usize].get(key).map_err(redb_error)?;
+        Ok(found.map(|guard| Arc::from(guard.value())))
+    }
+
+    /// The entries in `[from, to)`.
+    pub(super) fn range(&self, table: TableId, from: &[u8], to: &[u8]) -> Result<StoredRange, FsError> {
+        let to = if to < from { from } else { to };
+        let range = self.tables[table as usize].range(from..to).map_err(redb_error)?;
+        Ok(StoredRange(range))
+    }
+
+    /// The entry with the greatest key in `[from, to`.
+    pub(super) fn last(
+        &self,
+        table: TableId,
+        from: &[u8],
+        to: Bound<&[u8]>,
+    ) -> Result<Option<(Vec<u8>, Arc<[u8]>)>, FsError> {
+        if let Bound::Included(to) | Bound::Excluded(to) = to
+            && to < from
+        {
+            return Ok(None);
+        }
+        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(from), to);
+        let mut range = self.tables[table as usize].range::<&[u8]>(bounds).map_err(redb_error)?;
+        let Some(entry) = range.next_back() else { return Ok(None) };
+        let (key, value) = entry.map_err(redb_error)?;
+        Ok(Some((key.value().to_vec(), Arc::from(value.value()))))
+    }
+}
+
+/// A walk through one table of a snapshot.
+pub(super) struct StoredRange(redb::Range<'static, Bytes, Bytes>);
+
+impl StoredRange {
+    pub(super) fn next_entry(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, FsError> {
+        let Some(entry) = self.0.next() else { return Ok(None) };
+        let (key, value) = entry.map_err(redb_error)?;
+        Ok(Some((key.value().to_vec(), value.value().to_vec())))
+    }
+}
