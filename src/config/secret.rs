@@ -50,7 +50,6 @@ pub struct WitnessKeys {
     pub reply: [[u8; 32]; 2],
 }
 
-const CLUSTER_TAG: &str = "twinfs-key-1:";
 const WITNESS_TAG: &str = "twinfs-witness-key-1:";
 
 impl ClusterKey {
@@ -59,7 +58,7 @@ impl ClusterKey {
         ClusterKey(bytes)
     }
 
-    /// Reads a key file: `twinfs-key-1:` and 64 hexadecimal digits.
+    /// Reads a key file: 64 hexadecimal digits.
     pub fn parse(text: &str) -> Result<ClusterKey, KeyError> {
         let text = text.trim();
         if text.starts_with(WITNESS_TAG) {
@@ -76,7 +75,7 @@ impl ClusterKey {
 
     /// The text of the key file.
     pub fn render(&self) -> String {
-        format!("{CLUSTER_TAG}{}\n", to_hex(&self.0))
+        format!("{}\n", to_hex(&self.0))
     }
 
     /// The key for `purpose`, from `from` to its peer, of the cluster called `cluster`.
@@ -113,7 +112,7 @@ impl WitnessKeys {
     /// Reads a witness's key file: `twinfs-witness-key-1:` and 256 hexadecimal digits.
     pub fn parse(text: &str) -> Result<WitnessKeys, KeyError> {
         let text = text.trim();
-        if text.starts_with(CLUSTER_TAG) {
+        if ClusterKey::parse(text).is_ok() {
             return Err(KeyError::ClusterKeyForWitness);
         }
         let digits = text
