@@ -64,11 +64,7 @@ impl ClusterKey {
         if text.starts_with(WITNESS_TAG) {
             return Err(KeyError::WitnessKeyForNode);
         }
-        let digits = text
-            .strip_prefix(CLUSTER_TAG)
-            .ok_or(KeyError::NotACluster { found: "the first word is wrong" })?;
-        let bytes =
-            hex(digits).ok_or(KeyError::NotACluster { found: "something that is not hexadecimal" })?;
+        let bytes = hex(text).ok_or(KeyError::NotACluster { found: "something that is not hexadecimal" })?;
         let key = bytes.try_into().map_err(|_| KeyError::NotACluster { found: "the wrong length" })?;
         Ok(ClusterKey(key))
     }
