@@ -4,11 +4,25 @@
 //! Invariants: decoding never panics and allocates only what the bytes at hand can fill; every length is bounded;
 //! every number with a narrower meaning (node, kind, member set) is checked here, so that the machines see values.
 
+mod bytes;
 mod hello;
 mod message;
+mod packet;
+mod stream;
+#[cfg(test)]
+mod tests;
 
+pub use bytes::Refused;
 pub use hello::Hello;
 pub use message::{
     CopyKind, DecisionHash, Heartbeat, Kind, Message, Row, Run, Seq, Session, WitnessRecord, WitnessReply,
     WitnessRequest,
+};
+pub use packet::{
+    HEARTBEAT_BYTES, Key, WitnessAnswer, WitnessQuestion, decode_answer, decode_heartbeat, decode_question,
+    encode_answer, encode_heartbeat, encode_question,
+};
+pub use stream::{
+    BODY_BYTES_MAX, FEATURES, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX, RUNS_MAX, VERSION, VERSION_MIN,
+    decode, encode, lineage_hash,
 };
