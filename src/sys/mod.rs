@@ -5,3 +5,4 @@
 pub mod background;
 pub mod mount;
 pub mod signals;
+pub mod xattr;
