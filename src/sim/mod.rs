@@ -6,6 +6,8 @@
 
 mod baton;
 mod disk;
+mod model;
+mod net;
 mod rng;
 mod sched;
 mod trace;
