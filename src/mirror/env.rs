@@ -4,14 +4,13 @@
 //! Knows neither sockets nor threads. The daemon implements it with queues and condition variables (`Parking`), the
 //! simulator with its scheduler.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
-use crate::base::{Moment, Pages};
+use crate::base::Moment;
 use crate::node::{LinkId, Notice};
 use crate::wire::{Heartbeat, Message, WitnessRequest};
 
-/// The bytes that travel behind a message; empty for most.
-pub type Payload = Arc<Pages>;
+use super::Payload;
 
 /// The node is dead or the volume is being closed: every wait and every write ends with this, so that blocking code
 /// unwinds by errors.
@@ -55,18 +54,27 @@ pub enum Order {
     /// On all heartbeat paths at once; may be lost.
     Heartbeat(Heartbeat),
     /// Ask the witness; answer `Event::WitnessReply`.
-    AskWitness { nonce: u128, request: WitnessRequest },
+    AskWitness {
+        nonce: u128,
+        request: WitnessRequest,
+    },
     /// Mount, raise the address, start services; answer `Event::Promoted` or `Event::PromoteFailed`.
     Promote,
     /// Stop services, drop the address, unmount; answer `Event::Demoted`.
-    Demote { graceful: bool },
+    Demote {
+        graceful: bool,
+    },
     /// Remove the address at once, answer no request until `Thaw`.
     Freeze,
     Thaw,
     /// Renew the kernel's lifetime of the address.
-    RenewAddress { seconds_left: u64 },
+    RenewAddress {
+        seconds_left: u64,
+    },
     /// Note in the node state file that the image is unusable since `v`.
-    NoteUnusable { v: u64 },
+    NoteUnusable {
+        v: u64,
+    },
     /// Tell the administrator.
     Tell(Notice),
 }

@@ -216,7 +216,10 @@ impl LifeDisk {
         if offset.checked_add(len).is_none_or(|end| end > self.disk.len) {
             return Err(DiskError::Io(format!("{offset}+{len} lies behind the end of the disk")));
         }
-        assert!(offset.is_multiple_of(SECTOR as u64) && len.is_multiple_of(SECTOR as u64), "unaligned access");
+        assert!(
+            offset.is_multiple_of(SECTOR as u64) && len.is_multiple_of(SECTOR as u64),
+            "unaligned access"
+        );
         Ok(())
     }
 }
@@ -270,7 +273,10 @@ impl Disk for LifeDisk {
 
     fn zero(&self, offset: u64, len: u64) -> Result<(), DiskError> {
         self.check(offset, len)?;
-        assert!(offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE as u64), "ranges are whole pages");
+        assert!(
+            offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE as u64),
+            "ranges are whole pages"
+        );
         let dies = self.switch.step(100_000)?;
         let (first, count) = (offset / PAGE as u64, len / PAGE as u64);
         let mut content = lock(&self.disk.content);
@@ -310,8 +316,14 @@ mod tests {
             let torn = first.iter().any(|b| *b != first[0]);
             fates.insert((loss as u8, first[0], second[0], torn));
         }
-        assert!(fates.contains(&(Loss::All as u8, 1, 0, false)) && fates.contains(&(Loss::Nothing as u8, 2, 3, false)));
-        assert!(fates.contains(&(Loss::Writes as u8, 1, 3, false)), "a later write can survive an earlier one");
+        assert!(
+            fates.contains(&(Loss::All as u8, 1, 0, false))
+                && fates.contains(&(Loss::Nothing as u8, 2, 3, false))
+        );
+        assert!(
+            fates.contains(&(Loss::Writes as u8, 1, 3, false)),
+            "a later write can survive an earlier one"
+        );
         assert!(fates.iter().any(|fate| fate.3), "sectors of one write can have different fates");
     }
 

@@ -228,7 +228,9 @@ impl Model {
             Some(last) => {
                 let first = self.stable.differs(tree).unwrap_or_default();
                 let count = self.since.len();
-                Err(format!("names fit no moment since the last commit ({first}; {count} changes later: {last})"))
+                Err(format!(
+                    "names fit no moment since the last commit ({first}; {count} changes later: {last})"
+                ))
             }
         }
     }
@@ -251,7 +253,9 @@ impl File {
             if !self.versions.iter().any(fits) {
                 let count = self.versions.len();
                 let head = &block[..block.len().min(16)];
-                return Err(format!("block {index} is none of its {count} possible contents (found {head:?})"));
+                return Err(format!(
+                    "block {index} is none of its {count} possible contents (found {head:?})"
+                ));
             }
         }
         Ok(())
@@ -304,7 +308,10 @@ mod tests {
         assert!(model.clone().found(&tree(&[("b", 5, &[])])).is_ok());
         assert!(model.clone().found(&tree(&[("b", 5, &[]), ("c", 6, &[])])).is_ok());
         assert!(model.clone().found(&tree(&[("a", 5, &[]), ("b", 5, &[])])).is_err(), "half a rename");
-        assert!(model.clone().found(&tree(&[("a", 5, &[]), ("c", 6, &[])])).is_err(), "later without earlier");
+        assert!(
+            model.clone().found(&tree(&[("a", 5, &[]), ("c", 6, &[])])).is_err(),
+            "later without earlier"
+        );
         assert!(model.found(&tree(&[])).is_err());
     }
 }

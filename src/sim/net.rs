@@ -178,7 +178,8 @@ mod tests {
     #[test]
     fn datagrams_are_lost_doubled_and_late() {
         let mut net = Net::<()>::default();
-        net.weather = Weather { loss: 300, twice: 300, late: 300, late_max: 5_000 * MS, ..Weather::default() };
+        net.weather =
+            Weather { loss: 300, twice: 300, late: 300, late_max: 5_000 * MS, ..Weather::default() };
         let mut rng = Rng::new(3);
         let all: Vec<Vec<u64>> = (0..200).map(|_| net.datagram(0, &mut rng)).collect();
         assert!(all.iter().any(Vec::is_empty) && all.iter().any(|copies| copies.len() == 2));

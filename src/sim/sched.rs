@@ -70,7 +70,13 @@ impl<E> Sched<E> {
         take(&mut lock(&self.inner).rng)
     }
 
-    pub fn note(&self, who: &'static str, what: &'static str, numbers: (u64, u64), words: impl FnOnce() -> String) {
+    pub fn note(
+        &self,
+        who: &'static str,
+        what: &'static str,
+        numbers: (u64, u64),
+        words: impl FnOnce() -> String,
+    ) {
         let mut inner = lock(&self.inner);
         let now = inner.now;
         inner.trace.note(now, who, what, numbers, words);
@@ -172,8 +178,12 @@ impl<E> Sched<E> {
     pub fn wake(&self, owner: Owner, key: Option<WaitKey>) {
         let mut inner = lock(&self.inner);
         let hit = |wait: &Wait| wait.owner == owner && key.is_none_or(|key| wait.key == Some(key));
-        let woken: Vec<(usize, u64)> =
-            inner.waits.iter().filter(|(_, wait)| hit(wait)).map(|(task, wait)| (*task, wait.epoch)).collect();
+        let woken: Vec<(usize, u64)> = inner
+            .waits
+            .iter()
+            .filter(|(_, wait)| hit(wait))
+            .map(|(task, wait)| (*task, wait.epoch))
+            .collect();
         for (task, epoch) in woken {
             let after = inner.rng.below(30_000);
             inner.push(after, Due::Turn { task, epoch });

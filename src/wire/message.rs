@@ -143,6 +143,18 @@ pub enum Message {
     AskHandover {
         session: Session,
     },
+    /// A reader found no good content of this block on the sender: please answer with `Block`. Between the mirrors;
+    /// no machine sees it.
+    Fetch {
+        id: u64,
+        block: BlockNo,
+    },
+    /// Answer to `Fetch`; the content follows if it matches the digest that the sender keeps.
+    Block {
+        id: u64,
+        block: BlockNo,
+        found: bool,
+    },
     /// The sender leaves on purpose.
     Bye {
         session: Session,

@@ -88,6 +88,7 @@ fn check_payload(message: &Message, payload: usize) -> Result<(), Refused> {
             .and_then(|c| c.checked_mul(BlockNo::SIZE))
             .is_some_and(|b| payload >= b),
         Message::Digests { .. } => true,
+        Message::Block { found: true, .. } => payload >= BlockNo::SIZE,
         _ => payload == 0,
     };
     if fits { Ok(()) } else { Err(Refused::Value("payload length")) }
@@ -131,6 +132,15 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
             w.u64(session.0);
             w.record(Some(*record));
         }
+        Message::Fetch { id, block } => {
+            w.u64(*id);
+            w.u64(block.0);
+        }
+        Message::Block { id, block, found } => {
+            w.u64(*id);
+            w.u64(block.0);
+            w.u8(u8::from(*found));
+        }
         Message::TargetReady { session }
         | Message::Joined { session }
         | Message::AskHandover { session }
@@ -154,6 +164,8 @@ fn type_code(message: &Message) -> u8 {
         Message::HandoverDone { .. } => 11,
         Message::AskHandover { .. } => 12,
         Message::Bye { .. } => 13,
+        Message::Fetch { .. } => 14,
+        Message::Block { .. } => 15,
     }
 }
 
@@ -183,6 +195,8 @@ fn decode_body(kind: u8, r: &mut Reader<'_>) -> Result<Message, Refused> {
         11 => Message::HandoverDone { session: Session(r.u64()?), record: r.some_record()? },
         12 => Message::AskHandover { session: Session(r.u64()?) },
         13 => Message::Bye { session: Session(r.u64()?) },
+        14 => Message::Fetch { id: r.u64()?, block: BlockNo(r.u64()?) },
+        15 => Message::Block { id: r.u64()?, block: BlockNo(r.u64()?), found: r.flag("found")? },
         other => return Err(Refused::Type(other)),
     })
 }

@@ -1,0 +1,262 @@
+//! The source's side of a resync (and both sides of a comparison): what to read next, what is under way.
+//!
+//! Does not know why a resync runs or how fast it may. Invariants: a block under way is not read again until it is
+//! stable on the target or the session ended; its *to copy* bit stays until then.
+
+use std::collections::BTreeMap;
+
+use crate::base::{BlockNo, Digest, ExtentNo, Pages};
+use crate::image::{ImageError, RangeGuard};
+use crate::node::{Event, LinkId, OpId};
+use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
+
+use super::core::{CopyRead, Core};
+use super::{Mirror, Payload};
+
+/// Blocks in one `CopyRead`.
+const RUN_BLOCKS_MAX: u64 = 256;
+
+/// Where the scan is, and what is under way.
+#[derive(Default)]
+pub(super) struct CopyMap {
+    session: Option<Session>,
+    /// In this session both sides compare digests.
+    compares: bool,
+    source: bool,
+    cursor: u64,
+    /// first -> end of runs read or sent and not yet stable on the target.
+    under_way: BTreeMap<u64, u64>,
+    /// The next extent of ours that the target has not mentioned.
+    compared: u64,
+}
+
+impl CopyMap {
+    pub(super) fn begin(&mut self, session: Session, kind: CopyKind, source: bool) {
+        let compares = kind == CopyKind::Compare;
+        *self = CopyMap { session: Some(session), compares, source, ..CopyMap::default() };
+    }
+
+    /// The part of `first..end` before the next run under way; empty if `first` is under way itself.
+    fn free_part(&self, first: u64, end: u64) -> (u64, u64) {
+        if let Some((_, held)) = self.under_way.range(..=first).next_back().filter(|(_, held)| **held > first)
+        {
+            return (*held, (*held).max(end));
+        }
+        let next = self.under_way.range(first..end).next().map_or(end, |(next, _)| *next);
+        (first, next)
+    }
+
+    fn finished(&mut self, run: Run) {
+        let end = run.first.0 + run.count;
+        let touching: Vec<(u64, u64)> = self
+            .under_way
+            .range(..end)
+            .filter(|(_, held)| **held > run.first.0)
+            .map(|(first, held)| (*first, *held))
+            .collect();
+        for (first, held) in touching {
+            self.under_way.remove(&first);
+            if first < run.first.0 {
+                self.under_way.insert(first, run.first.0);
+            }
+            if held > end {
+                self.under_way.insert(end, held);
+            }
+        }
+    }
+}
+
+impl Mirror {
+    pub(super) fn send_copy(&self, core: &mut Core, op: OpId, link: LinkId, session: Session, seq: Seq) {
+        let Some(read) = core.copies.remove(&op) else { return };
+        let kind = if read.hole { Kind::CopyHole } else { Kind::Copy };
+        let message = Message::Op { session, seq, kind, first: read.run.first, count: read.run.count };
+        self.env.send(link, message, read.payload);
+        self.unlock(read.guard);
+    }
+
+    pub(super) fn drop_copy(&self, core: &mut Core, op: OpId) {
+        if let Some(read) = core.copies.remove(&op) {
+            core.copy_map.finished(read.run);
+            self.unlock(read.guard);
+        }
+    }
+
+    pub(super) fn copied(&self, core: &mut Core, run: Run) {
+        core.copy_map.finished(run);
+        self.image.copied(run.first, run.count);
+    }
+
+    pub(super) fn start_copy(&self, session: Session, kind: CopyKind, source: bool) {
+        let done = match (kind, source) {
+            (CopyKind::Full, true) => self.image.start_copy(true),
+            (CopyKind::Compare, false) => return self.send_digests(session),
+            (CopyKind::Compare, true) => return,
+            _ => Ok(()),
+        };
+        match done {
+            Ok(()) => self.deliver(Event::CopyReady { session, total: self.image.to_copy_blocks() }),
+            Err(error) => self.fault("the resync could not start", &error),
+        }
+    }
+
+    /// Finds, locks and reads up to `blocks` blocks, going round the map once.
+    pub(super) fn read_to_copy(&self, session: Session, blocks: u64) {
+        let (mut left, mut busy, start) = (blocks, 0, self.lock().copy_map.cursor);
+        for (mut from, end) in [(start, self.image.block_count()), (0, start)] {
+            while left > 0 && from < end {
+                let Some((first, count)) = self.image.next_to_copy(BlockNo(from)) else { break };
+                let stop = (first.0 + count).min(end);
+                if first.0 >= end {
+                    break;
+                }
+                let (part, part_end) = self.lock().copy_map.free_part(first.0, stop);
+                if part > first.0 {
+                    from = part;
+                    continue;
+                }
+                let run = Run { first, count: (part_end - part).min(left).min(RUN_BLOCKS_MAX) };
+                from = match self.read_run(session, run) {
+                    Ok(Some(read)) => {
+                        left -= read;
+                        first.0 + read
+                    }
+                    Ok(None) => {
+                        busy += run.count;
+                        first.0 + run.count
+                    }
+                    Err(()) => return,
+                };
+                let mut core = self.lock();
+                if core.copy_map.session != Some(session) {
+                    return;
+                }
+                core.copy_map.cursor = from;
+            }
+        }
+        if left > 0 {
+            self.deliver(Event::CopyExhausted { session, busy });
+        }
+    }
+
+    /// Reads the beginning of a run: blocks that are all written or all not. `None` = locked by someone.
+    fn read_run(&self, session: Session, run: Run) -> Result<Option<u64>, ()> {
+        let Some(guard) = self.image.try_lock(run.first, run.count) else { return Ok(None) };
+        let read = self.read_locked(&guard, run);
+        let (count, hole, payload) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                self.unlock(guard);
+                self.fault("a block to be copied could not be read", &error);
+                // One block stays marked; the rest goes on.
+                let waits = matches!(error, ImageError::Rotten { .. } | ImageError::SlotsBusy);
+                return if waits { Ok(None) } else { Err(()) };
+            }
+        };
+        let run = Run { first: run.first, count };
+        let op = {
+            let mut core = self.lock();
+            if core.copy_map.session != Some(session) {
+                drop(core);
+                self.unlock(guard);
+                return Err(());
+            }
+            let op = OpId(core.next_op);
+            core.next_op += 1;
+            core.copy_map.under_way.insert(run.first.0, run.first.0 + count);
+            core.copies.insert(op, CopyRead { guard, run, hole, payload });
+            op
+        };
+        self.deliver(Event::CopyRead { op, first: run.first, count, hole });
+        Ok(Some(count))
+    }
+
+    fn read_locked(&self, guard: &RangeGuard, run: Run) -> Result<(u64, bool, Payload), ImageError> {
+        let digests = self.image.digests(run.first, run.count)?;
+        let hole = digests.first().is_none_or(Option::is_none);
+        let count = digests.iter().take_while(|digest| digest.is_none() == hole).count();
+        if hole {
+            return Ok((count as u64, true, Payload::default()));
+        }
+        let mut pages = Pages::zeroed(count);
+        self.read_or_heal(guard, run.first, &mut pages)?;
+        let digests = self.image.digests(run.first, count as u64)?;
+        let digests: Vec<Digest> = digests.into_iter().flatten().collect();
+        Ok((count as u64, false, Payload::checked(pages, &digests)))
+    }
+
+    /// The target of a comparison tells what it has.
+    fn send_digests(&self, session: Session) {
+        let last = self.image.extent_count().saturating_sub(1);
+        for number in 0..=last {
+            let extent = ExtentNo(number);
+            let payload = match self.image.summary(extent) {
+                Ok(summary) if !summary.touched && number != last => continue,
+                Ok(summary) if !summary.touched => Ok(Payload::default()),
+                Ok(_) => self.image.extent_page(extent).map(|page| Payload::digests_of(&page.digests)),
+                Err(error) => Err(error),
+            };
+            match payload {
+                Ok(payload) => {
+                    let core = self.lock();
+                    let Some(link) = core.link.filter(|_| core.copy_map.session == Some(session)) else {
+                        return;
+                    };
+                    let message = Message::Digests { session, extent, last: number == last };
+                    self.env.send(link, message, payload);
+                }
+                Err(error) => return self.fault("the digests could not be read", &error),
+            }
+        }
+        self.deliver(Event::CopyReady { session, total: 0 });
+    }
+
+    /// The source of a comparison marks what differs, stable: it must survive the source's restart.
+    pub(super) fn compare(&self, session: Session, extent: ExtentNo, last: bool, payload: &Payload) {
+        let from = {
+            let mut core = self.lock();
+            let map = &mut core.copy_map;
+            let fits = map.session == Some(session) && map.compares && map.source;
+            if !fits || extent.0 < map.compared || extent.0 >= self.image.extent_count() {
+                return;
+            }
+            std::mem::replace(&mut map.compared, extent.0 + 1)
+        };
+        let mut runs = Vec::new();
+        let theirs = payload.extent_digests();
+        let done = (from..extent.0)
+            .try_for_each(|skipped| self.differing(ExtentNo(skipped), &[], &mut runs))
+            .and_then(|()| self.differing(extent, &theirs, &mut runs))
+            .and_then(|()| runs.iter().try_for_each(|(first, count)| self.image.mark_to_copy(*first, *count)))
+            .and_then(|()| if runs.is_empty() { Ok(()) } else { self.image.mark_stable(&runs) });
+        match done {
+            Ok(()) if last => self.deliver(Event::CopyReady { session, total: self.image.to_copy_blocks() }),
+            Ok(()) => {}
+            Err(error) => self.fault("the comparison failed", &error),
+        }
+    }
+
+    fn differing(
+        &self,
+        extent: ExtentNo,
+        theirs: &[Option<Digest>],
+        runs: &mut Vec<(BlockNo, u64)>,
+    ) -> Result<(), ImageError> {
+        if theirs.is_empty() && !self.image.summary(extent)?.touched {
+            return Ok(());
+        }
+        let ours = self.image.extent_page(extent)?.digests;
+        let first = extent.first_block();
+        for (index, mine) in ours.iter().enumerate() {
+            let block = first.plus(index as u64);
+            if *mine == theirs.get(index).copied().flatten() || block.0 >= self.image.block_count() {
+                continue;
+            }
+            match runs.last_mut() {
+                Some((start, count)) if start.0 + *count == block.0 => *count += 1,
+                _ => runs.push((block, 1)),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,289 @@
+//! The machine under its lock: events in, actions executed in order, work queued for those who may block.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::base::{BlockNo, FastMap, Moment};
+use crate::format::State;
+use crate::image::{FlushEpoch, Image, RangeGuard};
+use crate::node::{Action, Event, LinkId, Mark, Mutations, OpId, Refusal, Token};
+use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
+
+use super::copy::CopyMap;
+use super::{Env, Key, Order, Payload, Worker};
+
+/// The pure machine that the mirror obeys; `node::Node` in production.
+pub trait Machine: Send {
+    fn step(&mut self, now: Moment, event: Event, actions: &mut Vec<Action>);
+    /// When it wants `Event::Tick`.
+    fn next_timeout(&self) -> Option<Moment>;
+    /// Whether a reply with data may be given at this moment: serving, and the lease is valid.
+    fn may_answer(&self, now: Moment) -> bool;
+}
+
+/// How far an operation of a caller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Held by the machine.
+    Issued,
+    Started(Mark),
+    Complete,
+    Failed(Refusal),
+}
+
+pub(super) struct Op {
+    pub kind: Kind,
+    pub first: BlockNo,
+    pub count: u64,
+    pub payload: Payload,
+    pub phase: Phase,
+    /// Writes started before this operation; with `Core::starts`, tells whether others came between.
+    pub starts_before: u64,
+    /// The newest local flush when this operation was started: everything in it precedes this operation.
+    pub epoch_before: FlushEpoch,
+}
+
+/// Blocks that were read for a resync and wait, locked, to be sent.
+pub(super) struct CopyRead {
+    pub guard: RangeGuard,
+    pub run: Run,
+    pub hole: bool,
+    pub payload: Payload,
+}
+
+/// Work for the threads that may block.
+pub(super) enum Job {
+    Apply { session: Session, seq: Seq, kind: Kind, run: Run, payload: Payload },
+    Mark { token: Token, runs: Vec<Run> },
+    SendMarks { session: Session },
+    AddMarks { session: Session, runs: Vec<Run>, last: bool },
+    StartCopy { session: Session, kind: CopyKind, source: bool },
+    Compare { session: Session, extent: crate::base::ExtentNo, last: bool, payload: Payload },
+    Copy { session: Session, blocks: u64 },
+    ClearMarks,
+    Store { token: Token, state: Box<State> },
+    Fetch { link: LinkId, id: u64, block: BlockNo },
+}
+
+pub(super) struct Core {
+    pub machine: Box<dyn Machine>,
+    pub ops: FastMap<OpId, Op>,
+    pub copies: FastMap<OpId, CopyRead>,
+    pub copy_map: CopyMap,
+    pub next_op: u64,
+    pub starts: u64,
+    pub last_epoch: FlushEpoch,
+    pub jobs: [VecDeque<Job>; 3],
+    pub link: Option<LinkId>,
+    /// Answers to `Fetch`: `None` = not yet, `Some(None)` = the peer has no good content.
+    pub fetches: FastMap<u64, Option<Option<Payload>>>,
+    scratch: Vec<Action>,
+}
+
+/// One volume on this node: an image, the machine, and the way to the peer.
+pub struct Mirror {
+    pub(super) image: Arc<Image>,
+    pub(super) env: Arc<dyn Env>,
+    pub(super) core: Mutex<Core>,
+    pub(super) mutations: Mutations,
+}
+
+impl Mirror {
+    /// Joins an open image to its machine. `first` are the actions that the machine's start asked for.
+    ///
+    /// Blocks that a crash may have left different become marks here: the extents that were hot.
+    pub fn new(
+        image: Arc<Image>,
+        env: Arc<dyn Env>,
+        machine: Box<dyn Machine>,
+        mutations: Mutations,
+        first: Vec<Action>,
+    ) -> Result<Arc<Mirror>, crate::image::ImageError> {
+        for (block, count) in image.hot_ranges() {
+            image.mark(block, count)?;
+        }
+        image.start_copy(false)?;
+        let core = Core {
+            machine,
+            ops: FastMap::default(),
+            copies: FastMap::default(),
+            copy_map: CopyMap::default(),
+            next_op: 1,
+            starts: 0,
+            last_epoch: FlushEpoch::default(),
+            jobs: Default::default(),
+            link: None,
+            fetches: FastMap::default(),
+            scratch: Vec::new(),
+        };
+        let mirror = Arc::new(Mirror { image, env, core: Mutex::new(core), mutations });
+        let mut core = mirror.lock();
+        first.into_iter().for_each(|action| mirror.execute(&mut core, action, None));
+        mirror.ask_tick(&core);
+        drop(core);
+        Ok(mirror)
+    }
+
+    pub fn image(&self) -> &Arc<Image> {
+        &self.image
+    }
+
+    /// Looks at the machine.
+    pub fn with_machine<T>(&self, look: impl FnOnce(&dyn Machine) -> T) -> T {
+        look(&*self.lock().machine)
+    }
+
+    /// Whether a reply with data may be given now; asked after the data was taken.
+    pub fn may_answer(&self) -> bool {
+        let now = self.env.now();
+        self.lock().machine.may_answer(now)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Steps the machine and executes its actions. Never blocks.
+    pub fn deliver(&self, event: Event) {
+        self.step(event, None);
+    }
+
+    /// A message came from the peer. Never blocks.
+    pub fn received(&self, link: LinkId, message: Message, payload: Payload) {
+        match message {
+            Message::Fetch { id, block } => {
+                let mut core = self.lock();
+                // Not the Copy worker: it may itself wait for an answer of the peer.
+                self.push(&mut core, Worker::Apply, Job::Fetch { link, id, block });
+            }
+            Message::Block { id, found, .. } => {
+                let mut core = self.lock();
+                if let Some(answer) = core.fetches.get_mut(&id) {
+                    *answer = Some(found.then_some(payload));
+                }
+                self.env.wake(Key::Fetch(id));
+            }
+            Message::Digests { session, extent, last } => {
+                let mut core = self.lock();
+                self.push(&mut core, Worker::Copy, Job::Compare { session, extent, last, payload });
+            }
+            message => self.step(Event::Received { link, message }, Some(payload)),
+        }
+    }
+
+    fn step(&self, event: Event, payload: Option<Payload>) {
+        let mut core = self.lock();
+        match &event {
+            Event::LinkUp { link } => self.link_changed(&mut core, Some(*link)),
+            Event::LinkDown { link } if core.link == Some(*link) => self.link_changed(&mut core, None),
+            _ => {}
+        }
+        let mut actions = std::mem::take(&mut core.scratch);
+        let now = self.env.now();
+        core.machine.step(now, event, &mut actions);
+        for action in actions.drain(..) {
+            self.execute(&mut core, action, payload.as_ref());
+        }
+        core.scratch = actions;
+        self.ask_tick(&core);
+    }
+
+    /// What was asked on the old link will not be answered.
+    fn link_changed(&self, core: &mut Core, link: Option<LinkId>) {
+        core.link = link;
+        for (id, answer) in &mut core.fetches {
+            answer.get_or_insert(None);
+            self.env.wake(Key::Fetch(*id));
+        }
+    }
+
+    fn ask_tick(&self, core: &Core) {
+        if let Some(moment) = core.machine.next_timeout() {
+            self.env.tick_at(moment);
+        }
+    }
+
+    pub(super) fn push(&self, core: &mut Core, worker: Worker, job: Job) {
+        core.jobs[worker as usize].push_back(job);
+        self.env.wake(Key::Work(worker));
+    }
+
+    fn execute(&self, core: &mut Core, action: Action, payload: Option<&Payload>) {
+        match action {
+            Action::Start { op, send, mark } => self.start(core, op, send, mark),
+            Action::Resend { op, link, session, seq } => {
+                if let Some(found) = core.ops.get(&op) {
+                    self.send_op(link, session, seq, found);
+                }
+            }
+            Action::Complete { op } => self.answer(core, op, Phase::Complete),
+            Action::Fail { op, refusal } => self.answer(core, op, Phase::Failed(refusal)),
+            Action::Apply { session, seq, kind, first, count } => {
+                let payload = payload.cloned().unwrap_or_default();
+                let job = Job::Apply { session, seq, kind, run: Run { first, count }, payload };
+                self.push(core, Worker::Apply, job);
+            }
+            Action::Mark { token, runs } => self.push(core, Worker::Store, Job::Mark { token, runs }),
+            Action::Settled { .. } => {}
+            Action::SendMarks { session } => self.push(core, Worker::Store, Job::SendMarks { session }),
+            Action::AddMarks { session, runs, last } => {
+                self.push(core, Worker::Store, Job::AddMarks { session, runs, last });
+            }
+            Action::StartCopy { session, kind, source } => {
+                core.copy_map.begin(session, kind, source);
+                self.push(core, Worker::Copy, Job::StartCopy { session, kind, source });
+            }
+            Action::Copy { session, blocks } => self.push(core, Worker::Copy, Job::Copy { session, blocks }),
+            Action::SendCopy { op, link, session, seq } => self.send_copy(core, op, link, session, seq),
+            Action::DropCopy { op } => self.drop_copy(core, op),
+            Action::Copied { first, count } => self.copied(core, Run { first, count }),
+            Action::ClearMarks => self.push(core, Worker::Store, Job::ClearMarks),
+            Action::Store { token, state } => self.push(core, Worker::Store, Job::Store { token, state }),
+            Action::Send { link, message } => self.env.send(link, message, Payload::default()),
+            other => self.order(other),
+        }
+    }
+
+    fn order(&self, action: Action) {
+        let order = match action {
+            Action::NoteUnusable { v } => Order::NoteUnusable { v },
+            Action::CloseLink { link } => Order::CloseLink(link),
+            Action::SendHeartbeat(heartbeat) => Order::Heartbeat(heartbeat),
+            Action::AskWitness { nonce, request } => Order::AskWitness { nonce, request },
+            Action::Promote => Order::Promote,
+            Action::Demote { graceful } => Order::Demote { graceful },
+            Action::Freeze => Order::Freeze,
+            Action::Thaw => Order::Thaw,
+            Action::RenewAddress { seconds_left } => Order::RenewAddress { seconds_left },
+            Action::Tell(notice) => Order::Tell(notice),
+            other => unreachable!("{other:?} is the mirror's own"),
+        };
+        self.env.order(order);
+    }
+
+    fn start(&self, core: &mut Core, op: OpId, send: Option<(LinkId, Session, Seq)>, mark: Mark) {
+        let (starts, epoch) = (core.starts, core.last_epoch);
+        let Some(found) = core.ops.get_mut(&op) else { return };
+        found.phase = Phase::Started(mark);
+        found.starts_before = starts;
+        found.epoch_before = epoch;
+        let writes = found.kind.writes();
+        if let Some((link, session, seq)) = send {
+            self.send_op(link, session, seq, found);
+        }
+        core.starts += u64::from(writes);
+        self.env.wake(Key::Op(op.0));
+    }
+
+    fn send_op(&self, link: LinkId, session: Session, seq: Seq, op: &Op) {
+        let message = Message::Op { session, seq, kind: op.kind, first: op.first, count: op.count };
+        self.env.send(link, message, op.payload.clone());
+    }
+
+    fn answer(&self, core: &mut Core, op: OpId, phase: Phase) {
+        if let Some(found) = core.ops.get_mut(&op) {
+            found.phase = phase;
+            self.env.wake(Key::Op(op.0));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Blocks that do not match their digest: asked from the peer, answered, repaired under the same interval lock.
+//!
+//! Invariants: what is written as a repair matches the digest kept here; a suspect block (the un-flushed window of a
+//! crash) takes the peer's content if the peer has a good one, and is blessed only if no peer can tell.
+
+use crate::base::BlockNo;
+use crate::image::{BlocksError, DiskError, ImageError, RangeGuard};
+use crate::node::LinkId;
+use crate::wire::Message;
+
+use super::{Key, Mirror, Payload};
+
+impl Mirror {
+    pub(super) fn read_healing(
+        &self,
+        guard: &RangeGuard,
+        first: BlockNo,
+        out: &mut [u8],
+    ) -> Result<(), BlocksError> {
+        Ok(self.read_or_heal(guard, first, out)?)
+    }
+
+    /// Reads a locked range; each block that does not match is repaired first, or the read fails with its number.
+    pub(super) fn read_or_heal(
+        &self,
+        guard: &RangeGuard,
+        first: BlockNo,
+        out: &mut [u8],
+    ) -> Result<(), ImageError> {
+        let blocks = out.len() / BlockNo::SIZE;
+        for _ in 0..=blocks {
+            match self.image.read(first, out) {
+                Err(ImageError::Rotten { block }) => self.repair(guard, block)?,
+                done => return done,
+            }
+        }
+        Err(ImageError::Rotten { block: first })
+    }
+
+    fn repair(&self, guard: &RangeGuard, block: BlockNo) -> Result<(), ImageError> {
+        let suspect = self.image.is_suspect(block);
+        let offered = self.fetch(block)?;
+        match offered {
+            Some(payload) => match self.image.heal(guard, block, payload.data()) {
+                Err(ImageError::WrongRepair { .. }) if suspect => self.replace(guard, block, &payload),
+                done => done,
+            },
+            None if suspect => {
+                self.image.make_hot(block, 1)?;
+                self.image.bless(guard, block)
+            }
+            None => Err(ImageError::Rotten { block }),
+        }
+    }
+
+    /// Takes the peer's content of a suspect block: any mix of what two members had un-flushed is a legal state.
+    fn replace(&self, guard: &RangeGuard, block: BlockNo, payload: &Payload) -> Result<(), ImageError> {
+        self.image.make_hot(block, 1)?;
+        self.image.write(guard, block, payload.data(), &payload.digests())
+    }
+
+    /// Asks the peer for a block; `None` if there is no peer or it has no good content.
+    fn fetch(&self, block: BlockNo) -> Result<Option<Payload>, ImageError> {
+        let id = {
+            let mut core = self.lock();
+            let Some(link) = core.link else { return Ok(None) };
+            let id = core.next_op;
+            core.next_op += 1;
+            core.fetches.insert(id, None);
+            self.env.send(link, Message::Fetch { id, block }, Payload::default());
+            id
+        };
+        let waited =
+            self.env.wait(Key::Fetch(id), &mut || self.lock().fetches.get(&id).is_none_or(Option::is_some));
+        let answer = self.lock().fetches.remove(&id).flatten().flatten();
+        match waited {
+            Ok(()) => Ok(answer),
+            Err(_) => Err(ImageError::Disk(DiskError::Dead)),
+        }
+    }
+
+    /// Answers the peer's `Fetch` with a content that matches the digest kept here, or with none.
+    pub(super) fn answer_fetch(&self, link: LinkId, id: u64, block: BlockNo) {
+        let mut data = vec![0; BlockNo::SIZE];
+        let guard = (block.0 < self.image.block_count()).then(|| self.image.try_lock(block, 1)).flatten();
+        let found = guard.is_some() && self.image.read(block, &mut data).is_ok();
+        if let Some(guard) = guard {
+            self.unlock(guard);
+        }
+        let payload = if found { Payload::blocks(&data) } else { Payload::default() };
+        self.env.send(link, Message::Block { id, block, found }, payload);
+    }
+}

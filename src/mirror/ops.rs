@@ -1,0 +1,295 @@
+//! One block operation of a caller from lock to done on all members: `impl Blocks for Mirror`.
+
+use crate::base::limits::SLICE_BYTES_MAX;
+use crate::base::{BlockNo, ExtentNo};
+use crate::image::{Blocks, BlocksError, FlushEpoch, ImageError, RangeGuard};
+use crate::node::{Event, Mark, OpId, Refusal};
+use crate::wire::{Kind, Run};
+
+use super::core::{Op, Phase};
+use super::{Halted, Key, Mirror, Payload};
+
+/// Forced flushes before `make_hot` gives up: two confirm everything that was done before the first.
+const SLOT_FLUSHES_MAX: u32 = 64;
+const SLICE_BLOCKS: u64 = (SLICE_BYTES_MAX / BlockNo::SIZE) as u64;
+
+impl From<Halted> for BlocksError {
+    fn from(_: Halted) -> BlocksError {
+        BlocksError::Stopped
+    }
+}
+
+impl Mirror {
+    pub(super) fn lock_range(&self, first: BlockNo, count: u64) -> Result<RangeGuard, Halted> {
+        let mut held = None;
+        self.env.wait(Key::Locks, &mut || {
+            held = self.image.try_lock(first, count);
+            held.is_some()
+        })?;
+        held.ok_or(Halted)
+    }
+
+    pub(super) fn unlock(&self, guard: RangeGuard) {
+        drop(guard);
+        self.env.wake(Key::Locks);
+    }
+
+    fn check(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
+        let end = first.0.checked_add(count);
+        if end.is_none_or(|end| end > self.image.block_count()) {
+            return Err(BlocksError::OutOfRange { first, count });
+        }
+        Ok(())
+    }
+
+    /// Runs `body` under the interval lock of the range.
+    fn locked<T>(
+        &self,
+        first: BlockNo,
+        count: u64,
+        body: impl FnOnce(&RangeGuard) -> Result<T, BlocksError>,
+    ) -> Result<T, BlocksError> {
+        self.check(first, count)?;
+        let guard = self.lock_range(first, count)?;
+        let done = body(&guard);
+        self.unlock(guard);
+        done
+    }
+
+    /// Makes the extents hot; when every slot is busy, flushes all members first.
+    fn hot(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
+        for _ in 0..SLOT_FLUSHES_MAX {
+            match self.image.make_hot(first, count) {
+                Err(ImageError::SlotsBusy) => self.flush()?,
+                done => return Ok(done?),
+            }
+        }
+        Err(BlocksError::Io("the activity log has no slot left although all members flushed".to_string()))
+    }
+
+    /// Tells the machine about an operation; it may start at once or be held.
+    fn issue(&self, kind: Kind, run: Run, payload: Payload) -> OpId {
+        let op = {
+            let mut core = self.lock();
+            let op = OpId(core.next_op);
+            core.next_op += 1;
+            let entry = Op {
+                kind,
+                first: run.first,
+                count: run.count,
+                payload,
+                phase: Phase::Issued,
+                starts_before: 0,
+                epoch_before: FlushEpoch::default(),
+            };
+            core.ops.insert(op, entry);
+            op
+        };
+        self.deliver(Event::Issue { op, kind, first: run.first, count: run.count });
+        op
+    }
+
+    fn phase_of(&self, op: OpId) -> Phase {
+        self.lock().ops.get(&op).map_or(Phase::Failed(Refusal::Stopped), |found| found.phase)
+    }
+
+    /// Waits for the start, does the local part, reports it.
+    fn local_part(&self, op: OpId, guard: Option<&RangeGuard>) -> Result<(), BlocksError> {
+        let mut mark = None;
+        self.env.wait(Key::Op(op.0), &mut || match self.phase_of(op) {
+            Phase::Issued => false,
+            Phase::Started(wanted) => {
+                mark = Some(wanted);
+                true
+            }
+            Phase::Complete | Phase::Failed(_) => true,
+        })?;
+        let Some(mark) = mark else { return Ok(()) };
+        self.env.breathe()?;
+        let done = self.execute_locally(op, guard, mark);
+        self.env.breathe()?;
+        match done {
+            Ok(()) => self.deliver(Event::LocalDone { op }),
+            Err(ImageError::Disk(crate::image::DiskError::Dead)) => return Err(BlocksError::Stopped),
+            Err(error) => {
+                self.deliver(Event::LocalFailed { op });
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn execute_locally(&self, op: OpId, guard: Option<&RangeGuard>, mark: Mark) -> Result<(), ImageError> {
+        let (kind, run, payload) = {
+            let core = self.lock();
+            let Some(found) = core.ops.get(&op) else { return Ok(()) };
+            (found.kind, Run { first: found.first, count: found.count }, found.payload.clone())
+        };
+        if kind.writes() && mark != Mark::No {
+            self.image.mark(run.first, run.count)?;
+            if mark == Mark::ToCopy {
+                self.image.mark_to_copy(run.first, run.count)?;
+            }
+        }
+        let epoch = match (kind, guard) {
+            (Kind::Write, Some(guard)) => {
+                self.image.write(guard, run.first, payload.data(), &payload.digests())?;
+                None
+            }
+            (Kind::WriteFlush, Some(guard)) => {
+                Some(self.image.write_flush(guard, run.first, payload.data(), &payload.digests())?)
+            }
+            (Kind::Discard, Some(guard)) => {
+                self.image.discard(guard, run.first, run.count)?;
+                None
+            }
+            (Kind::Back, Some(guard)) => {
+                self.image.back(guard, run.first.extent())?;
+                None
+            }
+            _ => Some(self.image.flush()?),
+        };
+        if let Some(epoch) = epoch {
+            self.note_epoch(op, epoch);
+        }
+        if self.mutations.evict_early && kind.writes() {
+            let early = self.image.flush()?;
+            self.image.confirm(early);
+        }
+        Ok(())
+    }
+
+    /// Remembers what the operation's local flush covers *and* precedes the operation in the stream: only that is
+    /// covered by the members' flushes as well.
+    fn note_epoch(&self, op: OpId, epoch: FlushEpoch) {
+        let mut core = self.lock();
+        let starts = core.starts;
+        if let Some(found) = core.ops.get_mut(&op) {
+            let own = u64::from(found.kind.writes());
+            if starts == found.starts_before + own {
+                found.epoch_before = epoch;
+            }
+        }
+        core.last_epoch = core.last_epoch.max(epoch);
+    }
+
+    /// Waits until the machine acknowledges or refuses.
+    fn finish(&self, op: OpId) -> Result<(), BlocksError> {
+        let waited = self
+            .env
+            .wait(Key::Op(op.0), &mut || matches!(self.phase_of(op), Phase::Complete | Phase::Failed(_)));
+        let found = self.lock().ops.remove(&op);
+        waited?;
+        match found {
+            Some(Op { phase: Phase::Complete, kind, epoch_before, .. }) => {
+                if kind.flushes() {
+                    self.image.confirm(epoch_before);
+                }
+                Ok(())
+            }
+            Some(Op { phase: Phase::Failed(Refusal::LocalDisk), .. }) => {
+                Err(BlocksError::Io("the local disk failed".to_string()))
+            }
+            _ => Err(BlocksError::Stopped),
+        }
+    }
+
+    fn perform(&self, kind: Kind, run: Run, guard: Option<&RangeGuard>) -> Result<(), BlocksError> {
+        let op = self.issue(kind, run, Payload::default());
+        let local = self.local_part(op, guard);
+        let finished = self.finish(op);
+        local.and(finished)
+    }
+
+    /// A write in slices that a commit record can overtake; the last one is of kind `last`.
+    fn write_slices(&self, first: BlockNo, data: &[u8], last: Kind) -> Result<(), BlocksError> {
+        let count = (data.len() / BlockNo::SIZE) as u64;
+        if data.len() % BlockNo::SIZE != 0 || count == 0 {
+            return Err(BlocksError::OutOfRange { first, count });
+        }
+        self.locked(first, count, |guard| {
+            self.env.breathe()?;
+            self.hot(first, count)?;
+            let slices = data.chunks(SLICE_BYTES_MAX).count();
+            let mut ops = Vec::with_capacity(slices);
+            for (index, slice) in data.chunks(SLICE_BYTES_MAX).enumerate() {
+                let kind = if index + 1 == slices { last } else { Kind::Write };
+                let run = Run {
+                    first: first.plus(index as u64 * SLICE_BLOCKS),
+                    count: (slice.len() / BlockNo::SIZE) as u64,
+                };
+                ops.push(self.issue(kind, run, Payload::blocks(slice)));
+            }
+            let mut done = Ok(());
+            for op in &ops {
+                done = done.and(self.local_part(*op, Some(guard)));
+            }
+            ops.into_iter().fold(done, |done, op| {
+                let finished = self.finish(op);
+                done.and(finished)
+            })
+        })
+    }
+}
+
+impl Blocks for Mirror {
+    fn block_count(&self) -> u64 {
+        self.image.block_count()
+    }
+
+    fn read(&self, first: BlockNo, out: &mut [u8]) -> Result<(), BlocksError> {
+        let count = (out.len() / BlockNo::SIZE) as u64;
+        if out.len() % BlockNo::SIZE != 0 || count == 0 {
+            return Err(BlocksError::OutOfRange { first, count });
+        }
+        self.locked(first, count, |guard| self.read_healing(guard, first, out))
+    }
+
+    fn write(&self, first: BlockNo, data: &[u8]) -> Result<(), BlocksError> {
+        self.write_slices(first, data, Kind::Write)
+    }
+
+    fn flush(&self) -> Result<(), BlocksError> {
+        self.perform(Kind::Flush, Run { first: BlockNo(0), count: 0 }, None)
+    }
+
+    fn write_flush(&self, first: BlockNo, data: &[u8]) -> Result<(), BlocksError> {
+        self.write_slices(first, data, Kind::WriteFlush)
+    }
+
+    fn discard(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
+        self.locked(first, count, |guard| {
+            self.hot(first, count)?;
+            self.perform(Kind::Discard, Run { first, count }, Some(guard))
+        })
+    }
+
+    fn back(&self, extent: ExtentNo) -> Result<(), BlocksError> {
+        if self.image.is_backed(extent) {
+            return Ok(());
+        }
+        let first = extent.first_block();
+        let count = ExtentNo::BLOCKS.min(self.image.block_count().saturating_sub(first.0));
+        self.locked(first, count, |guard| {
+            // Here first: a full host disk is an answer, not a failed member.
+            self.image.back(guard, extent)?;
+            self.perform(Kind::Back, Run { first, count }, Some(guard))
+        })
+    }
+
+    fn is_backed(&self, extent: ExtentNo) -> bool {
+        self.image.is_backed(extent)
+    }
+
+    fn pin_hot(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
+        self.locked(first, count, |_| {
+            for _ in 0..SLOT_FLUSHES_MAX {
+                match self.image.pin_hot(first, count) {
+                    Err(ImageError::SlotsBusy) => self.flush()?,
+                    done => return Ok(done?),
+                }
+            }
+            Err(BlocksError::Io("the activity log has no slot left to pin".to_string()))
+        })
+    }
+}

@@ -1,0 +1,188 @@
+//! The three threads' work: what the peer sent, records, marks.
+
+use crate::base::BlockNo;
+use crate::format::State;
+use crate::image::{DiskError, ImageError, RangeGuard};
+use crate::node::{Event, Token};
+use crate::wire::{Kind, Run, Seq, Session};
+
+use super::core::Job;
+use super::{Key, Mirror, Payload, Worker};
+
+/// Runs in one `MarksRead`: well below a frame.
+const RUNS_AT_ONCE: usize = 1024;
+/// Local flushes before a receiver gives up on a log without a free slot.
+const SLOT_FLUSHES_MAX: u32 = 4;
+
+impl Mirror {
+    /// Does the worker's jobs until the environment halts.
+    pub fn work(&self, worker: Worker) {
+        loop {
+            let mut job = None;
+            let waited = self.env.wait(Key::Work(worker), &mut || {
+                job = self.lock().jobs[worker as usize].pop_front();
+                job.is_some()
+            });
+            match (waited, job) {
+                (Ok(()), Some(job)) if self.env.breathe().is_ok() => self.run(job),
+                _ => return,
+            }
+        }
+    }
+
+    fn run(&self, job: Job) {
+        match job {
+            Job::Apply { session, seq, kind, run, payload } => self.apply(session, seq, kind, run, &payload),
+            Job::Mark { token, runs } => self.mark(token, &runs),
+            Job::SendMarks { session } => self.read_marks(session),
+            Job::AddMarks { session, runs, last } => self.add_marks(session, &runs, last),
+            Job::StartCopy { session, kind, source } => self.start_copy(session, kind, source),
+            Job::Compare { session, extent, last, payload } => self.compare(session, extent, last, &payload),
+            Job::Copy { session, blocks } => self.read_to_copy(session, blocks),
+            Job::Fetch { link, id, block } => self.answer_fetch(link, id, block),
+            Job::ClearMarks => {
+                if let Err(error) = self.image.clear_bits() {
+                    self.fault("the marks could not be cleared", &error);
+                }
+            }
+            Job::Store { token, state } => self.store(token, &state),
+        }
+    }
+
+    /// Tells the administrator about a failure that has no event of its own; a dead machine tells nothing.
+    pub(super) fn fault(&self, what: &str, error: &ImageError) {
+        if *error != ImageError::Disk(DiskError::Dead) {
+            let text = format!("{what}: {error}");
+            self.env.order(super::Order::Tell(crate::node::Notice::Fault { text }));
+        }
+    }
+
+    fn apply(&self, session: Session, seq: Seq, kind: Kind, run: Run, payload: &Payload) {
+        let done = if kind.writes() || kind == Kind::Back {
+            let Ok(guard) = self.lock_range(run.first, run.count) else { return };
+            let done = self.apply_locked(&guard, kind, run, payload);
+            self.unlock(guard);
+            done
+        } else {
+            self.flush_received()
+        };
+        match done {
+            Ok(()) if self.env.breathe().is_ok() => self.deliver(Event::Applied { session, seq }),
+            Ok(()) | Err(ImageError::Disk(DiskError::Dead)) => {}
+            Err(error) => {
+                self.fault("the peer's operation failed here", &error);
+                self.deliver(Event::ApplyFailed { session, seq });
+            }
+        }
+    }
+
+    fn apply_locked(
+        &self,
+        guard: &RangeGuard,
+        kind: Kind,
+        run: Run,
+        payload: &Payload,
+    ) -> Result<(), ImageError> {
+        if kind == Kind::Back {
+            return self.image.back(guard, run.first.extent());
+        }
+        if kind == Kind::CopyHole
+            && self.image.next_written(run.first)?.is_none_or(|next| next.0.0 >= run.first.0 + run.count)
+        {
+            return Ok(());
+        }
+        self.hot_received(run)?;
+        match kind {
+            Kind::Discard | Kind::CopyHole => self.image.discard(guard, run.first, run.count),
+            Kind::WriteFlush => {
+                self.image.write(guard, run.first, payload.data(), &payload.digests())?;
+                self.flush_received()
+            }
+            _ => self.image.write(guard, run.first, payload.data(), &payload.digests()),
+        }
+    }
+
+    /// The receiver's own log covers only its own digests: what it flushed itself may leave it. What the two copies
+    /// may differ in is covered by the sender's log and window.
+    fn flush_received(&self) -> Result<(), ImageError> {
+        let epoch = self.image.flush()?;
+        self.image.confirm(epoch);
+        let mut core = self.lock();
+        core.last_epoch = core.last_epoch.max(epoch);
+        Ok(())
+    }
+
+    fn hot_received(&self, run: Run) -> Result<(), ImageError> {
+        for _ in 0..SLOT_FLUSHES_MAX {
+            match self.image.make_hot(run.first, run.count) {
+                Err(ImageError::SlotsBusy) => self.flush_received()?,
+                done => return done,
+            }
+        }
+        Err(ImageError::SlotsBusy)
+    }
+
+    fn mark(&self, token: Token, runs: &[Run]) {
+        let ranges: Vec<(BlockNo, u64)> = runs.iter().map(|run| (run.first, run.count)).collect();
+        let done = runs
+            .iter()
+            .try_for_each(|run| self.image.mark_to_copy(run.first, run.count))
+            .and_then(|()| self.image.mark_stable(&ranges));
+        match done {
+            Ok(()) => self.deliver(Event::Marked { token }),
+            Err(ImageError::Disk(DiskError::Dead)) => {}
+            Err(error) => {
+                self.fault("what the peer may lack could not be noted", &error);
+                self.deliver(Event::StoreFailed { token });
+            }
+        }
+    }
+
+    fn read_marks(&self, session: Session) {
+        let mut runs = Vec::new();
+        let mut from = BlockNo(0);
+        while let Some((first, count)) = self.image.next_differs(from) {
+            from = first.plus(count);
+            runs.push(Run { first, count });
+            if runs.len() == RUNS_AT_ONCE {
+                self.deliver(Event::MarksRead { session, runs: std::mem::take(&mut runs), last: false });
+            }
+        }
+        self.deliver(Event::MarksRead { session, runs, last: true });
+    }
+
+    fn add_marks(&self, session: Session, runs: &[Run], last: bool) {
+        let blocks = self.image.block_count();
+        for run in runs {
+            let count = run.count.min(blocks.saturating_sub(run.first.0));
+            if count > 0
+                && let Err(error) = self.image.mark_to_copy(run.first, count)
+            {
+                self.fault("the peer's marks could not be added", &error);
+                return;
+            }
+        }
+        if last {
+            self.deliver(Event::MarksAdded { session });
+        }
+    }
+
+    fn store(&self, token: Token, state: &State) {
+        let version = state.record.map_or(0, |record| record.v);
+        match self.image.store(state) {
+            Ok(()) => {}
+            Err(ImageError::Disk(DiskError::Dead)) => return,
+            Err(error) => {
+                self.fault("the record could not be stored", &error);
+                return self.deliver(Event::StoreFailed { token });
+            }
+        }
+        match self.env.note_version(version) {
+            Ok(()) => self.deliver(Event::Stored { token }),
+            Err(text) => {
+                self.env.order(super::Order::Tell(crate::node::Notice::Fault { text }));
+                self.deliver(Event::StoreFailed { token });
+            }
+        }
+    }
+}
