@@ -1,1 +1,13 @@
-//! (being written)
+//! Who may be primary: heartbeats, lease and promise, the witness, the gate.
+//!
+//! Decides nothing about blocks. Does not know links as connections, disks or clocks.
+
+mod gate;
+mod pulse;
+mod standing;
+mod witness;
+
+pub use gate::{Right, gate_promote};
+pub use pulse::{Heard, Pulse};
+pub use standing::{Standing, standing, witness_record};
+pub use witness::{Witness, WitnessImage};

@@ -1,6 +1,6 @@
 //! Everything a node can ask for.
 
-use crate::base::{BlockNo, NodeId, Record};
+use crate::base::{BlockNo, ExtentNo, NodeId, Record};
 use crate::format::State;
 use crate::wire::{CopyKind, Heartbeat, Kind, Message, Row, Run, Seq, Session, WitnessRequest};
 
@@ -137,6 +137,20 @@ pub enum Action {
         session: Session,
         kind: CopyKind,
         source: bool,
+    },
+    /// Send the digests that were read.
+    SendDigests {
+        link: LinkId,
+        session: Session,
+        extent: ExtentNo,
+        last: bool,
+    },
+    /// Compare the digests that came as payload with the own ones and set to-copy bits where they differ; `CopyReady`
+    /// follows after the `last`.
+    CompareDigests {
+        session: Session,
+        extent: ExtentNo,
+        last: bool,
     },
     /// Find, lock and read up to `blocks` blocks to copy, going round the map once; answer `CopyRead` for each run
     /// (at most 256 blocks) or `CopyExhausted`.

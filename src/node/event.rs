@@ -1,11 +1,9 @@
 //! Everything that can happen to a node.
 
-use crate::base::BlockNo;
+use crate::base::{BlockNo, ExtentNo};
 use crate::wire::{Heartbeat, Kind, Message, Run, Seq, Session, WitnessReply};
 
-/// An operation of the caller (the mirror): unique while it is in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OpId(pub u64);
+pub use crate::replica::OpId;
 
 /// Pairs an action with the event that says it is finished. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +79,12 @@ pub enum Event {
     MarksRead {
         session: Session,
         runs: Vec<Run>,
+        last: bool,
+    },
+    /// A target in a `Compare` read the digests of an extent (answered by `SendDigests`).
+    DigestsRead {
+        session: Session,
+        extent: ExtentNo,
         last: bool,
     },
     /// The marks handed over by `AddMarks` are in the to-copy map.

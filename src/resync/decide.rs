@@ -138,10 +138,16 @@ fn same_generation(a: &Hello, b: &Hello) -> Option<Decision> {
             return Some(solo_same_generation(a, b, record, one));
         }
         (Some(_), Some(_)) => {
-            return Some(decision(10, Plan::Refuse, "two sole members of one generation: the metadata is corrupt"));
+            return Some(decision(
+                10,
+                Plan::Refuse,
+                "two sole members of one generation: the metadata is corrupt",
+            ));
         }
         _ => match higher(ra, rb) {
-            record if record.members.solo().is_none() => (record, 9, "a join was cut: the higher record holds"),
+            record if record.members.solo().is_none() => {
+                (record, 9, "a join was cut: the higher record holds")
+            }
             record => {
                 let one = record.members.solo().unwrap_or(record.primary);
                 return Some(solo_same_generation(a, b, record, one));
@@ -152,7 +158,13 @@ fn same_generation(a: &Hello, b: &Hello) -> Option<Decision> {
         (true, _) => a.node,
         (_, true) => b.node,
         // A join that was cut: only the node that knows the higher record is certain to have everything.
-        _ if row == 9 => if ra == record { a.node } else { b.node },
+        _ if row == 9 => {
+            if ra == record {
+                a.node
+            } else {
+                b.node
+            }
+        }
         _ => record.primary,
     };
     let resend_only =
@@ -185,9 +197,13 @@ fn behind(a: &Hello, b: &Hello) -> Option<Decision> {
     let kind = if fits { CopyKind::Bits } else { CopyKind::Compare };
     let plan = Plan::Resync { source: ahead.node, kind, stop_first: behind.serving };
     Some(match (behind.serving, fits) {
-        (true, _) => decision(13, plan, "a node that was replaced as primary still serves: it stops, then follows"),
+        (true, _) => {
+            decision(13, plan, "a node that was replaced as primary still serves: it stops, then follows")
+        }
         (false, true) => decision(11, plan, "one node is behind: what changed since is copied"),
-        (false, false) => decision(12, plan, "one node is behind by more than the bitmap covers: all is compared"),
+        (false, false) => {
+            decision(12, plan, "one node is behind by more than the bitmap covers: all is compared")
+        }
     })
 }
 

@@ -1,0 +1,101 @@
+//! The one gate before serving.
+//!
+//! Decides whether a copy may be served, from the stored state and the right that was obtained. Invariant: an
+//! outdated, half-overwritten, blank or unknown copy never passes.
+
+use crate::base::NodeId;
+use crate::format::{ResyncMark, State};
+
+/// How the right to go on without the peer was obtained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// None is needed: the record names this node alone.
+    Sole,
+    /// Both agreed on this record in a session, and this node is its primary.
+    Agreed,
+    /// The witness's record was moved to this node.
+    Won,
+    /// `manual`: the recorded primary goes on.
+    Recorded,
+    /// `yield`: the confirmed secondary's promise is over.
+    Yielded,
+    /// The operator stated that the peer is down.
+    Forced,
+}
+
+/// `Ok` when `state` may be served by `me` under `right`; else why not.
+pub fn gate_promote(me: NodeId, state: &State, right: Right) -> Result<(), &'static str> {
+    if state.resync != ResyncMark::None {
+        return Err("this copy is half overwritten by a resync");
+    }
+    let Some(record) = state.record else {
+        return Err("this copy has never been in sync");
+    };
+    if state.gens.is_empty() {
+        return Err("this copy is blank");
+    }
+    if !record.members.contains(me) {
+        return Err("the record says that this copy is out of date");
+    }
+    let sole = record.members.solo() == Some(me);
+    match right {
+        Right::Sole if !sole => Err("the peer is a member as well: its agreement or an arbiter's is needed"),
+        Right::Agreed | Right::Recorded if record.primary != me => Err("the peer is primary by record"),
+        Right::Yielded if record.primary == me => Err("a cut-off primary yields"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Generation, Members, Record, VolumeId};
+    use crate::format::{GenEntry, GenReason};
+
+    const RIGHTS: [Right; 6] =
+        [Right::Sole, Right::Agreed, Right::Won, Right::Recorded, Right::Yielded, Right::Forced];
+
+    fn state(members: Members, primary: NodeId) -> State {
+        let id = Generation(1);
+        let gen_entry = GenEntry { id, minted_by: NodeId::A, at_v: 1, reason: GenReason::Made, first_txn: 0 };
+        State {
+            volume: VolumeId(1),
+            node: NodeId::A,
+            incarnation: 1,
+            record: Some(Record { v: 1, members, primary }),
+            gens: vec![gen_entry],
+            bitmap_base: id,
+            full: false,
+            resync: ResyncMark::None,
+            boot_epoch: 1,
+            peer_boot_epoch: 0,
+            retired: vec![],
+            witness_incarnation: 0,
+        }
+    }
+
+    #[test]
+    fn no_right_opens_an_outdated_half_written_or_blank_copy() {
+        let out = state(Members::only(NodeId::B), NodeId::B);
+        let half = State {
+            resync: ResyncMark::Target { of: Generation(2) },
+            ..state(Members::only(NodeId::A), NodeId::A)
+        };
+        let blank = State { gens: vec![], ..state(Members::BOTH, NodeId::A) };
+        let joined = State { record: None, ..state(Members::BOTH, NodeId::A) };
+        for right in RIGHTS {
+            for bad in [&out, &half, &blank, &joined] {
+                assert!(gate_promote(NodeId::A, bad, right).is_err(), "{right:?} opened {bad:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_member_needs_the_right_that_fits_its_record() {
+        let passes = |primary| {
+            RIGHTS.map(|right| gate_promote(NodeId::A, &state(Members::BOTH, primary), right).is_ok())
+        };
+        assert_eq!(passes(NodeId::A), [false, true, true, true, false, true]);
+        assert_eq!(passes(NodeId::B), [false, false, true, false, true, true]);
+    }
+}

@@ -1,0 +1,263 @@
+//! The sending end: operations in flight, the window of blocks that the peer has but may still lose.
+//!
+//! Decides when an operation is finished. Does not know whether operations may be started. Invariants: every block
+//! sent and not known to be stable on the peer is in `flying` or in `window`; both survive the end of a session
+//! until the caller has marked them (`clear_window`) or the peer flushed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::{BlockNo, Moment};
+use crate::wire::{Kind, Run, Seq};
+
+use super::merge;
+
+/// An operation of the caller: unique while it is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpId(pub u64);
+
+/// One operation from its issue to its acknowledgement.
+#[derive(Clone, Copy, Debug)]
+pub struct Op {
+    pub kind: Kind,
+    pub run: Run,
+    /// Position in the order of issue: held operations start, and lost ones are sent again, in this order.
+    order: u64,
+    pub started: bool,
+    pub local_done: bool,
+    /// Done on the peer, in any session of this record.
+    pub peer_done: bool,
+    /// Sent in the current session.
+    pub sent: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flying {
+    op: Option<OpId>,
+    kind: Kind,
+    run: Run,
+    /// Grows over all sessions of the process: what a flush covers.
+    stamp: u64,
+    at: Moment,
+}
+
+/// What an acknowledgement of the peer brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acked {
+    /// Stable on the peer now.
+    pub settled: Vec<Run>,
+    /// A flush was among what is done.
+    pub flushed: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Outbox {
+    ops: BTreeMap<OpId, Op>,
+    /// Finished as far as they ever will before the next event: looked at by `complete`.
+    ready: BTreeSet<OpId>,
+    next_order: u64,
+    next_stamp: u64,
+    last: Seq,
+    flying: BTreeMap<Seq, Flying>,
+    window: BTreeMap<u64, Run>,
+    done_at: Moment,
+}
+
+impl Outbox {
+    pub fn issue(&mut self, id: OpId, kind: Kind, first: BlockNo, count: u64) {
+        let order = self.next_order;
+        self.next_order += 1;
+        let run = Run { first, count };
+        let (started, local_done, peer_done, sent) = (false, false, false, false);
+        self.ops.insert(id, Op { kind, run, order, started, local_done, peer_done, sent });
+    }
+
+    pub fn op(&mut self, id: OpId) -> Option<&mut Op> {
+        self.ops.get_mut(&id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// Operations for which `test` holds, in order of issue.
+    pub fn select(&self, test: impl Fn(&Op) -> bool) -> Vec<OpId> {
+        let mut found: Vec<(u64, OpId)> =
+            self.ops.iter().filter(|(_, op)| test(op)).map(|(id, op)| (op.order, *id)).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// A new session: its stream starts at 1. Nothing may be flying.
+    pub fn start_session(&mut self, now: Moment) {
+        self.end_session();
+        self.last = Seq(0);
+        self.done_at = now;
+    }
+
+    /// What was flying is in the window from now on: the peer has it or not.
+    pub fn end_session(&mut self) {
+        for flying in std::mem::take(&mut self.flying).into_values() {
+            if flying.kind.writes() && !flying.kind.is_copy() {
+                self.window.insert(flying.stamp, flying.run);
+            }
+        }
+        self.ops.values_mut().for_each(|op| op.sent = false);
+    }
+
+    /// Puts something into the stream.
+    pub fn send(&mut self, op: Option<OpId>, kind: Kind, run: Run, now: Moment) -> Seq {
+        self.last = Seq(self.last.0 + 1);
+        self.next_stamp += 1;
+        self.flying.insert(self.last, Flying { op, kind, run, stamp: self.next_stamp, at: now });
+        if let Some(op) = op.and_then(|id| self.ops.get_mut(&id)) {
+            op.sent = true;
+        }
+        self.last
+    }
+
+    /// Last number used in this session.
+    pub fn last(&self) -> Seq {
+        self.last
+    }
+
+    /// The peer did everything up to `upto`.
+    pub fn acked(&mut self, upto: Seq, now: Moment) -> Acked {
+        let rest = self.flying.split_off(&Seq(upto.0.saturating_add(1)));
+        let done = std::mem::replace(&mut self.flying, rest);
+        if !done.is_empty() {
+            self.done_at = now;
+        }
+        let mut covered = None;
+        for flying in done.into_values() {
+            if let Some(id) = flying.op
+                && let Some(op) = self.ops.get_mut(&id)
+            {
+                op.peer_done = true;
+                self.ready.insert(id);
+            }
+            if flying.kind.writes() {
+                self.window.insert(flying.stamp, flying.run);
+            }
+            if flying.kind.flushes() {
+                covered = Some(flying.stamp);
+            }
+        }
+        let Some(stamp) = covered else { return Acked::default() };
+        let later = self.window.split_off(&(stamp + 1));
+        let settled = std::mem::replace(&mut self.window, later);
+        Acked { settled: merge(settled.into_values().collect()), flushed: true }
+    }
+
+    pub fn local_done(&mut self, id: OpId) {
+        if let Some(op) = self.ops.get_mut(&id) {
+            op.local_done = true;
+            self.ready.insert(id);
+        }
+    }
+
+    /// Takes out what may be acknowledged, in order of issue. `needs_peer`: every member must be done.
+    pub fn complete(&mut self, needs_peer: impl Fn(&Op) -> bool) -> Vec<OpId> {
+        let may = |op: &Op| op.started && op.local_done && (op.peer_done || !needs_peer(op));
+        let mut found: Vec<(u64, OpId)> = self
+            .ready
+            .iter()
+            .filter_map(|id| self.ops.get(id).filter(|op| may(op)).map(|op| (op.order, *id)))
+            .collect();
+        found.sort_unstable();
+        let found: Vec<OpId> = found.into_iter().map(|(_, id)| id).collect();
+        for id in &found {
+            self.ops.remove(id);
+            self.ready.remove(id);
+        }
+        found
+    }
+
+    pub fn remove(&mut self, id: OpId) {
+        self.ops.remove(&id);
+        self.ready.remove(&id);
+    }
+
+    /// Everything the peer may lack or may still lose: window, flying, and started operations that it did not finish.
+    pub fn unsafe_runs(&self, with_window: bool) -> Vec<Run> {
+        let window = self.window.values().copied().filter(|_| with_window);
+        let flying = self.flying.values().filter(|f| f.kind.writes() && !f.kind.is_copy()).map(|f| f.run);
+        let ops = self.ops.values().filter(|op| op.started && op.kind.writes() && !op.peer_done);
+        merge(window.chain(flying).chain(ops.map(|op| op.run)).collect())
+    }
+
+    /// The window was marked, or the peer's copy was made equal: forgets it and says what it was.
+    pub fn clear_window(&mut self) -> Vec<Run> {
+        merge(std::mem::take(&mut self.window).into_values().collect())
+    }
+
+    pub fn is_flying(&self) -> bool {
+        !self.flying.is_empty()
+    }
+
+    /// Since when the peer has not moved although something is flying.
+    pub fn waiting_since(&self) -> Option<Moment> {
+        self.flying.first_key_value().map(|(_, flying)| flying.at.max(self.done_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Moment = Moment(0);
+
+    fn run(first: u64) -> Run {
+        Run { first: BlockNo(first), count: 1 }
+    }
+
+    fn outbox(kinds: &[Kind]) -> Outbox {
+        let mut outbox = Outbox::default();
+        outbox.start_session(T);
+        for (n, kind) in kinds.iter().enumerate() {
+            let id = OpId(n as u64);
+            outbox.issue(id, *kind, BlockNo(n as u64 * 10), u64::from(kind.writes()));
+            outbox.op(id).unwrap().started = true;
+            let run = outbox.op(id).unwrap().run;
+            outbox.send(Some(id), *kind, run, T);
+        }
+        outbox
+    }
+
+    #[test]
+    fn an_operation_is_finished_when_both_members_are_and_only_once() {
+        let mut outbox = outbox(&[Kind::Write, Kind::Write]);
+        outbox.local_done(OpId(0));
+        assert!(outbox.complete(|_| true).is_empty());
+        outbox.acked(Seq(2), T);
+        assert_eq!(outbox.complete(|_| true), vec![OpId(0)]);
+        assert!(outbox.complete(|_| true).is_empty());
+        outbox.local_done(OpId(1));
+        assert_eq!(outbox.complete(|_| true), vec![OpId(1)]);
+    }
+
+    #[test]
+    fn an_acknowledged_write_stays_in_the_window_until_a_later_flush() {
+        let mut outbox = outbox(&[Kind::Write, Kind::Flush, Kind::Write]);
+        assert_eq!(outbox.acked(Seq(1), T).settled, vec![]);
+        outbox.local_done(OpId(0));
+        outbox.complete(|_| true);
+        assert_eq!(outbox.unsafe_runs(true), vec![run(0), run(20)]);
+        assert_eq!(outbox.unsafe_runs(false), vec![run(20)]);
+        assert_eq!(outbox.acked(Seq(3), T), Acked { settled: vec![run(0)], flushed: true });
+        assert_eq!(outbox.unsafe_runs(true), vec![run(20)]);
+    }
+
+    #[test]
+    fn the_window_outlives_the_session() {
+        let mut outbox = outbox(&[Kind::Write, Kind::Write]);
+        outbox.acked(Seq(1), T);
+        outbox.end_session();
+        outbox.start_session(T);
+        assert_eq!(outbox.unsafe_runs(true), vec![run(0), run(10)]);
+        assert_eq!(outbox.clear_window(), vec![run(0), run(10)]);
+    }
+}
