@@ -51,7 +51,7 @@ impl Ino {
 }
 
 /// One of the two machines with a copy. The first `[node.NAME]` of the configuration is A.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum NodeId {
     A,
     B,

@@ -2,7 +2,14 @@
 //!
 //! Decides nothing about twinfs: a function here does what its name says to the machine and reports what happened.
 
+pub mod address;
+mod arp;
 pub mod background;
+pub mod clock;
+pub mod exec;
 pub mod mount;
+pub mod notify;
+pub mod random;
+pub mod secret;
 pub mod signals;
 pub mod xattr;

@@ -1,0 +1,203 @@
+//! The events: one row each with its fields, its severity, whether it is a decision, and its line.
+//!
+//! Decides nothing else. A row's name (in kebab case) is its stable name in `--json`, hooks and the journal: rows may be
+//! added, never renamed.
+
+use serde::{Deserialize, Serialize};
+
+use super::Names;
+use super::Severity::{self, Critical, Info, Notice, Warning};
+use crate::base::{NodeId, Span};
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),* } $severity:ident $class:ident |$names:ident| $text:expr;)*) => {
+        /// Everything worth telling.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(tag = "event", rename_all = "kebab-case")]
+        pub enum Event {
+            $($(#[$doc])* $name { $($field: $kind),* },)*
+        }
+
+        impl Event {
+            /// Every stable name, in the order of the catalogue.
+            pub const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+            pub fn severity(&self) -> Severity {
+                match self {
+                    $(Event::$name { .. } => $severity,)*
+                }
+            }
+
+            /// Whether it records an ownership decision: such an event is never dropped, however full a queue is.
+            pub fn is_decision(&self) -> bool {
+                match self {
+                    $(Event::$name { .. } => events!(@class $class),)*
+                }
+            }
+
+            /// The stable name, as in `--json`.
+            pub fn name(&self) -> String {
+                kebab(match self {
+                    $(Event::$name { .. } => stringify!($name),)*
+                })
+            }
+
+            /// One line for a person.
+            pub fn line(&self, names: &Names) -> String {
+                match self {
+                    $(Event::$name { $($field),* } => {
+                        let $names = names;
+                        let _ = $names;
+                        $text
+                    })*
+                }
+            }
+        }
+    };
+    (@class decision) => { true };
+    (@class plain) => { false };
+}
+
+fn kebab(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+fn ms(ms: u64) -> Span {
+    Span::from_millis(ms)
+}
+
+/// Bytes as people read them.
+fn size(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.into_iter().find(|(_, shift)| bytes >> shift > 0) {
+        Some((unit, shift)) => format!("{}.{} {unit}", bytes >> shift, (bytes % (1 << shift)) * 10 >> shift),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+events! {
+    // The daemon.
+    DaemonStarted { version: String } Info plain |_n| format!("daemon {version} started");
+    DaemonStopping { reason: String } Info plain |_n| format!("daemon stops: {reason}");
+    /// A predecessor of this process left something behind.
+    LeftoverRemoved { what: String } Notice plain |_n|
+        format!("removed what an earlier daemon left behind: {what}");
+    ConfigReloaded { changed: String } Info plain |_n| format!("configuration read again; changed: {changed}");
+    ConfigDiffers { peer: NodeId } Critical plain |n| format!(
+        "{} has another twinfs.toml: nothing is replicated until the files are equal; copy the right one and restart",
+        n.of(*peer));
+    ClockJumped { slept_ms: u64 } Warning plain |_n|
+        format!("this machine slept for {}: the lease counts as lapsed", ms(*slept_ms));
+    HistoryDamaged { moved_to: String } Warning plain |_n|
+        format!("the event history could not be opened; it was moved to {moved_to} and starts empty (nothing depends on it)");
+
+    // Links.
+    PathUp { path: u32, remote: String } Info plain |_n| format!("path {} to {remote} works", path + 1);
+    PathDown { path: u32, remote: String, silent_ms: u64 } Warning plain |_n|
+        format!("path {} to {remote} is silent for {}: check its cable, switch and firewall", path + 1, ms(*silent_ms));
+    PeerQuiet { peer: NodeId, silent_ms: u64 } Warning plain |n|
+        format!("{} is silent for {} on every path (warntime)", n.of(*peer), ms(*silent_ms));
+    PeerConnected { peer: NodeId, remote: String } Notice plain |n|
+        format!("connected to {} at {remote}", n.of(*peer));
+    PeerDisconnected { peer: NodeId, reason: String } Warning plain |n|
+        format!("the stream to {} ended: {reason}", n.of(*peer));
+    PeerRefused { peer: NodeId, reason: String } Critical plain |n|
+        format!("{} and this node do not replicate: {reason}", n.of(*peer));
+    /// Counted, told at most once a minute.
+    StrangersRefused { count: u64, why: String } Warning plain |_n|
+        format!("{count} packets or connections that are not the peer's were refused: {why}");
+    VersionsDiffer { peer: NodeId, ours: u32, theirs: u32 } Critical plain |n| format!(
+        "{} speaks protocol {theirs}, this node {ours}: upgrade the older one", n.of(*peer));
+
+    // The copies.
+    InSync { peer: NodeId } Notice plain |n| format!("in sync with {}: every write is on both nodes", n.of(*peer));
+    SlowPeer { peer: NodeId, waited_ms: u64 } Warning plain |n|
+        format!("{} acknowledged nothing for {} (slow_peer)", n.of(*peer), ms(*waited_ms));
+    WentAlone { peer: NodeId, v: u64, reason: String } Critical decision |n| format!(
+        "continues alone without {} (record {v}): {reason}; changes are marked and copied when it returns", n.of(*peer));
+    PeerLeft { peer: NodeId, v: u64 } Warning decision |n| format!(
+        "{} said goodbye; continues alone (record {v}), and what changes is marked for it", n.of(*peer));
+    ResyncStarted { source: NodeId, target: NodeId, bytes: u64, how: String } Notice plain |n| format!(
+        "copying {} from {} to {} ({how})", size(*bytes), n.of(*source), n.of(*target));
+    ResyncFinished { bytes: u64, took_ms: u64 } Notice plain |_n|
+        format!("{} copied in {}", size(*bytes), ms(*took_ms));
+    ResyncInterrupted { left_bytes: u64, reason: String } Warning plain |_n|
+        format!("copying stopped with {} left: {reason}; it resumes where it was", size(*left_bytes));
+    PeerJoined { peer: NodeId, v: u64 } Notice decision |n|
+        format!("{} is a full member again (record {v})", n.of(*peer));
+    Diverged { peer: NodeId } Critical decision |n| format!(
+        "this node and {} both changed the data while apart: nothing is replicated; decide with \"twinfs resolve\"",
+        n.of(*peer));
+    DivergenceResolved { kept: NodeId } Notice decision |n|
+        format!("the divergence was decided for the copy of {}; the other one's blocks were saved", n.of(*kept));
+    CopyUnusable { reason: String } Critical plain |_n|
+        format!("this copy cannot be used: {reason}; see \"twinfs replace\"");
+
+    // Who is primary.
+    TakeoverStarted { peer: NodeId, silent_ms: u64 } Warning decision |n|
+        format!("takes over: {} has been silent for {} on every path", n.of(*peer), ms(*silent_ms));
+    TakeoverRefused { reason: String } Critical decision |_n| format!("cannot take over: {reason}");
+    BecamePrimary { v: u64, reason: String } Notice decision |_n| format!("is primary (record {v}): {reason}");
+    StoppedPrimary { reason: String } Notice decision |_n| format!("is no longer primary: {reason}");
+    SwitchoverStarted { to: NodeId, reason: String } Notice decision |n|
+        format!("hands over to {}: {reason}", n.of(*to));
+    SwitchoverFinished { to: NodeId, took_ms: u64 } Notice decision |n|
+        format!("handed over to {} in {}", n.of(*to), ms(*took_ms));
+    SwitchoverFailed { to: NodeId, reason: String } Warning decision |n|
+        format!("did not hand over to {}: {reason}; everything stays where it was", n.of(*to));
+    LeaseLapsed { peer: NodeId } Critical decision |n| format!(
+        "the lease lapsed: no heartbeat of {} came back in time, so it may have taken over; requests wait", n.of(*peer));
+    Frozen { reason: String } Critical decision |_n| format!("writes wait: {reason}");
+    Thawed { frozen_ms: u64 } Notice decision |_n| format!("writes go on after {}", ms(*frozen_ms));
+    Forced { command: String, who: String } Critical decision |_n|
+        format!("{who} forced it: {command}");
+    Waiting { reason: String, until_ms: u64 } Info plain |_n|
+        format!("waits: {reason} (at most {})", ms(*until_ms));
+
+    // The witness.
+    WitnessSilent { address: String } Warning plain |_n| format!(
+        "the witness at {address} does not answer: all goes on, but a failure now would stop the service; start it");
+    WitnessBack { address: String } Notice plain |_n| format!("the witness at {address} answers again");
+    WitnessForgot { address: String } Critical plain |_n| format!(
+        "the witness at {address} knows no record of this volume: it lost its directory, or is another one; both nodes \
+         together enrol it again");
+    WitnessOlder { theirs: u64, ours: u64 } Critical plain |_n| format!(
+        "the witness shows record {theirs}, older than ours, {ours}: its directory was rolled back; it is not obeyed");
+    WitnessGranted { v: u64 } Notice decision |_n| format!("the witness granted record {v}");
+    WitnessDenied { v: u64, primary: NodeId } Warning decision |n|
+        format!("the witness holds record {v} with {} as primary: this node obeys it", n.of(*primary));
+
+    // Mount, address, services.
+    Mounted { at: String, took_ms: u64 } Notice plain |_n| format!("mounted at {at} in {}", ms(*took_ms));
+    Unmounted { at: String } Notice plain |_n| format!("unmounted from {at}");
+    MountFailed { at: String, reason: String } Critical plain |_n| format!("could not mount at {at}: {reason}");
+    AddressRaised { address: String, device: String } Notice plain |_n| format!("address {address} is up on {device}");
+    AddressRemoved { address: String } Notice plain |_n| format!("address {address} removed");
+    AddressFailed { address: String, reason: String } Critical plain |_n|
+        format!("address {address} could not be changed: {reason}");
+    ServiceStarted { service: String, took_ms: u64 } Info plain |_n|
+        format!("{service} started in {}", ms(*took_ms));
+    ServiceStopped { service: String } Info plain |_n| format!("{service} stopped");
+    ServiceDied { service: String } Warning plain |_n| format!("{service} died and is started once more");
+    ServiceFailed { service: String, reason: String, then: String } Critical plain |_n|
+        format!("{service} failed: {reason}; {then}");
+
+    // Disks.
+    DiskFailed { image: String, reason: String } Critical plain |_n| format!(
+        "the disk under {image} failed: {reason}; this copy is not used any more, see \"twinfs replace\"");
+    DiskFull { image: String } Critical plain |_n| format!(
+        "the disk under {image} is full: programs get \"no space left\"; free some space there");
+    BlockRepaired { block: u64, from: NodeId } Warning plain |n|
+        format!("block {block} was rotten and was repaired from {}: look at the disk's health", n.of(*from));
+    BlockUnreadable { block: u64 } Critical plain |_n| format!(
+        "block {block} is rotten on every copy at hand: files in it answer with an error; see \"twinfs verify\"");
+    VerifyFinished { blocks: u64, wrong: u64 } Notice plain |_n|
+        format!("{blocks} blocks compared, {wrong} differed");
+}
