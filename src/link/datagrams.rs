@@ -40,7 +40,12 @@ impl Datagrams {
     /// Sends `bytes` over every path, without waiting; how many paths took it. A path that cannot is only counted: its
     /// silence is noticed on the other side.
     pub fn send_all(&self, bytes: &[u8]) -> usize {
-        self.sockets.iter().filter(|(socket, remote)| socket.try_send_to(bytes, *remote).is_ok()).count()
+        let sent = self.sockets.iter().filter(|(socket, remote)| {
+            // Past the runtime's readiness, which is unknown before the first turn of its loop: the socket does not
+            // block, and a full buffer may lose a heartbeat.
+            socket2::SockRef::from(socket).send_to(bytes, &(*remote).into()).is_ok()
+        });
+        sent.count()
     }
 
     /// Waits for a datagram on any path: the number of the path, the sender, the bytes in `buffer`.

@@ -82,6 +82,19 @@ pub(super) struct Progress {
     bytes: u64,
 }
 
+#[cfg(test)]
+impl Progress {
+    /// A direction that has carried so many bytes since its last change of key.
+    pub(super) fn at(bytes: u64) -> Progress {
+        Progress { nonce: 0, bytes }
+    }
+
+    /// Past one message.
+    pub(super) fn skip(&mut self) {
+        self.nonce += 1;
+    }
+}
+
 impl Session {
     pub(super) fn new(handshake: HandshakeState) -> Result<Session, LinkError> {
         let state = handshake.into_stateless_transport_mode().map_err(|_| LinkError::Key)?;

@@ -6,7 +6,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 
-/// Runs `test` on a thread with its own network namespace and a dummy device with 192.0.2.1/24 and 2001:db8::1/64.
+/// Runs `test` on a thread with its own network namespace and a device with 192.0.2.1/24 and 2001:db8::1/64.
 fn in_namespace(name: &str, test: impl FnOnce() + Send) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED {name}: needs root for a network namespace");
@@ -19,7 +19,7 @@ fn in_namespace(name: &str, test: impl FnOnce() + Send) {
                 return;
             }
             if let Err(error) = make_device() {
-                eprintln!("SKIPPED {name}: no dummy device: {error}");
+                eprintln!("SKIPPED {name}: no pair of devices: {error}");
                 return;
             }
             raise("192.0.2.1".parse().unwrap(), 24, "twin0", Duration::from_secs(3000)).unwrap();
@@ -33,7 +33,12 @@ fn in_namespace(name: &str, test: impl FnOnce() + Send) {
 fn make_device() -> Result<(), AddressError> {
     with_netlink(|handle| async move {
         let wrong = |error| refused("a device", &error);
-        handle.link().add(rtnetlink::LinkDummy::new("twin0").up().build()).execute().await.map_err(wrong)
+        handle
+            .link()
+            .add(rtnetlink::LinkVeth::new("twin0", "twin1").up().build())
+            .execute()
+            .await
+            .map_err(wrong)
     })
 }
 
