@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::base::{BlockNo, FastMap, Moment};
 use crate::format::State;
 use crate::image::{FlushEpoch, Image, RangeGuard};
-use crate::node::{Action, Event, LinkId, Mark, Mutations, OpId, Refusal, Token};
+use crate::node::{Action, Event, LinkId, Mark, Mutations, OpId, Refusal, Token, View};
 use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
 
 use super::copy::CopyMap;
@@ -19,6 +19,11 @@ pub trait Machine: Send {
     fn next_timeout(&self) -> Option<Moment>;
     /// Whether a reply with data may be given at this moment: serving, and the lease is valid.
     fn may_answer(&self, now: Moment) -> bool;
+    /// What it shows of itself; a machine made for a test shows nothing.
+    fn view(&self, now: Moment) -> Option<View> {
+        let _ = now;
+        None
+    }
 }
 
 /// How far an operation of a caller is.

@@ -5,6 +5,7 @@
 //! primary or why: `daemon` says *up* and *down*. Invariants: an address has a kernel lifetime, so that it vanishes by
 //! itself when nobody renews it; `down` is bounded in time.
 
+pub mod address;
 pub mod adopt;
 mod judge;
 pub mod plan;

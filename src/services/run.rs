@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 
 use crate::base::{Moment, Span};
 use crate::config::Service;
+use crate::sys::exec::{self, End, Program};
 
 use super::judge::{self, Health, Outcome};
 use super::plan::{Command, Notice, Pace, Plan};
@@ -22,6 +23,33 @@ pub trait Exec: Send + Sync {
     /// Runs `argv` in its own process group with a fixed environment and no input, for at most `limit`; ends early
     /// when `cancel` becomes true. Answers how it ended and the first lines it printed.
     fn run(&self, argv: &[OsString], limit: Span, cancel: &AtomicBool) -> (Outcome, String);
+}
+
+/// `Exec` on this machine.
+pub struct Machine;
+
+impl Exec for Machine {
+    fn run(&self, argv: &[OsString], limit: Span, cancel: &AtomicBool) -> (Outcome, String) {
+        let mut words = argv.iter().map(|word| word.to_string_lossy().into_owned());
+        let program = Program {
+            path: words.next().unwrap_or_default().into(),
+            args: words.collect(),
+            env: Vec::new(),
+            timeout: limit.as_duration(),
+        };
+        match exec::run_unless(&program, cancel) {
+            Err(error) => (Outcome::NotRun(error.to_string()), String::new()),
+            Ok(ran) => {
+                let outcome = match ran.end {
+                    End::Exit(code) => Outcome::Code(code),
+                    End::Signal(number) => Outcome::Signal(number),
+                    End::TimedOut if cancel.load(Ordering::SeqCst) => Outcome::Cancelled,
+                    End::TimedOut => Outcome::TimedOut,
+                };
+                (outcome, ran.output)
+            }
+        }
+    }
 }
 
 /// Where time comes from.

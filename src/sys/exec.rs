@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -81,17 +82,22 @@ impl Outcome {
 
 /// Runs `program` to its end. Blocks.
 pub fn run(program: &Program) -> Result<Outcome, ExecError> {
-    start(program).map_err(|source| ExecError { path: program.path.clone(), source })
+    run_unless(program, &AtomicBool::new(false))
 }
 
-fn start(program: &Program) -> std::io::Result<Outcome> {
+/// `run`, but as if the time were over as soon as `cancel` becomes true.
+pub fn run_unless(program: &Program, cancel: &AtomicBool) -> Result<Outcome, ExecError> {
+    start(program, cancel).map_err(|source| ExecError { path: program.path.clone(), source })
+}
+
+fn start(program: &Program, cancel: &AtomicBool) -> std::io::Result<Outcome> {
     let output = output_file()?;
     let mut command = Command::new(&program.path);
     command.args(&program.args).env_clear().env("PATH", PATH).env("LANG", "C");
     command.envs(program.env.iter().map(|(name, value)| (name, value))).current_dir("/");
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
     let mut child = command.process_group(0).spawn()?;
-    let end = wait(&mut child, program.timeout)?;
+    let end = wait(&mut child, program.timeout, cancel)?;
     Ok(Outcome { end, output: printed(&output)? })
 }
 
@@ -114,15 +120,15 @@ fn printed(file: &File) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<End> {
-    if let Some(end) = wait_until(child, Instant::now() + timeout)? {
+fn wait(child: &mut Child, timeout: Duration, cancel: &AtomicBool) -> std::io::Result<End> {
+    if let Some(end) = wait_until(child, Instant::now() + timeout, cancel)? {
         return Ok(end);
     }
     // The group has the child's number: it leads it.
     let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
     // Fails only when nobody is left in the group.
     let _ = killpg(group, Signal::SIGTERM);
-    let ended = wait_until(child, Instant::now() + GRACE)?;
+    let ended = wait_until(child, Instant::now() + GRACE, &AtomicBool::new(false))?;
     let _ = killpg(group, Signal::SIGKILL);
     if ended.is_none() {
         child.wait()?;
@@ -130,7 +136,7 @@ fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<End> {
     Ok(End::TimedOut)
 }
 
-fn wait_until(child: &mut Child, deadline: Instant) -> std::io::Result<Option<End>> {
+fn wait_until(child: &mut Child, deadline: Instant, cancel: &AtomicBool) -> std::io::Result<Option<End>> {
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait()? {
@@ -138,7 +144,7 @@ fn wait_until(child: &mut Child, deadline: Instant) -> std::io::Result<Option<En
             return Ok(Some(signal.unwrap_or(End::Exit(status.code().unwrap_or(-1)))));
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || cancel.load(Ordering::SeqCst) {
             return Ok(None);
         }
         std::thread::sleep(pause.min(left));
@@ -189,6 +195,22 @@ mod tests {
         let outcome = sh("sleep 5 & echo started", Duration::from_secs(4));
         assert_eq!((outcome.end, outcome.output.as_str()), (End::Exit(0), "started\n"));
         assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_program_whose_result_is_not_wanted_any_more_is_killed() {
+        let cancel = AtomicBool::new(false);
+        let args = vec!["-c".to_string(), "sleep 30".to_string()];
+        let program = Program { path: "sh".into(), args, env: vec![], timeout: Duration::from_secs(20) };
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                cancel.store(true, Ordering::SeqCst);
+            });
+            assert_eq!(run_unless(&program, &cancel).unwrap().end, End::TimedOut);
+        });
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::tree::{self, Tally, TreeError};
 pub use check::users_of;
 use links::{Found, beside, found, put_link, rename, sync_parent, take_link};
 use store::Way;
-pub use store::{Adopted, Journal, Move, list};
+pub use store::{Adopted, Journal, Move, list, read as read_json, write as write_json};
 
 /// Where things lie on this node.
 #[derive(Clone, Debug)]

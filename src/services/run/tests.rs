@@ -140,3 +140,43 @@ fn down_is_bounded_when_a_stop_hangs() {
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(190) && took < Duration::from_secs(2), "{took:?}");
 }
+
+#[test]
+fn a_recorded_systemctl_is_driven_like_the_real_one() {
+    // Answers what systemd's own answered when it was recorded: `is-active` prints a word and exits 0 or 3.
+    let dir = std::env::temp_dir().join(format!("twinfs-systemctl-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let (program, state, log) = (dir.join("systemctl"), dir.join("state"), dir.join("log"));
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> {log}\ncase $1 in\nstart) echo active > {state};;\nstop) echo inactive > {state};;\n\
+         is-active) s=$(cat {state}); echo $s; [ $s = active ] || exit 3;;\nesac\n",
+        log = log.display(),
+        state = state.display(),
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(&state, "inactive\n").unwrap();
+    // Another test's fork may hold the script open for writing for a moment.
+    eventually("script is runnable", || std::process::Command::new(&program).arg("try").status().is_ok());
+    std::fs::write(&log, "").unwrap();
+    let settings = Settings { systemctl: program, ..settings() };
+    let list = vec![Service::Unit("postfix.service".into())];
+    let notices = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&notices);
+    let tell = Box::new(move |notice| sink.lock().unwrap().push(notice));
+    let services = Services::new(list, settings, Box::new(Machine), wall(), tell);
+    services.up();
+    eventually("up", || services.settled() == Some(true));
+    std::fs::write(&state, "failed\n").unwrap();
+    eventually("restarted", || std::fs::read_to_string(&log).unwrap().matches("start postfix").count() == 2);
+    assert!(services.down(Span::from_secs(5)));
+    let log = std::fs::read_to_string(&log).unwrap();
+    assert!(log.starts_with("start postfix.service\n") && log.ends_with("stop postfix.service\n"), "{log}");
+    assert!(
+        log.contains("is-active postfix.service\nstop postfix.service\nstart postfix.service\n"),
+        "{log}"
+    );
+    assert!(notices.lock().unwrap().iter().any(|n| matches!(n, Notice::Restarting { .. })));
+    drop(services);
+    std::fs::remove_dir_all(&dir).unwrap();
+}

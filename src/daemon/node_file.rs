@@ -1,0 +1,141 @@
+//! The node state file: what this node knows about its copy, kept on another disk than the image.
+//!
+//! Decides whether an image agrees with it. Does not know why it matters (`cluster` does): an image whose disk failed
+//! cannot store that it failed, and an image that was put back from a backup looks current. Invariant: the file's
+//! version never falls.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::format::State;
+use crate::services::adopt::{read_json, write_json};
+
+/// The content of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    pub volume: String,
+    pub incarnation: String,
+    pub boot_epoch: u64,
+    /// Highest version of the record that was seen.
+    pub v: u64,
+    /// The image's disk failed at this version: it is not current, whatever it says.
+    pub unusable_since: Option<u64>,
+}
+
+/// The file of one volume.
+pub struct NodeFile {
+    path: PathBuf,
+    known: Mutex<Option<Known>>,
+}
+
+impl NodeFile {
+    /// Reads the file of volume `name`, if there is one.
+    pub fn open(state_dir: &Path, name: &str) -> Result<NodeFile, String> {
+        let path = state_dir.join(format!("{name}.node.json"));
+        let known = read_json(&path)?;
+        Ok(NodeFile { path, known: Mutex::new(known) })
+    }
+
+    /// Whether the image may be believed: the file is there, of the same incarnation, not ahead of the image, and does
+    /// not call it unusable.
+    pub fn agrees(&self, state: &State) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().is_some_and(|known| {
+            known.incarnation == hex(state.incarnation)
+                && known.unusable_since.is_none()
+                && known.v <= state.record.map_or(0, |record| record.v)
+        })
+    }
+
+    /// The boot epoch for this start: above every one used before, by the image's or the file's account.
+    pub fn next_boot_epoch(&self, state: &State) -> u64 {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted =
+            known.as_ref().filter(|k| k.incarnation == hex(state.incarnation)).map_or(0, |k| k.boot_epoch);
+        state.boot_epoch.max(noted) + 1
+    }
+
+    /// Notes a start. A copy that was made anew begins a new file.
+    pub fn note_start(&self, state: &State) -> Result<(), String> {
+        self.change(|known| {
+            if known.incarnation != hex(state.incarnation) {
+                *known = Known::default();
+            }
+            known.volume = hex(state.volume.0);
+            known.incarnation = hex(state.incarnation);
+            known.boot_epoch = state.boot_epoch;
+            known.v = known.v.max(state.record.map_or(0, |record| record.v));
+        })
+    }
+
+    /// A record of this version is about to be stored.
+    pub fn note_version(&self, v: u64) -> Result<(), String> {
+        self.change(|known| known.v = known.v.max(v))
+    }
+
+    /// The image's disk failed.
+    pub fn note_unusable(&self, v: u64) -> Result<(), String> {
+        self.change(|known| known.unusable_since = Some(v))
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Known)) -> Result<(), String> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = known.clone().unwrap_or_default();
+        edit(&mut next);
+        if known.as_ref() != Some(&next) {
+            write_json(&self.path, &next)?;
+            *known = Some(next);
+        }
+        Ok(())
+    }
+}
+
+fn hex(number: u128) -> String {
+    format!("{number:032x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Generation, Members, NodeId, Record, VolumeId};
+    use crate::format::ResyncMark;
+
+    fn state(v: u64, incarnation: u128) -> State {
+        State {
+            volume: VolumeId(1),
+            node: NodeId::A,
+            incarnation,
+            record: Some(Record { v, members: Members::BOTH, primary: NodeId::A }),
+            gens: Vec::new(),
+            bitmap_base: Generation(0),
+            full: false,
+            resync: ResyncMark::None,
+            boot_epoch: 3,
+            peer_boot_epoch: 0,
+            retired: Vec::new(),
+            witness_incarnation: 0,
+        }
+    }
+
+    #[test]
+    fn an_older_a_replaced_and_a_failed_image_are_not_believed() {
+        let dir = std::env::temp_dir().join(format!("twinfs-nodefile-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let file = NodeFile::open(&dir, "mail").unwrap();
+        assert!(!file.agrees(&state(5, 9)), "no file");
+        file.note_start(&state(5, 9)).unwrap();
+        file.note_version(7).unwrap();
+        let file = NodeFile::open(&dir, "mail").unwrap();
+        assert!(file.agrees(&state(7, 9)) && file.agrees(&state(8, 9)));
+        assert!(!file.agrees(&state(6, 9)), "the image is older than what was seen");
+        assert!(!file.agrees(&state(7, 10)), "another disk");
+        assert_eq!(file.next_boot_epoch(&state(7, 9)), 4);
+        file.note_unusable(7).unwrap();
+        assert!(!NodeFile::open(&dir, "mail").unwrap().agrees(&state(8, 9)));
+        file.note_start(&state(1, 11)).unwrap();
+        assert!(file.agrees(&state(1, 11)), "a copy made anew begins anew");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -1,0 +1,137 @@
+//! What is said on the control socket: one JSON object a line, a request and a reply.
+//!
+//! Decides the words. Does not know who carries them out. Invariant: a line longer than `LINE_BYTES_MAX` is refused
+//! before it is parsed, in both directions.
+#![allow(clippy::disallowed_methods, reason = "a shell: a socket")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::status::NodeStatus;
+
+/// Longest request or reply.
+pub const LINE_BYTES_MAX: usize = 1 << 20;
+/// Name of the socket in the run directory.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// A question or an order of the administrator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    Status,
+    /// `volume: None`: every volume, here and below.
+    Promote {
+        volume: Option<String>,
+        peer_is_down: bool,
+    },
+    Demote {
+        volume: Option<String>,
+    },
+    Switchover {
+        volume: Option<String>,
+    },
+    Connect {
+        volume: Option<String>,
+    },
+    Disconnect {
+        volume: Option<String>,
+    },
+    EnrolWitness {
+        volume: Option<String>,
+    },
+    /// The newest entries of the history.
+    Events {
+        volume: Option<String>,
+        count: usize,
+    },
+    /// Makes everything written so far stable on every member.
+    Sync {
+        volume: Option<String>,
+    },
+    /// The list of adopted directories changed: tell the peer.
+    AdoptedChanged {
+        volume: String,
+    },
+    /// Stops the daemon. `hand_over`: the peer takes over where it can.
+    Stop {
+        hand_over: bool,
+    },
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Done,
+    Failed,
+    /// No such volume, or a request this daemon does not know.
+    Usage,
+    NoRight,
+    PeerUnreachable,
+    /// Begun, but not finished in the time a command waits.
+    TryAgain,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reply {
+    pub verdict: Verdict,
+    /// One line for a person; empty where `data` says it all.
+    pub text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<NodeStatus>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<serde_json::Value>,
+}
+
+impl Reply {
+    pub fn new(verdict: Verdict, text: impl Into<String>) -> Reply {
+        Reply { verdict, text: text.into(), status: None, events: Vec::new() }
+    }
+
+    pub fn done(text: impl Into<String>) -> Reply {
+        Reply::new(Verdict::Done, text)
+    }
+}
+
+/// Why there is no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("the daemon is not running (nothing answers at {}); start it with \"twinfs up\"", .0.display())]
+    NotRunning(PathBuf),
+    #[error("{}: not permitted; run this as root", .0.display())]
+    NotPermitted(PathBuf),
+    #[error("the daemon did not answer in time")]
+    Silent,
+    #[error("the daemon at {} gave no proper answer: {why}", .path.display())]
+    Broken { path: PathBuf, why: String },
+}
+
+/// Asks the daemon of `run_dir`; waits at most `patience` for the answer.
+pub fn call(run_dir: &Path, request: &Request, patience: Duration) -> Result<Reply, CallError> {
+    let path = run_dir.join(SOCKET_NAME);
+    let stream = UnixStream::connect(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::PermissionDenied => CallError::NotPermitted(path.clone()),
+        _ => CallError::NotRunning(path.clone()),
+    })?;
+    let broken = |why: String| CallError::Broken { path: path.clone(), why };
+    let mut line = serde_json::to_vec(request).map_err(|e| broken(e.to_string()))?;
+    line.push(b'\n');
+    stream.set_read_timeout(Some(patience)).map_err(|e| broken(e.to_string()))?;
+    (&stream).write_all(&line).map_err(|e| broken(e.to_string()))?;
+    let mut answer = Vec::new();
+    let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut reader = BufReader::new(stream.take(limit));
+    match reader.read_until(b'\n', &mut answer) {
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Err(CallError::Silent)
+        }
+        Err(e) => Err(broken(e.to_string())),
+        Ok(0) => Err(broken("it closed the connection".to_string())),
+        Ok(_) => serde_json::from_slice(&answer).map_err(|e| broken(e.to_string())),
+    }
+}

@@ -1,0 +1,125 @@
+//! The surroundings of one volume's mirror: its clock, its queues, its place to wait.
+//!
+//! Decides nothing: every call queues or waits. Knows neither sockets nor mounts, only the queues of those who do.
+//! Invariants: no call that comes with the core locked blocks or calls the mirror; after `halt` every wait ends.
+#![allow(clippy::disallowed_methods, reason = "a shell: queues between threads")]
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crate::base::{Moment, Span, VolumeId};
+use crate::mirror::{Env, Halted, Key, Order, Parking, Payload};
+use crate::node::LinkId;
+use crate::sys::clock;
+use crate::wire::{Heartbeat, Message, WitnessRequest};
+
+use super::links::Links;
+use super::node_file::NodeFile;
+
+/// What leaves by datagram, from the control plane's runtime.
+#[derive(Clone, Debug)]
+pub enum Outgoing {
+    Heartbeat(Heartbeat),
+    Question { volume: VolumeId, nonce: u128, request: WitnessRequest },
+}
+
+/// One volume's `Env`.
+pub struct Shell {
+    volume: VolumeId,
+    parking: Parking,
+    pub links: Arc<Links>,
+    ticker: Ticker,
+    orders: Sender<Order>,
+    out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
+    node_file: Arc<NodeFile>,
+}
+
+#[derive(Default)]
+struct Ticker {
+    state: Mutex<(Option<Moment>, bool)>,
+    changed: Condvar,
+}
+
+impl Shell {
+    pub fn new(
+        volume: VolumeId,
+        links: Arc<Links>,
+        orders: Sender<Order>,
+        out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
+        node_file: Arc<NodeFile>,
+    ) -> Shell {
+        let (parking, ticker) = (Parking::default(), Ticker::default());
+        Shell { volume, parking, links, ticker, orders, out, node_file }
+    }
+
+    /// Ends every wait of the mirror, now and later, and the ticker.
+    pub fn halt(&self) {
+        self.parking.halt();
+        self.ticker.state.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.ticker.changed.notify_all();
+        self.links.close_all();
+    }
+
+    /// Waits for the moment last asked for; `false` after `halt`.
+    pub fn next_tick(&self) -> bool {
+        let mut state = self.ticker.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if state.1 {
+                return false;
+            }
+            let left = state.0.map_or(Span::from_secs(3600), |at| at.since(clock::now()));
+            if left == Span::ZERO {
+                state.0 = None;
+                return true;
+            }
+            let waited = self.ticker.changed.wait_timeout(state, left.as_duration());
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Env for Shell {
+    fn now(&self) -> Moment {
+        clock::now()
+    }
+
+    fn send(&self, link: LinkId, message: Message, payload: Payload) {
+        self.links.queue(link, message, payload);
+    }
+
+    fn order(&self, order: Order) {
+        match order {
+            Order::CloseLink(link) => self.links.close(link),
+            // A runtime that is gone sends no heartbeats: the process is ending.
+            Order::Heartbeat(heartbeat) => drop(self.out.send(Outgoing::Heartbeat(heartbeat))),
+            Order::AskWitness { nonce, request } => {
+                drop(self.out.send(Outgoing::Question { volume: self.volume, nonce, request }));
+            }
+            other => drop(self.orders.send(other)),
+        }
+    }
+
+    fn tick_at(&self, moment: Moment) {
+        let mut state = self.ticker.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0 != Some(moment) {
+            state.0 = Some(moment);
+            self.ticker.changed.notify_all();
+        }
+    }
+
+    fn wait(&self, key: Key, ready: &mut dyn FnMut() -> bool) -> Result<(), Halted> {
+        self.parking.wait(key, ready)
+    }
+
+    fn wake(&self, key: Key) {
+        self.parking.wake(key);
+    }
+
+    fn breathe(&self) -> Result<(), Halted> {
+        if self.parking.is_halted() { Err(Halted) } else { Ok(()) }
+    }
+
+    fn note_version(&self, v: u64) -> Result<(), String> {
+        self.node_file.note_version(v)
+    }
+}

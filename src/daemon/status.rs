@@ -1,0 +1,220 @@
+//! What `twinfs status` shows: plain data, and the words for a tired person.
+//!
+//! Decides how a state is worded and what counts as healthy. Does not know where the facts come from. Invariant: every
+//! state that waits says for what, and what helps.
+
+use serde::{Deserialize, Serialize};
+
+use crate::services::run::ServiceView;
+
+/// How worried to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    #[default]
+    Ok,
+    Degraded,
+    Broken,
+}
+
+/// A node and its volumes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub node: String,
+    pub peer: String,
+    pub version: String,
+    pub pid: u32,
+    pub arbitration: String,
+    /// `None`: not compared yet.
+    pub config_equal: Option<bool>,
+    pub health: Health,
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// One volume as this node sees it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    pub name: String,
+    pub health: Health,
+    /// primary, secondary, joining, target, frozen, handing-over, diverged, failed
+    pub role: String,
+    /// in-sync, catching-up, behind, alone, diverged, joining
+    pub state: String,
+    pub state_since_ms: u64,
+    pub reason: String,
+    /// What the reason waits for, at most.
+    pub until_ms: Option<u64>,
+    pub serving: bool,
+    pub frozen: bool,
+    pub record_v: Option<u64>,
+    pub members: Vec<String>,
+    pub primary: Option<String>,
+    pub generation: Option<String>,
+    pub connected: bool,
+    pub peer_serving: bool,
+    /// Since the last authentic heartbeat; `None`: never heard.
+    pub peer_heard_ms: Option<u64>,
+    pub lease_left_ms: Option<u64>,
+    /// Blocks of 4 KiB copied and to copy in the present resync.
+    pub resync_done_blocks: Option<u64>,
+    pub resync_total_blocks: Option<u64>,
+    /// Blocks that the peer may lack.
+    pub dirty_blocks: u64,
+    pub witness_seen_ms: Option<u64>,
+    pub image: String,
+    pub size_bytes: u64,
+    pub mount: String,
+    pub mounted: bool,
+    pub addresses: Vec<String>,
+    pub services: Vec<ServiceView>,
+    /// DRBD's names for whoever reads those.
+    pub drbd: DrbdWords,
+}
+
+/// The same state in DRBD's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrbdWords {
+    pub cstate: String,
+    pub role: String,
+    pub disk: String,
+}
+
+impl VolumeStatus {
+    /// Judges the facts already filled in.
+    pub fn judge(&mut self) {
+        self.health = self.judged();
+        self.drbd = self.drbd_words();
+    }
+
+    fn judged(&self) -> Health {
+        let somebody_serves = self.serving || self.peer_serving;
+        match self.state.as_str() {
+            "diverged" => Health::Broken,
+            _ if self.role == "failed" || self.frozen || !somebody_serves => Health::Broken,
+            "in-sync" if self.services.iter().all(|service| service.state != "failed") => Health::Ok,
+            _ => Health::Degraded,
+        }
+    }
+
+    fn drbd_words(&self) -> DrbdWords {
+        let cstate = match (self.connected, self.state.as_str(), self.resync_total_blocks.is_some()) {
+            (_, "diverged", _) => "StandAlone",
+            (false, _, _) => "Connecting",
+            (true, _, true) if self.role == "target" => "SyncTarget",
+            (true, _, true) => "SyncSource",
+            (true, _, false) => "Connected",
+        };
+        let disk = match (self.role.as_str(), self.state.as_str()) {
+            ("failed", _) => "Failed",
+            ("target", _) => "Inconsistent",
+            (_, "behind") => "Outdated",
+            (_, "joining") if !self.serving => "Consistent",
+            _ => "UpToDate",
+        };
+        let role = if self.serving { "Primary" } else { "Secondary" };
+        DrbdWords { cstate: cstate.into(), role: role.into(), disk: disk.into() }
+    }
+
+    /// Share of the resync that is done, in tenths of a percent.
+    pub fn resync_permille(&self) -> Option<u64> {
+        let (done, total) = (self.resync_done_blocks?, self.resync_total_blocks?);
+        Some(done.min(total).saturating_mul(1000).checked_div(total).unwrap_or(1000))
+    }
+
+    /// The state as one line, with its age, its reason and what is being done.
+    pub fn state_line(&self, peer: &str) -> String {
+        let mut line = match (self.state.as_str(), self.resync_permille()) {
+            ("catching-up", Some(permille)) => {
+                let left = self.resync_total_blocks.unwrap_or(0)
+                    - self.resync_done_blocks.unwrap_or(0).min(self.resync_total_blocks.unwrap_or(0));
+                let way = if self.role == "target" { "from" } else { "to" };
+                format!(
+                    "catching-up {}.{} % ({} left, {way} {peer})",
+                    permille / 10,
+                    permille % 10,
+                    bytes(left * 4096)
+                )
+            }
+            ("in-sync", _) => format!("in-sync with {peer}"),
+            (state, _) => state.to_string(),
+        };
+        line.push_str(&format!(" for {}", age(self.state_since_ms)));
+        if !self.reason.is_empty() {
+            line.push_str(&format!("; {}", self.reason));
+        }
+        if let Some(until) = self.until_ms {
+            line.push_str(&format!(" (at most {} more)", age(until)));
+        }
+        line
+    }
+}
+
+impl NodeStatus {
+    /// The worst of the volumes.
+    pub fn judge(&mut self) {
+        self.volumes.iter_mut().for_each(VolumeStatus::judge);
+        let worst = self.volumes.iter().map(|v| v.health).max().unwrap_or_default();
+        self.health = if self.config_equal == Some(false) { worst.max(Health::Degraded) } else { worst };
+    }
+}
+
+/// A length of time as people say it.
+pub fn age(ms: u64) -> String {
+    crate::base::Span::from_millis(ms).to_string()
+}
+
+/// A number of bytes as people say it.
+pub fn bytes(count: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, shift)| count >> shift > 0) {
+        Some((unit, shift)) => {
+            format!("{}.{} {unit}", count >> shift, ((count & ((1 << shift) - 1)) * 10) >> shift)
+        }
+        None => format!("{count} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(role: &str, state: &str) -> VolumeStatus {
+        let mut volume = VolumeStatus {
+            name: "mail".into(),
+            role: role.into(),
+            state: state.into(),
+            serving: role == "primary",
+            peer_serving: role == "secondary",
+            connected: true,
+            ..VolumeStatus::default()
+        };
+        volume.judge();
+        volume
+    }
+
+    #[test]
+    fn health_follows_from_the_state() {
+        assert_eq!(volume("primary", "in-sync").health, Health::Ok);
+        assert_eq!(volume("secondary", "in-sync").health, Health::Ok);
+        assert_eq!(volume("primary", "alone").health, Health::Degraded);
+        assert_eq!(volume("primary", "catching-up").health, Health::Degraded);
+        assert_eq!(volume("joining", "joining").health, Health::Broken, "nobody serves");
+        assert_eq!(volume("diverged", "diverged").health, Health::Broken);
+        let mut frozen = volume("primary", "in-sync");
+        frozen.frozen = true;
+        frozen.judge();
+        assert_eq!(frozen.health, Health::Broken);
+    }
+
+    #[test]
+    fn a_resync_says_how_much_is_left_and_which_way_it_goes() {
+        let mut status = volume("target", "catching-up");
+        status.resync_done_blocks = Some(250);
+        status.resync_total_blocks = Some(1000);
+        status.state_since_ms = 61_000;
+        status.judge();
+        assert_eq!(status.state_line("beta"), "catching-up 25.0 % (2.9 MiB left, from beta) for 1 min 1 s");
+        assert_eq!(status.drbd.cstate, "SyncTarget");
+        assert_eq!(status.drbd.disk, "Inconsistent");
+    }
+}
