@@ -1,1 +1,349 @@
-//! Tests of the configuration.
+//! Tests of the configuration: every refusal by its text.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::base::{NodeId, Span};
+
+const GOOD: &str = r#"
+[cluster]
+name = "office"
+arbitration = "witness"
+witness = "quorum.example.com:8791"
+
+[node.beta]
+addresses = ["10.0.0.2:8790", "192.168.7.2"]
+
+[node.alpha]
+addresses = ["10.0.0.1:8790", "192.168.7.1"]
+
+[volume.mail]
+image = { alpha = "/var/lib/twinfs/mail.img", beta = "/dev/vg0/mail" }
+size = "20G"
+mount = "/replicated"
+address = "10.0.0.100/24"
+services = ["postfix.service", "exec:/etc/twinfs/services/dovecot"]
+failback = "alpha"
+"#;
+
+/// The problems of GOOD with `from` replaced by `to`, as printed.
+fn problems(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    Config::parse(&GOOD.replacen(from, to, 1)).err().map(|e| e.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn a_good_file_is_understood() {
+    let config = Config::parse(GOOD).unwrap();
+    assert_eq!(config.node(NodeId::A).name, "beta", "the first in the file is A");
+    assert_eq!(config.node_id("alpha"), Some(NodeId::B));
+    assert_eq!(config.node(NodeId::A).addresses[1].to_string(), "192.168.7.2:8790");
+    assert_eq!(config.cluster.key_file, PathBuf::from("/etc/twinfs/key"));
+    assert_eq!(config.cluster.witness.as_ref().unwrap().to_string(), "quorum.example.com:8791");
+    let mail = config.volume("mail").unwrap();
+    assert_eq!(mail.image_on(NodeId::A), &PathBuf::from("/dev/vg0/mail"));
+    assert_eq!(mail.size, 20 << 30);
+    assert_eq!(mail.address[0].to_string(), "10.0.0.100/24");
+    assert_eq!(mail.services[0], Service::Unit("postfix.service".to_string()));
+    assert_eq!(mail.services[1], Service::Exec("/etc/twinfs/services/dovecot".into()));
+    assert_eq!(mail.failback, Some(NodeId::B));
+    assert_eq!(config.timing, Timing::defaults(Arbitration::Witness));
+}
+
+#[test]
+fn what_is_rendered_is_read_back_the_same() {
+    for arbitration in ["witness", "yield", "manual"] {
+        let text = GOOD.replace("\"witness\"", &format!("\"{arbitration}\""));
+        let text = if arbitration == "witness" { text } else { text.replace("witness = \"quorum", "#") };
+        let config = Config::parse(&text).unwrap();
+        let rendered = config.render();
+        assert_eq!(Config::parse(&rendered).unwrap(), config, "{rendered}");
+        assert!(rendered.lines().all(|line| line.len() <= 160 && line.is_ascii()));
+    }
+    let mut odd = Config::parse(GOOD).unwrap();
+    odd.volumes[0].image[0] = "/srv/a \"quoted\"\\path\u{7}".into();
+    odd.volumes[0].device = [Some("eth0".to_string()), None];
+    odd.timing.keepalive = Span(333_333_333);
+    assert_eq!(Config::parse(&odd.render()).unwrap(), odd);
+}
+
+#[test]
+fn the_hash_sees_meaning_and_not_spelling() {
+    let hash = Config::parse(GOOD).unwrap().hash();
+    let spelled = GOOD.replace("\"20G\"", "\"20480MiB\" # twenty").replace("[timing]", "");
+    assert_eq!(Config::parse(&spelled).unwrap().hash(), hash);
+    let other = GOOD.replace("\"20G\"", "\"21G\"");
+    assert_ne!(Config::parse(&other).unwrap().hash(), hash);
+}
+
+#[test]
+fn an_unknown_key_is_refused_at_its_place_with_a_suggestion() {
+    assert_eq!(problems("mount = ", "muont = ").lines().count(), 2);
+    assert!(
+        problems("failback =", "failbak =")
+            .starts_with("19:1: unknown key \"failbak\": did you mean \"failback\"?")
+    );
+    assert!(
+        problems("failback =", "zzz =")
+            .contains("unknown key \"zzz\": the keys here are image, size, mount,")
+    );
+    assert!(
+        problems("[cluster]", "[clutser]").contains("unknown section \"clutser\": did you mean \"cluster\"?")
+    );
+    assert!(problems("[volume.mail]", "[volumes.mail]").contains("did you mean \"volume\"?"));
+}
+
+#[test]
+fn each_wrong_value_gets_one_line_that_says_what_to_write() {
+    for (from, to, text) in [
+        (
+            "\"20G\"",
+            "\"20\"",
+            "15:8: size: \"20\" has no unit: write a size such as \"512M\", \"20G\" or \"1.5TiB\"",
+        ),
+        ("\"20G\"", "20", "15:8: size: must be a text in quotes, with its unit if it is a number"),
+        ("\"20G\"", "true", "15:8: size: must be a text in quotes, not a boolean"),
+        ("\"20G\"", "\"1M\"", "15:8: size: \"1M\" is out of range: 64M to 64T"),
+        ("\"20G\"", "\"20X\"", "15:8: size: \"20X\" has no known unit"),
+        (
+            "\"/replicated\"",
+            "\"replicated\"",
+            "16:9: mount: \"replicated\" must be an absolute path without \"..\"",
+        ),
+        ("\"/replicated\"", "\"/a/../b\"", "must be an absolute path"),
+        ("\"/replicated\"", "\"/\"", "16:1: the root directory cannot be a mount point"),
+        ("\"10.0.0.100/24\"", "\"10.0.0.100\"", "17:11: address: \"10.0.0.100\" must be IP/PREFIX"),
+        ("\"10.0.0.100/24\"", "\"10.0.0.100/33\"", "must be IP/PREFIX"),
+        ("\"10.0.0.100/24\"", "[\"10.0.0.1/24\"]", "10.0.0.1 belongs to a node"),
+        (
+            "postfix.service",
+            "postfix",
+            "\"postfix\" is no service: write \"exec:/path/to/script\" or a systemd unit",
+        ),
+        ("postfix.service", "ocf:heartbeat:x", "OCF agents are not available in this version"),
+        (
+            "failback = \"alpha\"",
+            "failback = \"gamma\"",
+            "must be \"never\" or a node: \"beta\" or \"alpha\"",
+        ),
+        (
+            "arbitration = \"witness\"",
+            "arbitration = \"fence\"",
+            "\"fence\" is not available in this version",
+        ),
+        (
+            "arbitration = \"witness\"",
+            "arbitration = \"deadtime\"",
+            "choose one of \"witness\", \"yield\", \"manual\"",
+        ),
+        ("arbitration = \"witness\"", "arbitration = \"wittness\"", "did you mean \"witness\"?"),
+        (
+            "arbitration = \"witness\"",
+            "arbitration = \"manual\"",
+            "a witness is not used with arbitration = \"manual\"",
+        ),
+        (
+            "witness = \"quorum.example.com:8791\"",
+            "",
+            "arbitration = \"witness\" needs witness = \"HOST:PORT\"",
+        ),
+        ("quorum.example.com:8791", "quo rum:1", "must be HOST:PORT"),
+        ("quorum.example.com:8791", "quorum:0", "must be HOST:PORT"),
+        ("name = \"office\"", "", "[cluster] needs the key \"name\""),
+        ("name = \"office\"", "name = \"my office\"", "cannot be a name"),
+        ("[volume.mail]", "[volume.\"a/b\"]", "\"a/b\" cannot be a name"),
+        ("10.0.0.2:8790", "10.0.0.2:0", "cannot be an address of a node"),
+        ("10.0.0.2:8790", "0.0.0.0:1", "cannot be an address of a node"),
+        ("10.0.0.2:8790", "beta:1", "must be IP:PORT"),
+        ("10.0.0.2:8790", "10.0.0.1:8790", "10.0.0.1:8790 is used twice"),
+        ("10.0.0.2:8790", "[fd00::2]:8790", "are of two IP versions"),
+        (", \"192.168.7.2\"", "", "\"beta\" has 1 addresses and \"alpha\" 2"),
+        (
+            "[node.beta]",
+            "[node.beta]\naddresses = [\"10.1.1.1\"]\n[node.gamma]",
+            "exactly two sections [node.NAME], and there are 3",
+        ),
+        (
+            "beta = \"/dev/vg0/mail\"",
+            "gamma = \"/x\"",
+            "image names \"gamma\", but the nodes are \"beta\" and \"alpha\"",
+        ),
+        (", beta = \"/dev/vg0/mail\"", "", "image says nothing for node \"beta\""),
+        ("\"/dev/vg0/mail\"", "\"/replicated/x\"", "image lies below the volume's own mount"),
+        ("[cluster]", "[cluster", "not valid TOML"),
+        ("[cluster]", "node = 3\n[cluster]", "not valid TOML"),
+    ] {
+        let told = problems(from, to);
+        assert!(told.contains(text), "{to}: expected {text:?} in {told:?}");
+    }
+}
+
+#[test]
+fn times_that_do_not_fit_together_are_refused_with_the_formula() {
+    let timing = |lines: &str| problems("[node.beta]", &format!("[timing]\n{lines}\n[node.beta]"));
+    assert_eq!(timing(""), "");
+    for (lines, text) in [
+        (
+            "deadtime = \"3s\"",
+            "leaves no lease: deadtime / 1.01 must be longer than release_time + 2 * keepalive (2s + 2 * 500ms)",
+        ),
+        ("slow_peer = \"6s\"", "slow_peer + 2 * witness_timeout (7s) must be shorter than the lease"),
+        ("slow_peer = \"900ms\"", "slow_peer must be at least 2 * keepalive (1s)"),
+        ("initdead = \"19s\"", "initdead must be at least 2 * deadtime (20s)"),
+        ("warntime = \"10s\"", "warntime must lie between keepalive (500ms) and deadtime (10s)"),
+        ("keepalive = \"10ms\"", "keepalive: \"10ms\" is out of range: 50ms to 10s"),
+        ("keepalive = \"fast\"", "has no known unit: write a duration such as"),
+        ("release_time = \"1s\"", "release_time must be at least 1500ms while a volume has an address"),
+    ] {
+        let told = timing(lines);
+        assert!(told.contains(text), "{lines}: expected {text:?} in {told:?}");
+        assert!(told.starts_with("9:") || told.starts_with("8:"), "{told}");
+    }
+}
+
+#[test]
+fn leases_are_those_of_the_table_in_the_manual() {
+    for (arbitration, low, high) in
+        [(Arbitration::Witness, 6_800, 6_900), (Arbitration::Yield, 23_000, 24_000)]
+    {
+        let timing = Timing::defaults(arbitration);
+        assert!((low..high).contains(&timing.lease().as_millis()), "{:?}", timing.lease());
+        // In true time: the lease plus what its holder needs to stop ends before the peer may act.
+        let true_lease = timing.lease().0 * 100 / 99 + timing.release_time.0;
+        assert!(true_lease <= timing.deadtime.0 * 100 / 101);
+    }
+}
+
+#[test]
+fn two_volumes_may_not_share_anything() {
+    let second = |text: &str| {
+        let more = format!("{GOOD}\n[volume.web]\nsize = \"1G\"\n{text}");
+        Config::parse(&more).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert_eq!(second("image = \"/i\"\nmount = \"/web\""), "");
+    assert!(
+        second("image = \"/i\"\nmount = \"/replicated/web\"")
+            .contains("mount lies at or below that of volume \"mail\"")
+    );
+    assert!(
+        second("image = \"/dev/vg0/mail\"\nmount = \"/web\"")
+            .contains("image is also that of volume \"mail\"")
+    );
+    let address = second("image = \"/i\"\nmount = \"/web\"\naddress = \"10.0.0.100/16\"");
+    assert!(address.contains("10.0.0.100 is also an address of volume \"mail\""), "{address}");
+}
+
+#[test]
+fn every_default_of_the_key_table_is_what_the_parser_assumes() {
+    let bare = Config::parse(GOOD).unwrap();
+    for key in KEYS.iter().filter(|key| key.section == Section::Timing && key.name != "warntime") {
+        let line = format!("[timing]\n{} = \"{}\"\n[node.beta]", key.name, key.default.unwrap());
+        let config = Config::parse(&GOOD.replace("[node.beta]", &line)).unwrap();
+        assert_eq!(config.timing, bare.timing, "{}", key.name);
+    }
+    for (name, section) in
+        [("service_timeout", Section::Volume), ("write_ack", Section::Volume), ("key_file", Section::Cluster)]
+    {
+        let key = KEYS.iter().find(|key| key.section == section && key.name == name).unwrap();
+        let head = if section == Section::Volume { "mount = " } else { "arbitration = " };
+        let line = format!("{name} = \"{}\"\n{head}", key.default.unwrap());
+        assert_eq!(Config::parse(&GOOD.replacen(head, &line, 1)).unwrap(), bare);
+    }
+}
+
+#[test]
+fn mutations_of_a_file_are_refused_or_understood_but_never_panic() {
+    let mut seed = 1u64;
+    let mut next = |bound: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap() % bound
+    };
+    let pieces = [
+        "\"",
+        "[",
+        "]",
+        "=",
+        "\n",
+        ".",
+        "{",
+        "\u{20ac}",
+        "99999999999999999999G",
+        "0",
+        "'''",
+        "-",
+        "\\u0000",
+    ];
+    for _ in 0..3_000 {
+        let mut text: Vec<char> = GOOD.chars().collect();
+        for _ in 0..1 + next(4) {
+            let at = next(text.len());
+            match next(3) {
+                0 => drop(text.remove(at)),
+                1 => drop(text.splice(at..at, pieces[next(pieces.len())].chars())),
+                _ => text.truncate(at.max(1)),
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(error) = Config::parse(&text) {
+            assert!(!error.problems.is_empty());
+            assert!(error.problems.iter().all(|p| p.line >= 1 && !p.text.contains('\n')), "{error}");
+        }
+    }
+}
+
+#[test]
+fn units_are_read_and_written() {
+    for (text, bytes) in
+        [("64MiB", 64 << 20), ("1.5T", 3 << 39), ("7 G", 7 << 30), ("12B", 12), ("0.5K", 512)]
+    {
+        assert_eq!(units::parse_size(text), Ok(bytes));
+        assert_eq!(units::parse_size(&units::format_size(bytes)), Ok(bytes));
+    }
+    for (text, span) in
+        [("500ms", 500_000_000), ("1.5s", 1_500_000_000), ("2m", 120_000_000_000), ("1d", 86_400_000_000_000)]
+    {
+        assert_eq!(units::parse_span(text), Ok(Span(span)));
+        assert_eq!(units::parse_span(&units::format_span(Span(span))), Ok(Span(span)));
+    }
+    for wrong in
+        ["", "G", "-1G", "1.G", ".5G", "1e3G", "1 GB", "99999999999999999999T", "18446744073709551615K"]
+    {
+        assert!(units::parse_size(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn keys_of_different_purposes_directions_and_clusters_all_differ() {
+    let key = ClusterKey::from_bytes([7; 32]);
+    let mut all = Vec::new();
+    for cluster in ["one", "two"] {
+        for node in [NodeId::A, NodeId::B] {
+            all.push(key.derive(cluster, Purpose::Stream, node));
+            all.push(key.derive(cluster, Purpose::Heartbeat, node));
+        }
+        let witness = key.witness(cluster);
+        all.extend(witness.request.iter().chain(&witness.reply));
+    }
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count);
+    assert!(!all.contains(&[7; 32]));
+}
+
+#[test]
+fn key_files_are_read_back_and_wrong_ones_named() {
+    let key = ClusterKey::from_bytes([0xa5; 32]);
+    assert_eq!(ClusterKey::parse(&key.render()), Ok(key.clone()));
+    let witness = key.witness("office");
+    assert!(WitnessKeys::parse(&witness.render()) == Ok(witness.clone()));
+    assert_eq!(ClusterKey::parse(&witness.render()), Err(KeyError::WitnessKeyForNode));
+    assert_eq!(WitnessKeys::parse(&key.render()).err(), Some(KeyError::ClusterKeyForWitness));
+    for (text, found) in [("", "the wrong length"), ("ab", "the wrong length"), ("zz", "not hexadecimal")] {
+        let told = ClusterKey::parse(text).unwrap_err().to_string();
+        assert!(told.contains(found) && told.contains("twinfs key generate"), "{told}");
+    }
+    let short = &witness.render()[..101];
+    assert!(WitnessKeys::parse(short).err().unwrap().to_string().contains("the wrong length"));
+    assert!(!format!("{key:?}{witness:?}").contains("a5"), "no key material in a debug print");
+}
