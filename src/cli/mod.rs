@@ -8,6 +8,7 @@ pub mod install;
 pub mod key;
 pub mod output;
 pub mod progress;
+pub mod witness;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ pub enum Verb {
     Install(install::Args),
     /// Make the shared key of a pair
     Key(key::Args),
+    /// Keep one record per volume for two nodes elsewhere; needs no root and no data
+    Witness(witness::Args),
 }
 
 impl Verb {
@@ -54,6 +57,7 @@ impl Verb {
             Verb::Completions(args) => completions::run(args, output),
             Verb::Install(args) => install::run(args, output),
             Verb::Key(args) => key::run(args, output),
+            Verb::Witness(args) => witness::run(args, output),
         }
     }
 }

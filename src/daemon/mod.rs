@@ -10,3 +10,4 @@ mod node_file;
 pub mod protocol;
 mod shell;
 pub mod status;
+pub mod witness;

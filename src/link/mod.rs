@@ -1,7 +1,7 @@
 //! Streams and datagrams between the two nodes: sockets, framing, encryption, several paths.
 //!
 //! Decides which path a new stream takes and which bytes are too many; does not know what a frame means. The streams
-//! use plain threads and blocking calls; only [`Datagrams`] belongs to the control plane's runtime.
+//! use plain threads and blocking calls; only [`Datagrams`] and [`WitnessClient`] belong to the control plane's runtime.
 //!
 //! Invariants: nothing is allocated for a length that was not checked; before the handshake is over a stranger costs
 //! one of a fixed number of slots for a bounded time; the first frame that is not authentic closes the stream.
@@ -17,20 +17,20 @@ mod listener;
 mod noise;
 mod paths;
 mod socket;
+mod witness;
 
 pub use connection::Connection;
 pub use datagrams::Datagrams;
 pub use handshake::{Opening, PROTOCOL_VERSION};
 pub use listener::{Deliver, Judge, Listener};
 pub use paths::{Path, Paths};
+pub use witness::{WitnessClient, WitnessError};
 
 use crate::base::NodeId;
-use crate::base::limits::SLICE_BYTES_MAX;
+use crate::wire::{BODY_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX};
 
-/// Room for what stands before the data in a frame.
-pub const HEADER_BYTES_MAX: usize = 64 << 10;
-/// Longest frame: a slice of bulk and its header.
-pub const FRAME_BYTES_MAX: usize = SLICE_BYTES_MAX + HEADER_BYTES_MAX;
+/// Longest frame: the longest message with the longest payload.
+pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX + PAYLOAD_BYTES_MAX;
 
 /// Who this node is, and the keys of its streams.
 #[derive(Clone)]
