@@ -8,6 +8,8 @@
 mod links;
 mod node_file;
 pub mod protocol;
+mod reflexes;
+mod serving;
 mod shell;
 pub mod status;
 pub mod witness;

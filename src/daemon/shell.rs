@@ -9,12 +9,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::base::{Moment, Span, VolumeId};
 use crate::mirror::{Env, Halted, Key, Order, Parking, Payload};
-use crate::node::LinkId;
+use crate::node::{LinkId, Notice};
 use crate::sys::clock;
 use crate::wire::{Heartbeat, Message, WitnessRequest};
 
 use super::links::Links;
 use super::node_file::NodeFile;
+use super::reflexes::Reflexes;
+use super::serving::Task;
 
 /// What leaves by datagram, from the control plane's runtime.
 #[derive(Clone, Debug)]
@@ -23,13 +25,23 @@ pub enum Outgoing {
     Question { volume: VolumeId, nonce: u128, request: WitnessRequest },
 }
 
+/// What the thread that writes to history and journal is given.
+#[derive(Clone, Debug)]
+pub enum Telling {
+    Notice(Notice),
+    /// The image's disk failed at this version of the record.
+    Unusable(u64),
+}
+
 /// One volume's `Env`.
 pub struct Shell {
     volume: VolumeId,
     parking: Parking,
     pub links: Arc<Links>,
     ticker: Ticker,
-    orders: Sender<Order>,
+    tasks: Sender<Task>,
+    tellings: Sender<Telling>,
+    reflexes: Arc<Reflexes>,
     out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
     node_file: Arc<NodeFile>,
 }
@@ -44,12 +56,14 @@ impl Shell {
     pub fn new(
         volume: VolumeId,
         links: Arc<Links>,
-        orders: Sender<Order>,
+        queues: (Sender<Task>, Sender<Telling>),
+        reflexes: Arc<Reflexes>,
         out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
         node_file: Arc<NodeFile>,
     ) -> Shell {
         let (parking, ticker) = (Parking::default(), Ticker::default());
-        Shell { volume, parking, links, ticker, orders, out, node_file }
+        let (tasks, tellings) = queues;
+        Shell { volume, parking, links, ticker, tasks, tellings, reflexes, out, node_file }
     }
 
     /// Ends every wait of the mirror, now and later, and the ticker.
@@ -95,7 +109,21 @@ impl Env for Shell {
             Order::AskWitness { nonce, request } => {
                 drop(self.out.send(Outgoing::Question { volume: self.volume, nonce, request }));
             }
-            other => drop(self.orders.send(other)),
+            Order::Promote => {
+                self.reflexes.promoting();
+                drop(self.tasks.send(Task::Promote));
+            }
+            Order::Demote { graceful } => {
+                if !graceful {
+                    self.reflexes.stop();
+                }
+                drop(self.tasks.send(Task::Demote { graceful }));
+            }
+            Order::Freeze => self.reflexes.freeze(),
+            Order::Thaw => self.reflexes.thaw(),
+            Order::RenewAddress { seconds_left } => self.reflexes.renew(seconds_left),
+            Order::NoteUnusable { v } => drop(self.tellings.send(Telling::Unusable(v))),
+            Order::Tell(notice) => drop(self.tellings.send(Telling::Notice(notice))),
         }
     }
 

@@ -1,0 +1,174 @@
+//! Carries out *promote* and *demote* for one volume, one at a time, on one thread.
+//!
+//! Decides the order: mount, symlinks, address, services; and back. Does not know why. Invariants: the address is
+//! raised after the mount and dropped before it goes; a graceful demotion flushes before it answers; an ungraceful one
+//! first stops every answer, then tidies up; every step has a time limit.
+#![allow(clippy::disallowed_methods, reason = "a shell: threads and mounts")]
+
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::base::Span;
+use crate::events;
+use crate::node::Event;
+use crate::services::address::Addresses;
+use crate::services::adopt;
+use crate::services::run::Services;
+
+use super::reflexes::Reflexes;
+
+/// For the symlinks of adopted directories: they are read through the mount, which may stall.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(5);
+/// For users of the mount to leave after the services stopped.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(5);
+const ADDRESS_LIMIT: Duration = Duration::from_secs(2);
+
+/// A mount that is being served.
+pub trait Served: Send + Sync {
+    /// Everything written so far becomes stable on every member.
+    fn sync(&self) -> Result<(), String>;
+    /// Answers every further request with an error, in every mount name space.
+    fn abort(&self);
+    /// Unmounts, waiting for users at most so long, and makes everything stable unless aborted. `false`: somebody still
+    /// held it, and gets errors now.
+    fn unmount(self: Box<Self>, limit: Duration) -> Result<bool, String>;
+}
+
+/// Opens the filesystem and mounts it.
+pub trait Mounter: Send {
+    fn mount(&self) -> Result<Box<dyn Served>, String>;
+    /// Where.
+    fn place(&self) -> PathBuf;
+}
+
+/// What the thread is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    Promote,
+    Demote { graceful: bool },
+    Quit,
+}
+
+/// The mount, as the rest of the daemon may see it.
+pub type Slot = Arc<Mutex<Option<Box<dyn Served>>>>;
+
+/// Everything a volume's serving thread works with.
+pub struct Serving {
+    pub mounter: Box<dyn Mounter>,
+    pub slot: Slot,
+    pub reflexes: Arc<Reflexes>,
+    pub addresses: Arc<Addresses>,
+    pub services: Arc<Services>,
+    pub service_count: usize,
+    /// For one start or stop of one service.
+    pub service_timeout: Span,
+    /// For all of them when the right to serve is gone.
+    pub release_time: Span,
+    pub places: adopt::Places,
+    pub deliver: Box<dyn Fn(Event) + Send>,
+    pub tell: Arc<dyn Fn(events::Event) + Send + Sync>,
+}
+
+impl Serving {
+    /// The thread's life.
+    pub fn run(&self, tasks: &Receiver<Task>) {
+        while let Ok(task) = tasks.recv() {
+            match task {
+                Task::Promote => match self.promote() {
+                    Ok(()) => (self.deliver)(Event::Promoted),
+                    Err(reason) => {
+                        let at = self.mounter.place().display().to_string();
+                        (self.tell)(events::Event::MountFailed { at, reason });
+                        (self.deliver)(Event::PromoteFailed);
+                    }
+                },
+                Task::Demote { graceful } => {
+                    self.demote(graceful);
+                    (self.deliver)(Event::Demoted);
+                }
+                Task::Quit => return,
+            }
+        }
+    }
+
+    fn promote(&self) -> Result<(), String> {
+        let began = Instant::now();
+        if self.lock().is_none() {
+            let mounted = self.mounter.mount()?;
+            *self.lock() = Some(mounted);
+            let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let at = self.mounter.place().display().to_string();
+            (self.tell)(events::Event::Mounted { at, took_ms });
+        }
+        self.follow_links();
+        self.reflexes.promoted();
+        self.services.up();
+        Ok(())
+    }
+
+    fn demote(&self, graceful: bool) {
+        let at = self.mounter.place().display().to_string();
+        if graceful {
+            // Every service may need its full time; more than that nobody waits.
+            let each = self.service_timeout.0.saturating_mul(self.service_count.max(1) as u64);
+            self.services.down(Span(each));
+            self.reflexes.leaving();
+            self.addresses.drop_and_wait(ADDRESS_LIMIT);
+        } else {
+            self.reflexes.stop();
+            self.addresses.drop_and_wait(ADDRESS_LIMIT);
+            if let Some(mounted) = &*self.lock() {
+                mounted.abort();
+            }
+            self.services.down(self.release_time);
+        }
+        let mounted = self.lock().take();
+        if let Some(mounted) = mounted {
+            let limit = if graceful { UNMOUNT_LIMIT } else { Duration::ZERO };
+            match mounted.unmount(limit) {
+                Ok(_) => {}
+                Err(reason) if graceful => {
+                    (self.tell)(events::Event::Frozen {
+                        reason: format!("the last flush before unmounting: {reason}"),
+                    });
+                }
+                Err(_) => {}
+            }
+            (self.tell)(events::Event::Unmounted { at });
+        }
+        self.reflexes.stop();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Box<dyn Served>>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes this node's symlinks agree with the list on the volume, before services look for their directories. On a
+    /// thread of its own: reading through the mount waits when the lease lapses meanwhile.
+    fn follow_links(&self) {
+        let (done, wait) = std::sync::mpsc::channel();
+        let places = self.places.clone();
+        std::thread::spawn(move || {
+            let changed = adopt::list(&places.mount).map(|entries| adopt::follow(&entries, &places));
+            let _ = done.send(changed);
+        });
+        let problem = match wait.recv_timeout(FOLLOW_LIMIT) {
+            Err(_) => Some("the list could not be read in time".to_string()),
+            Ok(Err(e)) => Some(e),
+            Ok(Ok(results)) => results.into_iter().find_map(|result| result.err().map(|e| e.to_string())),
+        };
+        if let Some(reason) = problem {
+            let service = "adopted directories".to_string();
+            (self.tell)(events::Event::ServiceFailed {
+                service,
+                reason,
+                then: "services are started all the same".into(),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
