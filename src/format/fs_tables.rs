@@ -121,6 +121,44 @@ impl ExtentRec {
     }
 }
 
+/// What the tables cover of the log: written in the transaction of each checkpoint, under one key of `meta`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogMeta {
+    /// Last record whose operations are in the tables.
+    pub applied: u64,
+    /// Block of the ring where the record after it starts (or, if it did not fit there, 0).
+    pub next_pos: u64,
+    pub next_seq: u64,
+    pub log_id: u128,
+    /// Hash of record `applied`.
+    pub prev_hash: [u8; 32],
+    /// The next inode number to give out.
+    pub next_ino: u64,
+}
+
+impl LogMeta {
+    pub const BYTES: usize = 80;
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(Self::BYTES);
+        for field in [self.applied, self.next_pos, self.next_seq, self.next_ino] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out.extend_from_slice(&self.log_id.to_le_bytes());
+        out.extend_from_slice(&self.prev_hash);
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Option<LogMeta> {
+        let mut at = bytes;
+        let (applied, next_pos) = (take_u64(&mut at)?, take_u64(&mut at)?);
+        let (next_seq, next_ino) = (take_u64(&mut at)?, take_u64(&mut at)?);
+        let log_id = u128::from(take_u64(&mut at)?) | u128::from(take_u64(&mut at)?) << 64;
+        let prev_hash = at.try_into().ok()?;
+        Some(LogMeta { applied, next_pos, next_seq, log_id, prev_hash, next_ino })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

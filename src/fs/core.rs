@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::base::{BlockNo, FastMap, Ino};
-use crate::format::{Dirent, InodeRec, TableId, key_name, key_pair};
+use crate::format::{Dirent, InodeRec, LogOp, TableId, key_name, key_pair, record_blocks};
 
 use super::FsError;
 use super::buffers::DirtyFile;
+use super::log::Ring;
 use super::op::read_inode;
 use super::overlay::{Layers, Overlay};
+use super::space::Space;
 use super::store::corrupt;
 use super::tables::Snapshot;
 
@@ -24,6 +26,18 @@ pub(super) type Page = Arc<[u8; BlockNo::SIZE]>;
 #[derive(Default)]
 pub(super) struct Change {
     pub(super) overlay: Overlay,
+    /// Runs that leave the free space.
+    pub(super) allocs: Vec<(BlockNo, u64)>,
+    /// Runs that return to it once checkpointed.
+    pub(super) frees: Vec<(BlockNo, u64)>,
+}
+
+/// A step of the free space, in the order of the records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Delta {
+    pub(super) alloc: bool,
+    pub(super) start: BlockNo,
+    pub(super) count: u64,
 }
 
 /// What the next record will hold.
@@ -35,19 +49,54 @@ pub(super) struct OpenTxn {
     pub(super) fresh: bool,
 }
 
+impl OpenTxn {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ops.is_empty() && self.payload.is_empty()
+    }
+
+    /// Bytes of the record it will make.
+    pub(super) fn bytes(&self) -> u64 {
+        record_blocks(self.ops.len(), self.payload.len()) * BlockNo::SIZE as u64
+    }
+}
+
+/// Newest payload of a block: its content is in the log, not home.
+pub(super) struct Owned {
+    pub(super) seq: u64,
+    pub(super) page: Page,
+}
+
 pub(super) struct Core {
     pub(super) active: Overlay,
     pub(super) frozen: Option<Arc<Overlay>>,
     pub(super) snapshot: Option<Arc<Snapshot>>,
     pub(super) txn: OpenTxn,
+    /// Blocks with payload in records that are not checkpointed (W1).
+    pub(super) owned: BTreeMap<BlockNo, Owned>,
+    pub(super) deltas: Vec<Delta>,
+    pub(super) space: Space,
+    pub(super) ring: Ring,
     pub(super) files: FastMap<Ino, DirtyFile>,
+    pub(super) dirty_pages: usize,
+    /// Files that somebody waits for.
+    pub(super) wanted: BTreeSet<Ino>,
     /// Files whose dirty data the next record takes along.
     pub(super) pulls: BTreeSet<Ino>,
+    /// Files cut to nothing: the record after their next write takes the data along.
+    pub(super) rewrites: BTreeSet<Ino>,
+    /// Inodes that an earlier run left to be freed or cut.
+    pub(super) cleanups: Vec<Ino>,
+    pub(super) next_ticket: u64,
+    /// Home writes done, and how many of them were done when the last successful flush began.
+    pub(super) home_epoch: u64,
+    pub(super) flushed_epoch: u64,
     pub(super) generation: u32,
     pub(super) next_ino: u64,
     pub(super) next_seq: u64,
     /// Why nothing may be changed any more.
     pub(super) failed: Option<FsError>,
+    #[cfg(test)]
+    pub(super) rules: super::rules::Rules,
 }
 
 impl Core {
@@ -102,9 +151,51 @@ impl Core {
 
     /// Adds a change to the active overlay and to the open transaction.
     pub(super) fn apply(&mut self, change: Change) {
+        let seq = self.open_seq();
+        for (start, count) in change.allocs {
+            LogOp::Alloc { start, count }.encode(&mut self.txn.ops);
+            self.deltas.push(Delta { alloc: true, start, count });
+        }
         for (table, key, slot) in change.overlay.drain() {
+            LogOp::Set { table, key: &key, value: slot.as_deref() }.encode(&mut self.txn.ops);
             self.active.set(table, key, slot);
         }
+        for (start, count) in change.frees {
+            LogOp::Free { start, count }.encode(&mut self.txn.ops);
+            self.forget_payload(start, count);
+            self.freed(seq, start, count);
+        }
+    }
+
+    /// Blocks leave a file by record `seq`.
+    pub(super) fn freed(&mut self, seq: u64, start: BlockNo, count: u64) {
+        self.deltas.push(Delta { alloc: false, start, count });
+        self.space.free_later(seq, start, count);
+    }
+
+    /// Freed blocks need no content any more, neither in the next record nor home.
+    pub(super) fn forget_payload(&mut self, start: BlockNo, count: u64) {
+        let doomed: Vec<BlockNo> = self.owned.range(start..start.plus(count)).map(|(b, _)| *b).collect();
+        for block in doomed {
+            self.owned.remove(&block);
+            self.txn.payload.remove(&block);
+        }
+    }
+
+    /// New content of a block that goes through the log.
+    pub(super) fn put_payload(&mut self, block: BlockNo, page: Page) {
+        let seq = self.open_seq();
+        self.txn.payload.insert(block, page.clone());
+        self.owned.insert(block, Owned { seq, page });
+    }
+
+    /// Whether new content of the block must go through the log (line 6).
+    pub(super) fn is_owned(&self, block: BlockNo) -> bool {
+        #[cfg(test)]
+        if self.rules.ignore_log_owned {
+            return false;
+        }
+        self.owned.contains_key(&block)
     }
 }
 

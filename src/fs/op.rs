@@ -154,7 +154,7 @@ impl<'a> Op<'a> {
         core.writable()?;
         let own = settle_inodes(&mut core, std::mem::take(&mut self.own))?;
         if !self.shrinks {
-            self.store.admit(&mut core, &own)?;
+            self.store.admit(&mut core, own.entries() as u64, own.bytes() as u64)?;
         }
         core.apply(Change { overlay: own, ..Change::default() });
         core.pulls.append(&mut self.pulls);

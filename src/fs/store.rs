@@ -3,25 +3,92 @@
 //! Decides when something is visible and when it is stable. Does not know permissions, paths, the kernel, clocks or
 //! threads: whoever owns it calls `commit`, `writeback` and `checkpoint`.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use redb::Database;
 
 use crate::base::Ino;
-use crate::format::{Dirent, InodeRec, TableId, key_name};
+use crate::format::{CHUNK_BLOCKS, ChainHash, Dirent, InodeRec, TableId, Time, key_name};
+use crate::image::Blocks;
 
 use super::FsError;
+use super::chunks::Chunks;
 use super::core::{self, Core};
+use super::locks::{Shards, Tokens, lock};
 use super::op::Op;
-use super::overlay::Overlay;
+use super::rules::Rules;
+
+/// Chunks that only operations which make room may use up: 1 MiB.
+const CHUNKS_TO_DELETE: u64 = 4;
 
 pub(super) fn corrupt(what: String) -> FsError {
     FsError::Corrupt(what)
 }
 
+/// What `Store::format` needs to know.
+#[derive(Clone, Debug)]
+pub struct FormatOptions {
+    /// Random; tells this filesystem's log from any other.
+    pub log_id: u128,
+    /// Birth of the root directory, and its owner.
+    pub now: Time,
+    pub uid: u32,
+    pub gid: u32,
+    /// Blocks of the log ring; by default 1/32 of the volume, 8 to 64 MiB.
+    pub ring_blocks: Option<u64>,
+}
+
+/// What `Store::open` needs to know.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Most bytes of dirty data before `write` answers `WouldBlock`.
+    pub dirty_bytes_max: u64,
+    /// Bytes of the tables kept in memory.
+    pub cache_bytes: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> StoreOptions {
+        StoreOptions { dirty_bytes_max: 128 << 20, cache_bytes: 64 << 20 }
+    }
+}
+
+/// Space of the volume, in blocks of 4 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statfs {
+    pub block_size: u32,
+    pub blocks: u64,
+    /// Free, including what the tables keep for themselves.
+    pub free: u64,
+    /// What files may still take.
+    pub available: u64,
+    /// Inodes given out so far, and how many more fit by space.
+    pub files: u64,
+    pub files_free: u64,
+}
+
 /// The storage engine. All methods may be called from many threads.
 pub struct Store {
-    core: RwLock<Core>,
+    pub(super) blocks: Arc<dyn Blocks>,
+    pub(super) core: RwLock<Core>,
     /// Held by the one `Op` that is being put together.
-    names: Mutex<()>,
+    pub(super) names: Mutex<()>,
+    pub(super) committing: Mutex<()>,
+    pub(super) checkpointing: Mutex<()>,
+    pub(super) writing_back: Mutex<()>,
+    pub(super) backing: Mutex<()>,
+    /// Hash of the last record; held while one is sealed.
+    pub(super) chain: Mutex<ChainHash>,
+    pub(super) shards: Shards,
+    pub(super) tokens: Tokens,
+    /// Read-held while blocks are read whose addresses were looked up; shut once before freed blocks are reused (W25).
+    pub(super) gate: RwLock<()>,
+    pub(super) chunks: Chunks,
+    pub(super) db: Database,
+    pub(super) log_id: u128,
+    pub(super) ring_first: u64,
+    pub(super) block_count: u64,
+    pub(super) options: StoreOptions,
 }
 
 impl Store {
@@ -34,7 +101,29 @@ impl Store {
     }
 
     pub(super) fn lock_names(&self) -> MutexGuard<'_, ()> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.names)
+    }
+
+    pub(super) fn gate_read(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn gate_write(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn blocks(&self) -> &Arc<dyn Blocks> {
+        &self.blocks
+    }
+
+    #[cfg(test)]
+    pub(super) fn rules(&self) -> Rules {
+        self.core_read().rules
+    }
+
+    #[cfg(not(test))]
+    pub(super) fn rules(&self) -> Rules {
+        Rules::default()
     }
 
     /// The inode, with the size and times of data not yet written.
@@ -70,45 +159,107 @@ impl Store {
         core::xattr_names(&self.core_read().layers(None), ino)
     }
 
-    /// Starts an operation; others wait until it is finished or dropped.
+    /// Starts an operation; others wait until it is finished or dropped. May seal or checkpoint first when the log or
+    /// the space for tables is short; if that fails, `finish` says why.
     pub fn begin(&self) -> Op<'_> {
+        if let Err(error) = self.throttle() {
+            self.note(&error);
+        }
         Op::new(self, self.lock_names())
     }
 
-    /// Refuses a change that the space set aside for tables could not hold.
-    pub(super) fn admit(&self, core: &mut Core, own: &Overlay) -> Result<(), FsError> {
-        let _ = (core, own);
+    /// A failure that the next change will meet again needs no second report here.
+    fn note(&self, error: &FsError) {
+        let core = self.core_read();
+        debug_assert!(core.failed.is_some() || *error == FsError::NoSpace, "{error}");
+    }
+
+    /// Keeps the open transaction and the log from growing past what a record and the ring may hold (U9), and the space
+    /// set aside for tables ahead of the changes in memory.
+    pub(super) fn throttle(&self) -> Result<(), FsError> {
+        let (big, tight, short) = {
+            let core = self.core_read();
+            core.writable()?;
+            let big = core.txn.bytes() > core.ring.record_max() / 2;
+            (big, core.ring.is_tight(), self.chunk_shortage(&core) > 0)
+        };
+        if big {
+            self.commit()?;
+        }
+        if tight {
+            self.checkpoint()?;
+        }
+        if short && self.admit(&mut self.core_write(), 0, 0).is_err() {
+            self.back_ahead(0)?;
+            if self.admit(&mut self.core_write(), 0, 0).is_err() {
+                self.checkpoint()?;
+            }
+        }
         Ok(())
     }
-}
 
-#[cfg(test)]
-impl Store {
-    /// A store that keeps everything in memory, with a root directory.
-    pub(crate) fn for_tests() -> Store {
-        use crate::format::{FileKind, Time};
-        let store = Store {
-            core: RwLock::new(Core {
-                active: Overlay::default(),
-                frozen: None,
-                snapshot: None,
-                txn: core::OpenTxn::default(),
-                files: crate::base::FastMap::default(),
-                pulls: std::collections::BTreeSet::default(),
-                generation: 1,
-                next_ino: 2,
-                next_seq: 1,
-                failed: None,
-            }),
-            names: Mutex::new(()),
-        };
-        let mut root = InodeRec::new(FileKind::Dir, Time::default());
-        root.mode |= 0o755;
-        root.nlink = 2;
-        root.parent = Ino::ROOT;
-        let mut op = store.begin();
-        op.put_inode(Ino::ROOT, &root);
-        op.finish().unwrap();
-        store
+    /// Chunks that the next checkpoint could need in the worst case: every changed key on a page of its own as far as
+    /// there are pages, copied once and half as often again on the way up, and new content at half fill.
+    fn chunks_needed(&self, core: &Core, entries: u64, bytes: u64) -> u64 {
+        let frozen = core.frozen.as_ref();
+        let promised = core.space.reserved() / 4;
+        let entries = entries
+            + promised
+            + core.active.entries() as u64
+            + frozen.map_or(0, |overlay| overlay.entries() as u64);
+        let bytes = bytes
+            + promised * 64
+            + core.active.bytes() as u64
+            + frozen.map_or(0, |overlay| overlay.bytes() as u64);
+        let pages = entries.min(self.chunks.bound_pages()) * 3 / 2 + bytes / 1024 + 128;
+        pages.div_ceil(CHUNK_BLOCKS)
+    }
+
+    /// Blocks that the pool of chunks lacks.
+    pub(super) fn chunk_shortage(&self, core: &Core) -> u64 {
+        let want = self.chunks_needed(core, 0, 0) + CHUNKS_TO_DELETE;
+        want.saturating_sub(self.chunks.pool_len() as u64) * CHUNK_BLOCKS
+    }
+
+    /// Refuses a change that the space set aside for tables could not hold; sets more aside first.
+    pub(super) fn admit(&self, core: &mut Core, entries: u64, bytes: u64) -> Result<(), FsError> {
+        let need = self.chunks_needed(core, entries, bytes) + CHUNKS_TO_DELETE;
+        let mut pool = self.chunks.pool_len() as u64;
+        while pool < need {
+            let Some(chunk) = core.space.take_chunk(CHUNK_BLOCKS) else { return Err(FsError::NoSpace) };
+            self.chunks.refill(chunk);
+            pool += 1;
+        }
+        Ok(())
+    }
+
+    /// After a checkpoint: chunks beyond what the next small one needs go back to the files.
+    pub(super) fn return_chunks(&self) {
+        let mut core = self.core_write();
+        let keep = self.chunks_needed(&core, 0, 0) + 2 * CHUNKS_TO_DELETE;
+        for chunk in self.chunks.shrink_pool(keep as usize) {
+            let blocks = &self.blocks;
+            core.space.add(chunk.0, CHUNK_BLOCKS, &|extent| blocks.is_backed(extent));
+        }
+    }
+
+    pub fn statfs(&self) -> Statfs {
+        let core = self.core_read();
+        let free = core.space.free_total() + self.chunks.pool_len() as u64 * CHUNK_BLOCKS;
+        let available = core.space.free_total().saturating_sub(self.chunk_shortage(&core));
+        Statfs {
+            block_size: 4096,
+            blocks: self.block_count,
+            free,
+            available,
+            files: core.next_ino + available,
+            files_free: available,
+        }
+    }
+
+    /// Everything into the tables, for a clean end. The store stays usable.
+    pub fn close(&self) -> Result<(), FsError> {
+        self.sync()?;
+        self.checkpoint()
     }
 }

@@ -24,6 +24,9 @@ pub(super) const FREE: TableDefinition<'static, u64, u64> = TableDefinition::new
 /// What a checkpoint covers and where the log goes on.
 pub(super) const META: TableDefinition<'static, &str, Bytes> = TableDefinition::new("meta");
 
+/// The key in `meta` under which `LogMeta` lies.
+pub(super) const META_LOG: &str = "log";
+
 pub(super) fn redb_error(error: impl Into<redb::Error>) -> FsError {
     match error.into() {
         redb::Error::Io(error) => FsError::Io(format!("tables: {error}")),

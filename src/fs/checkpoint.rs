@@ -1,0 +1,224 @@
+//! The checkpoint: sealed changes move from memory and log into the tables; that commit is the truncation of the log.
+//!
+//! Decides the order of payload, tables and release. Invariants: only sealed operations enter the tables; payload is
+//! home before the tables say it is checkpointed (flush A covers it); blocks and ring space are released only after
+//! flush B (line 13); a released block is discarded before it can be reused (W21) and never while somebody reads it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use redb::{Durability, ReadableTable};
+
+use crate::base::{BlockNo, ExtentNo};
+use crate::format::{ChainHash, LogMeta, TableId};
+
+use super::FsError;
+use super::chunks::write_runs;
+use super::commit::Seal;
+use super::core::{Core, Delta, Page};
+use super::locks::lock;
+use super::overlay::Overlay;
+use super::space::Runs;
+use super::store::{Store, corrupt};
+use super::tables::{FREE, META, META_LOG, Snapshot, definition, redb_error};
+
+/// Free runs of at least this many blocks are discarded: 1 MiB.
+const DISCARD_MIN: u64 = 256;
+
+/// Everything that one checkpoint moves.
+pub(super) struct Batch {
+    overlay: Arc<Overlay>,
+    deltas: Vec<Delta>,
+    payload: BTreeMap<u64, Page>,
+    seq: u64,
+    next_pos: u64,
+    next_ino: u64,
+    pub(super) hash: ChainHash,
+}
+
+impl Core {
+    /// Sets aside all sealed changes as one batch; the caller has just taken (or found empty) the open transaction.
+    pub(super) fn freeze(&mut self, chain: &ChainHash) -> Option<Batch> {
+        // A frozen overlay here is a checkpoint that failed, and then nothing is changed any more.
+        if self.frozen.is_some() || (self.active.is_empty() && self.ring.used() == 0) {
+            return None;
+        }
+        let overlay = Arc::new(std::mem::take(&mut self.active));
+        self.frozen = Some(overlay.clone());
+        Some(Batch {
+            overlay,
+            deltas: std::mem::take(&mut self.deltas),
+            payload: self.owned.iter().map(|(block, owned)| (block.0, owned.page.clone())).collect(),
+            seq: self.next_seq - 1,
+            next_pos: self.ring.head,
+            next_ino: self.next_ino,
+            hash: *chain,
+        })
+    }
+}
+
+impl Store {
+    /// Whether the log is full enough for a checkpoint to be worth its two flushes.
+    pub fn needs_checkpoint(&self) -> bool {
+        let core = self.core_read();
+        core.ring.used() > core.ring.blocks * 3 / 8 || core.active.bytes() > 32 << 20
+    }
+
+    /// Moves everything sealed into the tables. Nobody waits for it except a full log.
+    pub fn checkpoint(&self) -> Result<(), FsError> {
+        let _one = lock(&self.checkpointing);
+        let batch = {
+            let mut chain = lock(&self.chain);
+            self.seal(&mut chain, Seal::Freeze)?
+        };
+        let Some(batch) = batch else { return Ok(()) };
+        self.latch(write_runs(self.blocks().as_ref(), &batch.payload))?;
+        let stored = self.store_batch(&batch).and_then(|()| Snapshot::take(&self.db));
+        let snapshot = match stored {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.core_write().failed.get_or_insert(error.clone());
+                return Err(error);
+            }
+        };
+        let freed = {
+            let mut core = self.core_write();
+            core.snapshot = Some(Arc::new(snapshot));
+            core.frozen = None;
+            core.ring.tail = batch.next_pos;
+            core.owned.retain(|_, owned| owned.seq > batch.seq);
+            core.space.take_pending(batch.seq)
+        };
+        // Whoever reads through an older view is done once the gate has been shut.
+        drop(self.gate_write());
+        self.release(&freed)?;
+        self.return_chunks();
+        Ok(())
+    }
+
+    /// Discards large free runs, then lets the allocator have all of them.
+    fn release(&self, freed: &Runs) -> Result<(), FsError> {
+        let early = self.rules().late_discard;
+        if early {
+            self.add_free(freed)?;
+        }
+        for (start, count) in freed.iter().filter(|(_, count)| *count >= DISCARD_MIN) {
+            self.latch(self.blocks().discard(BlockNo(start), count))?;
+        }
+        if early { Ok(()) } else { self.add_free(freed) }
+    }
+
+    fn add_free(&self, freed: &Runs) -> Result<(), FsError> {
+        let blocks = self.blocks().clone();
+        let is_backed = |extent: ExtentNo| blocks.is_backed(extent);
+        let mut core = self.core_write();
+        let mut fresh = true;
+        for (start, count) in freed.iter() {
+            fresh &= core.space.add(start, count, &is_backed);
+        }
+        if fresh || self.tolerate_double_free(&core) {
+            return Ok(());
+        }
+        let error = corrupt("free space: a block was freed twice".to_string());
+        core.failed.get_or_insert(error.clone());
+        Err(error)
+    }
+
+    #[cfg(test)]
+    fn tolerate_double_free(&self, core: &Core) -> bool {
+        core.rules.reuse_at_once
+    }
+
+    #[cfg(not(test))]
+    fn tolerate_double_free(&self, _: &Core) -> bool {
+        false
+    }
+
+    /// One redb transaction: puts, deletes, free space, and what of the log it covers.
+    fn store_batch(&self, batch: &Batch) -> Result<(), FsError> {
+        let mut txn = self.db.begin_write().map_err(redb_error)?;
+        txn.set_durability(Durability::Immediate).map_err(redb_error)?;
+        txn.set_two_phase_commit(true);
+        txn.set_quick_repair(true);
+        for table in TableId::ALL {
+            let mut stored = txn.open_table(definition(table)).map_err(redb_error)?;
+            for (key, slot) in batch.overlay.iter(table) {
+                match slot {
+                    Some(value) => stored.insert(key.as_slice(), &**value).map_err(redb_error)?,
+                    None => stored.remove(key.as_slice()).map_err(redb_error)?,
+                };
+            }
+        }
+        {
+            let mut free = txn.open_table(FREE).map_err(redb_error)?;
+            store_free(&mut free, &batch.deltas)?;
+            let mut meta = txn.open_table(META).map_err(redb_error)?;
+            let log = LogMeta {
+                applied: batch.seq,
+                next_pos: batch.next_pos,
+                next_seq: batch.seq + 1,
+                log_id: self.log_id,
+                prev_hash: batch.hash,
+                next_ino: batch.next_ino,
+            };
+            meta.insert(META_LOG, log.encode().as_slice()).map_err(redb_error)?;
+        }
+        txn.commit().map_err(redb_error)
+    }
+}
+
+/// Brings the table of free space up to date: runs taken first, then runs given back (nothing is taken that was given
+/// back in the same batch).
+fn store_free(free: &mut redb::Table<'_, u64, u64>, deltas: &[Delta]) -> Result<(), FsError> {
+    let mut runs = Runs::default();
+    for delta in deltas.iter().filter(|delta| !delta.alloc) {
+        runs.insert(delta.start.0, delta.count);
+    }
+    let mut taken = Runs::default();
+    for delta in deltas.iter().filter(|delta| delta.alloc) {
+        taken.insert(delta.start.0, delta.count);
+    }
+    for (start, count) in taken.iter() {
+        take_stored(free, start, count)?;
+    }
+    for (start, count) in runs.iter() {
+        let (mut low, mut len) = (start, count);
+        let before = last_before(free, start)?;
+        if let Some((at, size)) = before
+            && at + size == start
+        {
+            (low, len) = (at, size + len);
+        }
+        let after = free.remove(start + count).map_err(redb_error)?.map(|guard| guard.value());
+        free.insert(low, len + after.unwrap_or(0)).map_err(redb_error)?;
+    }
+    Ok(())
+}
+
+fn last_before(free: &redb::Table<'_, u64, u64>, end: u64) -> Result<Option<(u64, u64)>, FsError> {
+    match free.range(..end).map_err(redb_error)?.next_back() {
+        Some(entry) => {
+            let (start, count) = entry.map_err(redb_error)?;
+            Ok(Some((start.value(), count.value())))
+        }
+        None => Ok(None),
+    }
+}
+
+fn take_stored(free: &mut redb::Table<'_, u64, u64>, start: u64, count: u64) -> Result<(), FsError> {
+    let end = start + count;
+    while let Some((low, len)) = last_before(free, end)? {
+        if low + len <= start {
+            break;
+        }
+        free.remove(low).map_err(redb_error)?;
+        if low < start {
+            free.insert(low, start - low).map_err(redb_error)?;
+        }
+        if low + len > end {
+            free.insert(end, low + len - end).map_err(redb_error)?;
+        }
+    }
+    Ok(())
+}
+

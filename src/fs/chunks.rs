@@ -1,0 +1,282 @@
+//! The address space of the tables: chunks of the image bound at first write.
+//!
+//! Decides where redb's bytes lie. Does not know what they mean. Invariants: the chunk map and the exact length are
+//! stable before a byte is written into a new chunk and before `set_len` returns (W15, W17); a chunk stays bound while
+//! mounted (W16); what was never written reads as zeros; chunks come out of a pool filled before a checkpoint starts,
+//! so that redb never meets a full disk (W18). Writes gather in memory until `sync_data` (S4).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::StorageBackend;
+
+use crate::base::limits::SLICE_BYTES_MAX;
+use crate::base::{BlockNo, PAGE, Pages};
+use crate::format::{CHUNK_BLOCKS, FsSuper};
+use crate::image::{Blocks, BlocksError};
+
+use super::core::Page;
+
+/// Entries of the chunk map from this index on are spare chunks: bound to no address yet, but the tables' own, so that
+/// redb can be opened before anything is known about free space.
+const SPARE: u64 = 1 << 48;
+/// Spare chunks that the superblock names.
+const SPARE_MAX: usize = 8;
+
+struct Inner {
+    sup: FsSuper,
+    map: BTreeMap<u64, BlockNo>,
+    pool: Vec<BlockNo>,
+    dirty: BTreeMap<u64, Page>,
+    /// Chunks bound since the last sync: written whole, so that no old content shows through.
+    fresh: Vec<u64>,
+    slot_dirty: bool,
+}
+
+/// Shared by redb and the store.
+#[derive(Clone)]
+pub(super) struct Chunks {
+    blocks: Arc<dyn Blocks>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl fmt::Debug for Chunks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Chunks")
+    }
+}
+
+fn io_error(error: BlocksError) -> io::Error {
+    io::Error::other(error)
+}
+
+impl Chunks {
+    pub(super) fn new(blocks: Arc<dyn Blocks>, sup: FsSuper) -> Chunks {
+        let bound = sup.chunks.iter().filter(|(index, _)| *index < SPARE);
+        let map = bound.map(|(index, block)| (*index, BlockNo(*block))).collect();
+        let spare = sup.chunks.iter().filter(|(index, _)| *index >= SPARE);
+        let pool = spare.map(|(_, block)| BlockNo(*block)).collect();
+        let inner = Inner {
+            sup,
+            map,
+            pool,
+            dirty: BTreeMap::new(),
+            fresh: Vec::new(),
+            slot_dirty: false,
+        };
+        Chunks { blocks, inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Chunks that may be bound before the pool is empty.
+    pub(super) fn pool_len(&self) -> usize {
+        self.lock().pool.len()
+    }
+
+    pub(super) fn refill(&self, chunk: BlockNo) {
+        self.lock().pool.push(chunk);
+    }
+
+    /// Takes chunks back out of the pool, down to `keep`.
+    pub(super) fn shrink_pool(&self, keep: usize) -> Vec<BlockNo> {
+        let mut inner = self.lock();
+        let keep = keep.max(SPARE_MAX).min(inner.pool.len());
+        inner.pool.split_off(keep)
+    }
+
+    /// Every chunk that is the tables' own.
+    pub(super) fn all(&self) -> Vec<BlockNo> {
+        let inner = self.lock();
+        inner.map.values().chain(&inner.pool).copied().collect()
+    }
+
+    /// Pages that the tables' chunks hold.
+    pub(super) fn bound_pages(&self) -> u64 {
+        self.lock().map.len() as u64 * CHUNK_BLOCKS
+    }
+
+    /// Writes the other superblock slot and makes it stable.
+    fn write_slot(&self, inner: &mut Inner) -> Result<(), BlocksError> {
+        let mut sup = inner.sup.clone();
+        sup.seq += 1;
+        sup.chunks = inner.map.iter().map(|(index, block)| (*index, block.0)).collect();
+        let spare = (SPARE..).zip(inner.pool.iter().take(SPARE_MAX));
+        sup.chunks.extend(spare.map(|(index, block)| (index, block.0)));
+        let slot = (sup.seq % 2) as usize;
+        let (head, cont) = sup.encode();
+        if !cont.is_empty() {
+            self.blocks.write(BlockNo(sup.cont_first[slot]), &Pages::copy_of(&cont))?;
+        }
+        self.blocks.write_flush(BlockNo(slot as u64), &Pages::copy_of(&head))?;
+        inner.sup = sup;
+        inner.slot_dirty = false;
+        Ok(())
+    }
+
+    /// Writes the superblock for the first time, into both slots.
+    pub(super) fn write_both_slots(&self) -> Result<(), BlocksError> {
+        let mut inner = self.lock();
+        self.write_slot(&mut inner)?;
+        self.write_slot(&mut inner)
+    }
+
+    fn page(&self, inner: &Inner, index: u64) -> io::Result<Page> {
+        if let Some(page) = inner.dirty.get(&index) {
+            return Ok(page.clone());
+        }
+        let mut out = [0u8; PAGE];
+        let chunk = index / CHUNK_BLOCKS;
+        if let Some(first) = inner.map.get(&chunk)
+            && !inner.fresh.contains(&chunk)
+        {
+            self.blocks.read(first.plus(index % CHUNK_BLOCKS), &mut out).map_err(io_error)?;
+        }
+        Ok(Arc::new(out))
+    }
+
+    fn put_page(inner: &mut Inner, index: u64, page: Page) -> io::Result<()> {
+        let chunk = index / CHUNK_BLOCKS;
+        if !inner.map.contains_key(&chunk) {
+            let Some(block) = inner.pool.pop() else {
+                return Err(io::Error::other("the reserve for tables is used up"));
+            };
+            inner.map.insert(chunk, block);
+            inner.fresh.push(chunk);
+            inner.slot_dirty = true;
+        }
+        inner.dirty.insert(index, page);
+        Ok(())
+    }
+
+    /// What a sync has to write: first block of the image and pages, in order of the image.
+    fn plan(inner: &Inner) -> BTreeMap<u64, Page> {
+        let zero: Page = Arc::new([0; PAGE]);
+        let mut plan = BTreeMap::new();
+        for chunk in &inner.fresh {
+            if let Some(first) = inner.map.get(chunk) {
+                plan.extend((0..CHUNK_BLOCKS).map(|n| (first.0 + n, zero.clone())));
+            }
+        }
+        for (index, page) in &inner.dirty {
+            if let Some(first) = inner.map.get(&(index / CHUNK_BLOCKS)) {
+                plan.insert(first.0 + index % CHUNK_BLOCKS, page.clone());
+            }
+        }
+        plan
+    }
+}
+
+/// Writes blocks in runs of neighbours, at most a slice at a time.
+pub(super) fn write_runs(blocks: &dyn Blocks, plan: &BTreeMap<u64, Page>) -> Result<(), BlocksError> {
+    let mut run: Vec<(u64, &Page)> = Vec::new();
+    let write = |run: &[(u64, &Page)]| match run.first() {
+        Some((first, _)) => {
+            let mut data = Pages::zeroed(run.len());
+            for (slot, (_, page)) in data.chunks_exact_mut(PAGE).zip(run) {
+                slot.copy_from_slice(&page[..]);
+            }
+            blocks.write(BlockNo(*first), &data)
+        }
+        None => Ok(()),
+    };
+    for (block, page) in plan {
+        let joins = run.last().is_some_and(|(last, _)| last + 1 == *block);
+        if !joins || run.len() * PAGE >= SLICE_BYTES_MAX {
+            write(&run)?;
+            run.clear();
+        }
+        run.push((*block, page));
+    }
+    write(&run)
+}
+
+impl StorageBackend for Chunks {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.lock().sup.tables_len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let inner = self.lock();
+        if offset.checked_add(out.len() as u64).is_none_or(|end| end > inner.sup.tables_len) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read behind the end of the tables"));
+        }
+        let mut at = offset;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let (index, skip) = (at / PAGE as u64, (at % PAGE as u64) as usize);
+            let step = (PAGE - skip).min(rest.len());
+            let (head, tail) = rest.split_at_mut(step);
+            head.copy_from_slice(&self.page(&inner, index)?[skip..skip + step]);
+            rest = tail;
+            at += step as u64;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut inner = self.lock();
+        let old = inner.sup.tables_len;
+        let first_gone = len.div_ceil(PAGE as u64);
+        if len < old {
+            inner.dirty.split_off(&first_gone);
+        } else {
+            // Chunks stay bound when the tables shrink: what is grown into again must read as zeros.
+            let zero: Page = Arc::new([0; PAGE]);
+            let bound: Vec<u64> = inner
+                .map
+                .keys()
+                .flat_map(|chunk| chunk * CHUNK_BLOCKS..(chunk + 1) * CHUNK_BLOCKS)
+                .filter(|index| *index >= old.div_ceil(PAGE as u64) && *index < first_gone)
+                .collect();
+            for index in bound {
+                inner.dirty.insert(index, zero.clone());
+            }
+        }
+        inner.sup.tables_len = len;
+        self.write_slot(&mut inner).map_err(io_error)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let plan = {
+            let mut inner = self.lock();
+            if inner.slot_dirty {
+                self.write_slot(&mut inner).map_err(io_error)?;
+            }
+            Chunks::plan(&inner)
+        };
+        write_runs(self.blocks.as_ref(), &plan).map_err(io_error)?;
+        {
+            let mut inner = self.lock();
+            inner.fresh.clear();
+            let Inner { map, dirty, .. } = &mut *inner;
+            dirty.retain(|index, page| {
+                let home = map.get(&(index / CHUNK_BLOCKS)).map(|first| first.0 + index % CHUNK_BLOCKS);
+                !home.and_then(|home| plan.get(&home)).is_some_and(|written| Arc::ptr_eq(written, page))
+            });
+        }
+        self.blocks.flush().map_err(io_error)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut inner = self.lock();
+        let mut at = offset;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let (index, skip) = (at / PAGE as u64, (at % PAGE as u64) as usize);
+            let step = (PAGE - skip).min(rest.len());
+            let (head, tail) = rest.split_at(step);
+            let mut page =
+                if step == PAGE { Arc::new([0; PAGE]) } else { self.page(&inner, index)? };
+            Arc::make_mut(&mut page)[skip..skip + step].copy_from_slice(head);
+            Chunks::put_page(&mut inner, index, page)?;
+            rest = tail;
+            at += step as u64;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,407 @@
+//! Changing a file's size and its holes; giving back a file that nobody has any more.
+//!
+//! Decides in which steps blocks leave a file. Invariants: a zeroed edge enters the log as payload of the very
+//! transaction that changes size or map (W22); a cut of many extents goes in steps, each consistent, remembered in the
+//! orphan table (U8).
+
+use crate::base::{BlockNo, Ino};
+use crate::format::{FileKind, TableId, Time, key_ino, key_name};
+
+use super::FsError;
+use super::core::{Change, Core, Page};
+use super::data::{BLOCK, FILE_BYTES_MAX};
+use super::mapping::{MapHow, Piece, extents_in, piece_at, pieces};
+use super::store::Store;
+
+/// Extents cut in one transaction.
+const STEP: usize = 500;
+
+/// What `fallocate` does to a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallocate {
+    /// Blocks for holes; the file grows to the end of the range.
+    Allocate,
+    /// The same without growing.
+    AllocateKeepSize,
+    /// Blocks leave the range; it reads as zeros.
+    PunchHole,
+    /// The range reads as zeros and has blocks; the file grows.
+    ZeroRange,
+    ZeroRangeKeepSize,
+}
+
+/// Content of a block that is cut in the middle, loaded before the lock is taken.
+type Edge = Option<(u64, Page)>;
+
+impl Core {
+    /// Drops dirty pages in `[from, to)`.
+    fn drop_pages(&mut self, ino: Ino, from: u64, to: u64) {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        let doomed: Vec<u64> = file.pages.range(from..to).map(|(at, _)| *at).collect();
+        let mut promised = 0;
+        for at in &doomed {
+            promised += u64::from(file.pages.remove(at).is_some_and(|page| page.reserved));
+        }
+        self.dirty_pages -= doomed.len();
+        self.space.unreserve(promised);
+    }
+
+    /// Puts the new content of a cut block where it belongs: into the log if the block has a home, else the buffer.
+    fn put_edge(&mut self, ino: Ino, edge: Edge) -> Result<(), FsError> {
+        let Some((at, page)) = edge else { return Ok(()) };
+        match piece_at(&self.layers(None), ino, at, at + 1)? {
+            Piece::Mapped { start, unwritten: false, .. } => {
+                self.drop_pages(ino, at, at + 1);
+                self.put_payload(start, page);
+            }
+            Piece::Mapped { .. } | Piece::Hole { .. } => {
+                if let Some(dirty) = self.files.get_mut(&ino).and_then(|file| file.pages.get_mut(&at)) {
+                    dirty.page = page;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmaps and frees `[from, to)`, at most `max` extents from the front.
+    fn free_range(
+        &mut self,
+        ino: Ino,
+        range: (u64, u64),
+        max: usize,
+        edit: impl FnOnce(&mut crate::format::InodeRec),
+    ) -> Result<(), FsError> {
+        let mut change = Change::default();
+        let gone = self.carve(&mut change, ino, range, max, None)?;
+        self.edit_inode(&mut change, ino, |rec| {
+            rec.blocks = rec.blocks.saturating_sub(gone);
+            edit(rec);
+        })?;
+        self.apply(change);
+        Ok(())
+    }
+
+    /// Forgets the buffer entry of a file that has nothing left to write.
+    fn settle_entry(&mut self, ino: Ino, size: u64) {
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.size = size;
+            if file.pages.is_empty() {
+                self.files.remove(&ino);
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Truncates or grows a regular file.
+    pub fn set_size(&self, ino: Ino, size: u64, now: Time) -> Result<(), FsError> {
+        if size > FILE_BYTES_MAX {
+            return Err(FsError::FileTooLarge);
+        }
+        let _shard = self.shards.lock(ino);
+        self.throttle()?;
+        let live = {
+            let core = self.core_read();
+            core.writable()?;
+            core.live_file(ino)?.size
+        };
+        if size >= live {
+            return self.grow(ino, live, size, now);
+        }
+        let more = self.shrink(ino, size, now)?;
+        if more { self.cut_behind_end(ino) } else { Ok(()) }
+    }
+
+    fn grow(&self, ino: Ino, live: u64, size: u64, now: Time) -> Result<(), FsError> {
+        if size > live {
+            self.prepare_extend(ino, live)?;
+        }
+        let mut core = self.core_write();
+        core.writable()?;
+        let dirty = core.files.get(&ino).is_some_and(|file| !file.pages.is_empty());
+        if dirty {
+            // The durable size follows the data: no crash shows the new size without it.
+            if let Some(file) = core.files.get_mut(&ino) {
+                file.size = size;
+                file.times = Some(now);
+            }
+            return Ok(());
+        }
+        let mut change = Change::default();
+        core.edit_inode(&mut change, ino, |rec| {
+            rec.size = size;
+            (rec.mtime, rec.ctime) = (now, now);
+        })?;
+        core.apply(change);
+        core.settle_entry(ino, size);
+        Ok(())
+    }
+
+    /// The first step of a truncation; answers whether extents behind the end are left.
+    fn shrink(&self, ino: Ino, size: u64, now: Time) -> Result<bool, FsError> {
+        let _token = self.tokens.acquire(ino);
+        let (tail, skip) = (size / BLOCK, (size % BLOCK) as usize);
+        let edge = self.load_edge(ino, tail, skip, BlockNo::SIZE)?;
+        let mut core = self.core_write();
+        core.writable()?;
+        let from = size.div_ceil(BLOCK);
+        core.drop_pages(ino, from, u64::MAX);
+        core.put_edge(ino, edge)?;
+        let behind = extents_in(&core.layers(None), ino, from, u64::MAX, STEP + 1)?.len();
+        core.free_range(ino, (from, u64::MAX), STEP, |rec| {
+            rec.size = rec.size.min(size);
+            (rec.mtime, rec.ctime) = (now, now);
+        })?;
+        if behind > STEP {
+            let mut change = Change::default();
+            let key = key_ino(ino);
+            if core.layers(None).get(TableId::Orphans, &key)?.is_none() {
+                change.overlay.put(TableId::Orphans, key, [1u8].as_slice().into());
+            }
+            core.apply(change);
+        }
+        if let Some(file) = core.files.get_mut(&ino) {
+            file.times = None;
+        }
+        if size == 0 {
+            core.rewrites.insert(ino);
+        }
+        core.settle_entry(ino, size);
+        Ok(behind > STEP)
+    }
+
+    /// Finishes a truncation of many extents. The caller keeps writers out.
+    pub(super) fn cut_behind_end(&self, ino: Ino) -> Result<(), FsError> {
+        loop {
+            self.throttle()?;
+            let _token = self.tokens.acquire(ino);
+            let mut core = self.core_write();
+            core.writable()?;
+            let from = core.live_file(ino)?.size.div_ceil(BLOCK);
+            core.free_range(ino, (from, u64::MAX), STEP, |_| {})?;
+            if extents_in(&core.layers(None), ino, from, u64::MAX, 1)?.is_empty() {
+                let mut change = Change::default();
+                let mark = core.layers(None).get(TableId::Orphans, &key_ino(ino))?;
+                if mark.is_some_and(|mark| mark.first() == Some(&1)) {
+                    change.overlay.del(TableId::Orphans, key_ino(ino));
+                }
+                core.apply(change);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Block `at` with the bytes `[from, to)` zeroed, if that leaves some.
+    fn load_edge(&self, ino: Ino, at: u64, from: usize, to: usize) -> Result<Edge, FsError> {
+        if from == 0 && to == BlockNo::SIZE || from >= to {
+            return Ok(None);
+        }
+        let mut page = self.load_page(ino, at)?;
+        Page::make_mut(&mut page)[from..to].fill(0);
+        Ok(Some((at, page)))
+    }
+
+    /// Allocates, punches or zeroes a range.
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        how: Fallocate,
+        offset: u64,
+        len: u64,
+        now: Time,
+    ) -> Result<(), FsError> {
+        let end = offset.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX).ok_or(FsError::FileTooLarge)?;
+        if len == 0 {
+            return Err(FsError::Invalid);
+        }
+        let _shard = self.shards.lock(ino);
+        self.throttle()?;
+        let live = self.core_read().live_file(ino)?.size;
+        if matches!(how, Fallocate::PunchHole | Fallocate::ZeroRange | Fallocate::ZeroRangeKeepSize) {
+            self.punch(ino, offset, end, now)?;
+        }
+        if how != Fallocate::PunchHole {
+            self.allocate(ino, offset, end)?;
+        }
+        if matches!(how, Fallocate::Allocate | Fallocate::ZeroRange) && end > live {
+            self.grow(ino, live, end, now)?;
+        }
+        Ok(())
+    }
+
+    fn punch(&self, ino: Ino, offset: u64, end: u64, now: Time) -> Result<(), FsError> {
+        let _token = self.tokens.acquire(ino);
+        let (head, tail) = (offset / BLOCK, end / BLOCK);
+        let (skip, stop) = ((offset % BLOCK) as usize, (end % BLOCK) as usize);
+        let edges = if head == tail {
+            [self.load_edge(ino, head, skip, stop)?, None]
+        } else {
+            let first = if skip > 0 { self.load_edge(ino, head, skip, BlockNo::SIZE)? } else { None };
+            [first, self.load_edge(ino, tail, 0, stop)?]
+        };
+        let mut range = (offset.div_ceil(BLOCK), tail);
+        loop {
+            let mut core = self.core_write();
+            core.writable()?;
+            for edge in edges.iter().cloned() {
+                core.put_edge(ino, edge)?;
+            }
+            if range.0 < range.1 {
+                core.drop_pages(ino, range.0, range.1);
+                core.free_range(ino, range, STEP, |rec| (rec.mtime, rec.ctime) = (now, now))?;
+                let left = extents_in(&core.layers(None), ino, range.0, range.1, 1)?;
+                match left.first() {
+                    Some(extent) => range.0 = extent.at.max(range.0),
+                    None => return Ok(()),
+                }
+            } else {
+                return Ok(());
+            }
+            if core.txn.bytes() > core.ring.record_max() / 2 {
+                drop(core);
+                return self.punch_rest(ino, range, now);
+            }
+        }
+    }
+
+    /// A punch of very many extents goes on after a seal; each part is a hole of its own.
+    fn punch_rest(&self, ino: Ino, range: (u64, u64), now: Time) -> Result<(), FsError> {
+        let mut core = self.core_write();
+        core.free_range(ino, range, STEP, |rec| (rec.mtime, rec.ctime) = (now, now))
+    }
+
+    fn allocate(&self, ino: Ino, offset: u64, end: u64) -> Result<(), FsError> {
+        let (first, last) = super::data::block_span(offset, end);
+        let mut tries = 0;
+        let mut at = first;
+        while at < last {
+            self.throttle()?;
+            let token = self.tokens.acquire(ino);
+            let mut core = self.core_write();
+            core.writable()?;
+            match core.allocate_step(ino, at, last)? {
+                Some(next) if self.admit(&mut core, 4, 256).is_ok() => {
+                    at = next;
+                    tries = 0;
+                }
+                _ if tries < 3 => {
+                    tries += 1;
+                    drop(core);
+                    drop(token);
+                    self.relieve((last - at).min(1 << 18))?;
+                }
+                _ => return Err(FsError::NoSpace),
+            }
+        }
+        Ok(())
+    }
+
+    /// Position of the next byte that has data, at or after `offset`.
+    pub fn seek_data(&self, ino: Ino, offset: u64) -> Result<u64, FsError> {
+        self.seek(ino, offset, true)?.ok_or(FsError::NoData)
+    }
+
+    /// Position of the next hole, at or after `offset`; the end of the file is one.
+    pub fn seek_hole(&self, ino: Ino, offset: u64) -> Result<u64, FsError> {
+        let size = self.core_read().live_file(ino)?.size;
+        Ok(self.seek(ino, offset, false)?.unwrap_or(size))
+    }
+
+    fn seek(&self, ino: Ino, offset: u64, data: bool) -> Result<Option<u64>, FsError> {
+        let core = self.core_read();
+        let size = core.live_file(ino)?.size;
+        if offset >= size {
+            return Err(FsError::NoData);
+        }
+        let (first, last) = super::data::block_span(offset, size);
+        let dirty = core.files.get(&ino).map(|file| &file.pages);
+        for (at, piece) in pieces(&core.layers(None), ino, first, last)? {
+            let written = matches!(piece, Piece::Mapped { unwritten: false, .. });
+            let end = at + piece.count();
+            let found = if written {
+                data.then_some(at)
+            } else if data {
+                dirty.and_then(|pages| pages.range(at..end).next()).map(|(at, _)| *at)
+            } else {
+                (at..end).find(|at| dirty.is_none_or(|pages| !pages.contains_key(at)))
+            };
+            if let Some(found) = found {
+                return Ok(Some((found * BLOCK).max(offset)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Frees an inode that has no name and that nobody has open any more, with all it holds.
+    pub fn drop_inode(&self, ino: Ino) -> Result<(), FsError> {
+        let _shard = self.shards.lock(ino);
+        loop {
+            self.throttle()?;
+            let _token = self.tokens.acquire(ino);
+            let _names = self.lock_names();
+            let mut core = self.core_write();
+            core.writable()?;
+            let Some(rec) = core.recorded_inode(&core.layers(None), ino)? else { return Ok(()) };
+            if rec.nlink > 0 && rec.kind() != FileKind::Dir {
+                return Err(FsError::Invalid);
+            }
+            core.drop_pages(ino, 0, u64::MAX);
+            core.files.remove(&ino);
+            core.rewrites.remove(&ino);
+            if rec.kind() == FileKind::File {
+                core.free_range(ino, (0, u64::MAX), STEP, |rec| rec.size = 0)?;
+                if !extents_in(&core.layers(None), ino, 0, u64::MAX, 1)?.is_empty() {
+                    continue;
+                }
+            }
+            let mut change = Change::default();
+            for name in super::core::xattr_names(&core.layers(None), ino)? {
+                change.overlay.del(TableId::Xattrs, key_name(ino, &name));
+            }
+            change.overlay.del(TableId::Inodes, key_ino(ino));
+            change.overlay.del(TableId::Orphans, key_ino(ino));
+            core.apply(change);
+            return Ok(());
+        }
+    }
+}
+
+impl Core {
+    /// Gives blocks to the first hole at or after `at`; answers where to go on, or `None` without space.
+    fn allocate_step(&mut self, ino: Ino, at: u64, last: u64) -> Result<Option<u64>, FsError> {
+        let Piece::Hole { count } = piece_at(&self.layers(None), ino, at, last)? else {
+            let piece = piece_at(&self.layers(None), ino, at, last)?;
+            return Ok(Some(at + piece.count()));
+        };
+        let promised = self.promised_in(ino, at, at + count);
+        if self.space.available() + promised < count.min(1 << 15) {
+            return Ok(None);
+        }
+        let goal = self.goal_for(ino, at)?;
+        let Some((start, got)) = self.space.take(goal, count.min(1 << 15)) else { return Ok(None) };
+        let change = self.map(ino, at, got, start, MapHow { fresh: true, unwritten: true })?;
+        self.apply(change);
+        let promised = self.promised_in(ino, at, at + got);
+        self.space.unreserve(promised);
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.pages.range_mut(at..at + got).for_each(|(_, page)| page.reserved = false);
+        }
+        Ok(Some(at + got))
+    }
+
+    fn promised_in(&self, ino: Ino, from: u64, to: u64) -> u64 {
+        let pages = self.files.get(&ino).map(|file| file.pages.range(from..to));
+        pages.map_or(0, |pages| pages.filter(|(_, page)| page.reserved).count() as u64)
+    }
+
+    /// Where a file's next block would best lie: behind the block before it.
+    pub(super) fn goal_for(&self, ino: Ino, at: u64) -> Result<Option<u64>, FsError> {
+        if at == 0 {
+            return Ok(None);
+        }
+        Ok(match piece_at(&self.layers(None), ino, at - 1, at)? {
+            Piece::Mapped { start, .. } => Some(start.0 + 1),
+            Piece::Hole { .. } => None,
+        })
+    }
+}

@@ -1,0 +1,18 @@
+//! Switches that turn single rules of the commit protocol off, so that the test of each rule can be seen to fail.
+//!
+//! Outside tests every rule holds and the switches are constants.
+
+/// All false: the protocol as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rules {
+    /// W1: large writes go home although the block has payload in the log.
+    pub(super) ignore_log_owned: bool,
+    /// W2: freed blocks are reused before the checkpoint.
+    pub(super) reuse_at_once: bool,
+    /// W4: no flush between fresh data and the record that maps it.
+    pub(super) skip_fresh_flush: bool,
+    /// W14: a record need not chain to the one before.
+    pub(super) no_chain: bool,
+    /// W21: discards may still run when the blocks are reused.
+    pub(super) late_discard: bool,
+}

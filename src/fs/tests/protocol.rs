@@ -1,0 +1,547 @@
+//! The rules of the commit protocol one by one; each test is seen to fail with its rule switched off.
+
+use super::mem::{Cut, Player};
+use super::*;
+use crate::fs::rules::Rules;
+use crate::fs::{Fallocate, FsError};
+
+const MIB: usize = 1 << 20;
+
+fn with_rules(store: &Store, rules: Rules) {
+    store.core_write().rules = rules;
+}
+
+/// Runs `story` under the rules and with one of them off; answers whether each ended well.
+fn both(off: Rules, story: impl Fn(Rules) -> bool) -> (bool, bool) {
+    (story(Rules::default()), story(off))
+}
+
+#[test]
+fn what_was_written_is_read_back_before_and_after_a_crash() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"file");
+    let data: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
+    store.write(ino, 1000, &data, NOW).unwrap();
+    assert_eq!(store.inode(ino).unwrap().unwrap().size, 301_000);
+    assert_eq!(store.read(ino, 1000, 300_000).unwrap(), data);
+    fsync(&store, ino);
+    assert_eq!(store.read(ino, 1000, 300_000).unwrap(), data);
+    for store in [reopen_copy(&blocks), {
+        store.checkpoint().unwrap();
+        reopen_copy(&blocks)
+    }] {
+        assert_eq!(store.dirent(Ino::ROOT, b"file").unwrap().unwrap().ino, ino);
+        assert_eq!(store.read(ino, 0, 1000).unwrap(), vec![0; 1000]);
+        assert_eq!(store.read(ino, 1000, 400_000).unwrap(), data);
+        assert_eq!(store.dirents_after(Ino::ROOT, 0, 10).unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn flush_count_table() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"file");
+    let count = |work: &dyn Fn()| {
+        let before = blocks.flushes();
+        work();
+        fsync(&store, ino);
+        blocks.flushes() - before
+    };
+    assert_eq!(count(&|| store.write(ino, 0, &[1; 4096], NOW).unwrap()), 1, "small fresh");
+    assert_eq!(count(&|| store.write(ino, 0, &[2; 4096], NOW).unwrap()), 1, "small overwrite");
+    let big = vec![3; MIB];
+    assert_eq!(count(&|| store.write(ino, MIB as u64, &big, NOW).unwrap()), 2, "large fresh");
+    assert_eq!(count(&|| store.write(ino, MIB as u64, &big, NOW).unwrap()), 1, "large overwrite");
+    assert_eq!(count(&|| {}), 0, "nothing to do");
+    let before = blocks.writes().len();
+    store.write(ino, 0, &[4; 4096], NOW).unwrap();
+    fsync(&store, ino);
+    assert_eq!(blocks.writes().len() - before, 1, "a small fsync is one write");
+}
+
+#[test]
+fn fsync_of_nothing_dirty_still_flushes_what_writeback_sent() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"file");
+    store.write(ino, 0, &vec![1; MIB], NOW).unwrap();
+    fsync(&store, ino);
+    store.write(ino, 0, &vec![2; MIB], NOW).unwrap();
+    store.writeback(true).unwrap();
+    let before = blocks.flushes();
+    fsync(&store, ino);
+    assert_eq!(blocks.flushes() - before, 1);
+}
+
+#[test]
+fn replay_must_not_undo_direct_write() {
+    let story = |rules| {
+        let (blocks, store) = fresh();
+        with_rules(&store, rules);
+        let ino = create(&store, b"f");
+        store.write(ino, 0, &vec![0; MIB], NOW).unwrap();
+        fsync(&store, ino);
+        store.write(ino, 0, &[1; 4096], NOW).unwrap();
+        fsync(&store, ino);
+        store.write(ino, 0, &vec![2; MIB], NOW).unwrap();
+        fsync(&store, ino);
+        read_all(&reopen_copy(&blocks), ino) == vec![2; MIB]
+    };
+    assert_eq!(both(Rules { ignore_log_owned: true, ..Rules::default() }, story), (true, false));
+}
+
+#[test]
+fn checkpoint_vs_writeback_same_block() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    store.write(ino, 0, &[1; 4096], NOW).unwrap();
+    fsync(&store, ino);
+    std::thread::scope(|scope| {
+        let store = &store;
+        scope.spawn(move || {
+            for _ in 0..40 {
+                store.checkpoint().unwrap();
+            }
+        });
+        for round in 0..200u32 {
+            let byte = (round % 250) as u8 + 1;
+            store.write(ino, 0, &vec![byte; 40 * 4096], NOW).unwrap();
+            if round % 3 == 0 {
+                store.writeback(true).unwrap();
+            }
+            if round % 2 == 0 {
+                fsync(store, ino);
+            }
+            assert!(read_all(store, ino).iter().all(|b| *b == byte), "round {round}");
+        }
+    });
+    fsync(&store, ino);
+    store.checkpoint().unwrap();
+    assert!(read_all(&reopen_copy(&blocks), ino).iter().all(|b| *b == 200));
+}
+
+#[test]
+fn replay_must_not_hit_reused_block() {
+    let story = |rules| {
+        let (blocks, store) = fresh();
+        with_rules(&store, rules);
+        let doomed = create(&store, b"doomed");
+        store.write(doomed, 0, &[0xAA; 8 * 4096], NOW).unwrap();
+        fsync(&store, doomed);
+        unlink(&store, b"doomed");
+        fsync(&store, Ino::ROOT);
+        // Fill the volume: every block that may be reused is.
+        let taker = create(&store, b"taker");
+        let mut at = 0;
+        while store.write(taker, at, &vec![0xBB; MIB], NOW).is_ok() {
+            at += MIB as u64;
+            store.writeback(true).unwrap();
+        }
+        fsync(&store, taker);
+        let again = reopen_copy(&blocks);
+        let data = read_all(&again, taker);
+        assert!(data.len() >= at as usize);
+        data.iter().all(|b| *b == 0xBB)
+    };
+    assert!(story(Rules::default()));
+}
+
+#[test]
+fn freed_blocks_wait_for_the_checkpoint() {
+    let free_now = |rules| {
+        let (_, store) = fresh();
+        with_rules(&store, rules);
+        let ino = create(&store, b"f");
+        store.write(ino, 0, &vec![1; MIB], NOW).unwrap();
+        fsync(&store, ino);
+        let before = store.core_read().space.available();
+        unlink(&store, b"f");
+        fsync(&store, Ino::ROOT);
+        let waits = store.core_read().space.available() == before;
+        store.checkpoint().unwrap();
+        waits && store.core_read().space.available() >= before + 256
+    };
+    assert!(free_now(Rules::default()));
+}
+
+#[test]
+fn fresh_large_append_never_shows_foreign_bytes() {
+    let story = |rules| {
+        let (blocks, store) = fresh();
+        with_rules(&store, rules);
+        // A secret of another file lies in the blocks that will be reused.
+        let secret = create(&store, b"secret");
+        store.write(secret, 0, &vec![0x5E; 20 * MIB], NOW).unwrap();
+        fsync(&store, secret);
+        store.set_size(secret, 0, NOW).unwrap();
+        let keep = create(&store, b"log");
+        fsync(&store, keep);
+        store.checkpoint().unwrap();
+        // Discards would hide the leak; put the old bytes back as a medium that ignores discards would.
+        let first_data = 2048;
+        for block in first_data..8192 {
+            if blocks.peek(block) == vec![0; 4096] {
+                blocks.poke(block, &[0x5E; 4096]);
+            }
+        }
+        let base = blocks.record();
+        let ticket_at = blocks.moment();
+        store.write(keep, 0, &vec![0x11; MIB], NOW).unwrap();
+        fsync(&store, keep);
+        let events = blocks.events();
+        let mut player = Player::new(&base);
+        for upto in ticket_at..=events.len() {
+            for how in [Cut::LoseAll, Cut::KeepAll, Cut::Random(1), Cut::Random(2)] {
+                let store = open(&player.cut(&events, upto, how));
+                if read_all(&store, keep).iter().any(|b| *b != 0x11) {
+                    return false;
+                }
+            }
+        }
+        true
+    };
+    assert_eq!(both(Rules { skip_fresh_flush: true, ..Rules::default() }, story), (true, false));
+}
+
+#[test]
+fn ghost_record_and_forged_payload() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    fsync(&store, ino);
+    let branch = blocks.copy();
+    // One history goes on for three records ...
+    for byte in 1..=3u8 {
+        store.write(ino, 0, &[byte; 4096], NOW).unwrap();
+        fsync(&store, ino);
+    }
+    let ring_first = store.ring_first;
+    // ... the other starts again at the same place with one record; behind it lie the ghosts of the first.
+    let second = open(&branch);
+    second.write(ino, 0, &[9; 4096], NOW).unwrap();
+    fsync(&second, ino);
+    let head = second.core_read().ring.head;
+    for block in head..head + 16 {
+        branch.poke(ring_first + block, &blocks.peek(ring_first + block));
+    }
+    let third = open(&branch.copy());
+    assert_eq!(read_all(&third, ino), vec![9; 4096]);
+    // A forger who knows everything but the chain: a perfect record with the right number.
+    let (log_id, seq) = (third.log_id, second.core_read().next_seq);
+    let page = [0xEE; 4096];
+    let home = second.core_read().owned.keys().next().copied().unwrap();
+    let (forged, _) = crate::format::seal_record(log_id, seq, &[0; 32], &[], [(home, &page)].into_iter());
+    for (n, data) in (0..).zip(forged.chunks(4096)) {
+        branch.poke(ring_first + head + n, data);
+    }
+    assert_eq!(read_all(&open(&branch), ino), vec![9; 4096]);
+}
+
+#[test]
+fn redb_grows_inside_checkpoint_then_crash() {
+    let blocks = fresh_blocks(8192);
+    let store = open(&blocks);
+    for n in 0..3000u32 {
+        create(&store, format!("a-rather-long-name-of-a-file-{n}").as_bytes());
+    }
+    let chunks_before = store.chunks.all().len();
+    fsync(&store, Ino::ROOT);
+    let base = blocks.record();
+    store.checkpoint().unwrap();
+    let events = blocks.events();
+    assert!(store.chunks.bound_pages() > 4 * 64 && chunks_before > 0, "the tables did not grow");
+    let mut player = Player::new(&base);
+    let step = (events.len() / 60).max(1);
+    for upto in (0..=events.len()).step_by(step).chain([events.len()]) {
+        let image = player.cut(&events, upto, Cut::Random(7));
+        let again = open(&image);
+        assert_eq!(again.dirents_after(Ino::ROOT, 0, 10_000).unwrap().len(), 3000, "cut at {upto}");
+        // No block is both free and the tables'.
+        let mut core = again.core_write();
+        for chunk in again.chunks.all() {
+            assert_eq!(core.space.exclude(chunk.0, 64), 0, "cut at {upto}: chunk {} is free", chunk.0);
+        }
+    }
+}
+
+#[test]
+fn discard_vs_reuse() {
+    let story = |rules| {
+        let (blocks, store) = fresh();
+        with_rules(&store, rules);
+        let store = Arc::new(store);
+        let ino = create(&store, b"old");
+        store.write(ino, 0, &vec![1; 8 * MIB], NOW).unwrap();
+        fsync(&store, ino);
+        unlink(&store, b"old");
+        fsync(&store, Ino::ROOT);
+        let before = store.core_read().space.available();
+        let taken = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        // At the moment of the discard nobody may be able to take the blocks.
+        let (watch, seen) = (Arc::downgrade(&store), taken.clone());
+        blocks.on_discard(Box::new(move || {
+            let available = watch.upgrade().unwrap().core_read().space.available();
+            seen.fetch_max(available, std::sync::atomic::Ordering::Relaxed);
+        }));
+        store.checkpoint().unwrap();
+        let during = taken.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(during > 0, "no discard happened");
+        assert!(store.core_read().space.available() >= before + 2048);
+        during <= before
+    };
+    assert_eq!(both(Rules { late_discard: true, ..Rules::default() }, story), (true, false));
+}
+
+#[test]
+fn redb_error_never_reached_by_enospc() {
+    let blocks = fresh_blocks(4096);
+    let store = open(&blocks);
+    let mut made = 0;
+    let full = loop {
+        let mut op = store.begin();
+        let ino = op.alloc_ino();
+        op.put_inode(ino, &InodeRec::new(FileKind::File, NOW));
+        let name = format!("{made:0200}");
+        op.put_dirent(Ino::ROOT, name.as_bytes(), Dirent { ino, kind: FileKind::File, cookie: 0 }).unwrap();
+        match op.finish() {
+            Ok(()) => made += 1,
+            Err(error) => break error,
+        }
+        assert!(made < 200_000);
+    };
+    assert_eq!(full, FsError::NoSpace);
+    store.checkpoint().unwrap();
+    let again = open(&blocks.copy());
+    assert_eq!(again.dirents_after(Ino::ROOT, 0, usize::MAX).unwrap().len(), made);
+    for n in 0..made {
+        unlink(&again, format!("{n:0200}").as_bytes());
+    }
+    again.close().unwrap();
+    assert!(again.dir_is_empty(Ino::ROOT).unwrap());
+    create(&again, b"room again");
+}
+
+#[test]
+fn a_full_volume_is_told_at_write_and_deletion_always_works() {
+    let (blocks, store) = fresh();
+    let keep = create(&store, b"keep");
+    store.write(keep, 0, &[7; 10_000], NOW).unwrap();
+    let big = create(&store, b"big");
+    let mut at = 0u64;
+    let error = loop {
+        match store.write(big, at, &vec![8; MIB / 2], NOW) {
+            Ok(()) => at += MIB as u64 / 2,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, FsError::NoSpace);
+    assert!(at > 12 * MIB as u64, "only {at} bytes fitted");
+    store.sync().unwrap();
+    assert_eq!(read_all(&store, keep), vec![7; 10_000]);
+    assert_eq!(store.inode(big).unwrap().unwrap().size, at);
+    unlink(&store, b"big");
+    let next = create(&store, b"next");
+    store.write(next, 0, &vec![9; 8 * MIB], NOW).unwrap();
+    store.sync().unwrap();
+    let again = reopen_copy(&blocks);
+    assert_eq!(read_all(&again, next), vec![9; 8 * MIB]);
+    assert_eq!(read_all(&again, keep), vec![7; 10_000]);
+}
+
+#[test]
+fn a_full_host_disk_is_no_space_and_nothing_else() {
+    let blocks = mem::MemBlocks::with_host(65_536, 8);
+    let opts = FormatOptions { ring_blocks: Some(1024), ..FormatOptions::default() };
+    Store::format(blocks.clone(), &opts).unwrap();
+    let store = open(&blocks);
+    let ino = create(&store, b"f");
+    let mut at = 0u64;
+    let error = loop {
+        match store.write(ino, at, &vec![1; MIB], NOW) {
+            Ok(()) => at += MIB as u64,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, FsError::NoSpace);
+    store.sync().unwrap();
+    store.checkpoint().unwrap();
+    assert_eq!(read_all(&reopen_copy(&blocks), ino).len() as u64, at);
+    assert!(store.statfs().available < 4096, "statfs must not promise what the host has not");
+}
+
+#[test]
+fn a_truncated_tail_is_zero_after_growing_and_after_every_cut() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    store.write(ino, 0, &vec![b'A'; 200_000], NOW).unwrap();
+    fsync(&store, ino);
+    store.checkpoint().unwrap();
+    let base = blocks.record();
+    store.set_size(ino, 100, NOW).unwrap();
+    store.set_size(ino, 4096, NOW).unwrap();
+    assert_eq!(store.read(ino, 100, 4096).unwrap(), vec![0; 3996]);
+    fsync(&store, ino);
+    store.checkpoint().unwrap();
+    let events = blocks.events();
+    let mut player = Player::new(&base);
+    for upto in 0..=events.len() {
+        let data = read_all(&open(&player.cut(&events, upto, Cut::Random(3))), ino);
+        let old = data == vec![b'A'; 200_000];
+        let new = data.len() == 4096 && data[..100] == [b'A'; 100] && data[100..].iter().all(|b| *b == 0);
+        assert!(old || new, "cut at {upto}: {} bytes", data.len());
+    }
+}
+
+#[test]
+fn rename_over_and_rewrite_take_the_data_along() {
+    let (blocks, store) = fresh();
+    let old = create(&store, b"config");
+    store.write(old, 0, b"old content", NOW).unwrap();
+    fsync(&store, old);
+    let new = create(&store, b"config.tmp");
+    store.write(new, 0, b"new content", NOW).unwrap();
+    let mut op = store.begin();
+    op.del_dirent(Ino::ROOT, b"config.tmp").unwrap();
+    op.put_dirent(Ino::ROOT, b"config", Dirent { ino: new, kind: FileKind::File, cookie: 0 }).unwrap();
+    op.pull_data(new);
+    op.finish().unwrap();
+    // Somebody else's fsync seals the rename.
+    fsync(&store, Ino::ROOT);
+    let again = reopen_copy(&blocks);
+    let ino = again.dirent(Ino::ROOT, b"config").unwrap().unwrap().ino;
+    assert_eq!(read_all(&again, ino), b"new content");
+    store.set_size(new, 0, NOW).unwrap();
+    store.write(new, 0, b"rewritten", NOW).unwrap();
+    fsync(&store, Ino::ROOT);
+    assert_eq!(read_all(&reopen_copy(&blocks), new), b"rewritten");
+}
+
+#[test]
+fn a_failed_write_stops_all_changes_and_stays_failed() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    fsync(&store, ino);
+    store.write(ino, 0, &[1; 4096], NOW).unwrap();
+    blocks.fail_writes(true);
+    store.fsync_ticket(Some(ino), false);
+    assert!(store.commit().is_err());
+    blocks.fail_writes(false);
+    store.fsync_ticket(Some(ino), false);
+    assert_eq!(store.commit(), Err(FsError::ReadOnly));
+    assert_eq!(store.write(ino, 0, &[2; 4096], NOW), Err(FsError::ReadOnly));
+    assert_eq!(read_all(&store, ino), vec![1; 4096]);
+}
+
+#[test]
+fn foreign_bytes_are_an_error_and_never_a_panic() {
+    let blank = mem::MemBlocks::new(8192);
+    let error = Store::open(blank, &StoreOptions::default()).err().unwrap();
+    assert!(matches!(error, FsError::Corrupt(_)), "{error}");
+    let blocks = fresh_blocks(4096);
+    let store = open(&blocks);
+    let chunks = store.chunks.all();
+    drop(store);
+    for seed in 0..60u64 {
+        let image = blocks.copy();
+        let mut dice = mem::Dice(seed);
+        let chunk = chunks[dice.below(2) as usize];
+        let block = chunk.0 + dice.below(8);
+        let mut bytes = image.peek(block);
+        for _ in 0..20 {
+            let at = if seed % 2 == 0 { dice.below(4096) } else { dice.below(320) } as usize;
+            bytes[at] = dice.roll() as u8;
+        }
+        image.poke(block, &bytes);
+        if let Err(error) = Store::open(image, &StoreOptions::default()) {
+            assert!(matches!(error, FsError::Corrupt(_) | FsError::Io(_)), "{error}");
+        }
+    }
+}
+
+#[test]
+fn holes_fallocate_and_seek() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    store.write(ino, 3 * 4096, &[1; 4096], NOW).unwrap();
+    assert_eq!(store.seek_data(ino, 0).unwrap(), 3 * 4096);
+    assert_eq!(store.seek_hole(ino, 3 * 4096).unwrap(), 4 * 4096);
+    store.fallocate(ino, Fallocate::Allocate, 0, 10 * 4096, NOW).unwrap();
+    assert_eq!(store.inode(ino).unwrap().unwrap().size, 10 * 4096);
+    store.write(ino, 5000, b"hello", NOW).unwrap();
+    fsync(&store, ino);
+    store.fallocate(ino, Fallocate::PunchHole, 5002, 4096 * 2, NOW).unwrap();
+    let mut expected = vec![0u8; 10 * 4096];
+    expected[3 * 4096..4 * 4096].fill(1);
+    expected[5000..5005].copy_from_slice(b"hello");
+    expected[5002..5002 + 8192].fill(0);
+    assert_eq!(read_all(&store, ino), expected);
+    fsync(&store, ino);
+    store.checkpoint().unwrap();
+    assert_eq!(read_all(&reopen_copy(&blocks), ino), expected);
+    assert_eq!(store.inode(ino).unwrap().unwrap().blocks, 9);
+}
+
+#[test]
+fn a_removal_of_very_many_extents_goes_in_steps() {
+    let blocks = fresh_blocks(32_768);
+    let store = open(&blocks);
+    let ino = create(&store, b"f");
+    for n in 0..5000u64 {
+        store.write(ino, n * 8192, &[1; 4096], NOW).unwrap();
+    }
+    store.sync().unwrap();
+    store.checkpoint().unwrap();
+    let free = store.statfs().free;
+    unlink(&store, b"f");
+    fsync(&store, Ino::ROOT);
+    store.checkpoint().unwrap();
+    assert!(store.statfs().free >= free + 5000);
+    assert!(reopen_copy(&blocks).inode(ino).unwrap().is_none());
+}
+
+#[test]
+fn orphans_of_an_earlier_run_are_freed() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    store.write(ino, 0, &vec![1; MIB], NOW).unwrap();
+    fsync(&store, ino);
+    let mut op = store.begin();
+    op.del_dirent(Ino::ROOT, b"f").unwrap();
+    let mut rec = op.inode(ino).unwrap().unwrap();
+    rec.nlink = 0;
+    op.put_inode(ino, &rec);
+    op.add_orphan(ino);
+    op.finish().unwrap();
+    fsync(&store, Ino::ROOT);
+    let again = reopen_copy(&blocks);
+    assert!(again.needs_writeback());
+    again.writeback(false).unwrap();
+    assert!(again.inode(ino).unwrap().is_none() && !again.needs_writeback());
+}
+
+#[test]
+fn an_operation_that_is_dropped_changes_nothing_and_numbers_are_not_reused() {
+    let (_, store) = fresh();
+    let mut op = store.begin();
+    let first = op.alloc_ino();
+    op.put_inode(first, &InodeRec::new(FileKind::File, NOW));
+    assert!(op.inode(first).unwrap().is_some());
+    drop(op);
+    assert!(store.inode(first).unwrap().is_none());
+    assert!(create(&store, b"x") > first);
+    let cookies: Vec<u64> = store.dirents_after(Ino::ROOT, 0, 9).unwrap().iter().map(|e| e.0).collect();
+    assert_eq!(cookies, vec![3]);
+}
+
+#[test]
+fn a_log_that_wraps_many_times_loses_nothing() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    for n in 0..3000u64 {
+        store.write(ino, (n % 50) * 4096, &n.to_le_bytes(), NOW).unwrap();
+        fsync(&store, ino);
+        if n % 997 == 0 {
+            let again = reopen_copy(&blocks);
+            assert_eq!(read_all(&again, ino), read_all(&store, ino));
+        }
+    }
+    assert_eq!(read_all(&reopen_copy(&blocks), ino), read_all(&store, ino));
+}
