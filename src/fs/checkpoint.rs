@@ -221,4 +221,3 @@ fn take_stored(free: &mut redb::Table<'_, u64, u64>, start: u64, count: u64) -> 
     }
     Ok(())
 }
-

@@ -58,14 +58,7 @@ impl Chunks {
         let map = bound.map(|(index, block)| (*index, BlockNo(*block))).collect();
         let spare = sup.chunks.iter().filter(|(index, _)| *index >= SPARE);
         let pool = spare.map(|(_, block)| BlockNo(*block)).collect();
-        let inner = Inner {
-            sup,
-            map,
-            pool,
-            dirty: BTreeMap::new(),
-            fresh: Vec::new(),
-            slot_dirty: false,
-        };
+        let inner = Inner { sup, map, pool, dirty: BTreeMap::new(), fresh: Vec::new(), slot_dirty: false };
         Chunks { blocks, inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -270,8 +263,7 @@ impl StorageBackend for Chunks {
             let (index, skip) = (at / PAGE as u64, (at % PAGE as u64) as usize);
             let step = (PAGE - skip).min(rest.len());
             let (head, tail) = rest.split_at(step);
-            let mut page =
-                if step == PAGE { Arc::new([0; PAGE]) } else { self.page(&inner, index)? };
+            let mut page = if step == PAGE { Arc::new([0; PAGE]) } else { self.page(&inner, index)? };
             Arc::make_mut(&mut page)[skip..skip + step].copy_from_slice(head);
             Chunks::put_page(&mut inner, index, page)?;
             rest = tail;

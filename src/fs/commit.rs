@@ -152,12 +152,7 @@ impl Store {
     }
 
     /// One sweep over the dirty data of a file, from `cursor` on.
-    pub(super) fn settle_file(
-        &self,
-        ino: Ino,
-        fsync: bool,
-        cursor: &mut u64,
-    ) -> Result<Settled, FsError> {
+    pub(super) fn settle_file(&self, ino: Ino, fsync: bool, cursor: &mut u64) -> Result<Settled, FsError> {
         loop {
             let _token = self.tokens.acquire(ino);
             let step = {
@@ -388,19 +383,14 @@ impl Core {
         Ok(())
     }
 
-    fn to_home(
-        &mut self,
-        ino: Ino,
-        at: u64,
-        piece: Piece,
-        homes: &mut Vec<HomeRun>,
-    ) -> Result<(), FsError> {
+    fn to_home(&mut self, ino: Ino, at: u64, piece: Piece, homes: &mut Vec<HomeRun>) -> Result<(), FsError> {
         let mut done = 0;
         while done < piece.count() {
             let (start, got, remap) = self.blocks_for(ino, at + done, piece, done, piece.count() - done)?;
             let range = at + done..at + done + got;
             let file = self.files.get(&ino);
-            let pages = file.map(|file| file.pages.range(range).map(|(_, dirty)| dirty.page.clone()).collect());
+            let pages =
+                file.map(|file| file.pages.range(range).map(|(_, dirty)| dirty.page.clone()).collect());
             homes.push(HomeRun { at: at + done, start, pages: pages.unwrap_or_default(), remap });
             done += got;
         }

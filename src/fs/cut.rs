@@ -148,8 +148,10 @@ impl Store {
         core.drop_pages(ino, from, u64::MAX);
         core.put_edge(ino, edge)?;
         let behind = extents_in(&core.layers(None), ino, from, u64::MAX, STEP + 1)?.len();
+        let dirty = core.files.get(&ino).is_some_and(|file| !file.pages.is_empty());
         core.free_range(ino, (from, u64::MAX), STEP, |rec| {
-            rec.size = rec.size.min(size);
+            // With nothing left to write the size is final; else it follows the data.
+            rec.size = if dirty { rec.size.min(size) } else { size };
             (rec.mtime, rec.ctime) = (now, now);
         })?;
         if behind > STEP {
@@ -210,7 +212,8 @@ impl Store {
         len: u64,
         now: Time,
     ) -> Result<(), FsError> {
-        let end = offset.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX).ok_or(FsError::FileTooLarge)?;
+        let end =
+            offset.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX).ok_or(FsError::FileTooLarge)?;
         if len == 0 {
             return Err(FsError::Invalid);
         }

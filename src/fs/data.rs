@@ -36,12 +36,7 @@ impl Core {
 
     /// Fills `out` (blocks from `first` of the file) from memory; answers the runs to be read from home:
     /// (index in `out`, block, count).
-    fn gather(
-        &self,
-        ino: Ino,
-        first: u64,
-        out: &mut [u8],
-    ) -> Result<Vec<(usize, BlockNo, usize)>, FsError> {
+    fn gather(&self, ino: Ino, first: u64, out: &mut [u8]) -> Result<Vec<(usize, BlockNo, usize)>, FsError> {
         let count = out.len() as u64 / BLOCK;
         let dirty = self.files.get(&ino).map(|file| &file.pages);
         let mut homes: Vec<(usize, BlockNo, usize)> = Vec::new();
@@ -146,13 +141,7 @@ impl Store {
     }
 
     /// Content of the blocks that `[offset, end)` covers only in part, where there is any and it is not in a buffer.
-    fn load_edges(
-        &self,
-        ino: Ino,
-        offset: u64,
-        end: u64,
-        live: u64,
-    ) -> Result<Vec<(u64, Page)>, FsError> {
+    fn load_edges(&self, ino: Ino, offset: u64, end: u64, live: u64) -> Result<Vec<(u64, Page)>, FsError> {
         let (first, last) = block_span(offset, end);
         let mut edges = Vec::new();
         for at in [first, last - 1] {
@@ -182,9 +171,8 @@ impl Store {
         let mut core = self.core_write();
         core.writable()?;
         let live = core.live_file(ino)?.size;
-        let buffered = |core: &Core, at: u64| {
-            core.files.get(&ino).is_some_and(|file| file.pages.contains_key(&at))
-        };
+        let buffered =
+            |core: &Core, at: u64| core.files.get(&ino).is_some_and(|file| file.pages.contains_key(&at));
         for at in [first, last - 1] {
             let whole = offset <= at * BLOCK && (at + 1) * BLOCK <= end;
             let has = at * BLOCK >= live || buffered(&core, at) || edges.iter().any(|(e, _)| *e == at);

@@ -40,8 +40,7 @@ impl Extent {
 }
 
 fn decode(ino: Ino, key: &[u8], value: &[u8]) -> Result<Extent, FsError> {
-    let extent =
-        second_of_key(key).zip(ExtentRec::decode(value)).map(|(at, rec)| Extent { at, rec });
+    let extent = second_of_key(key).zip(ExtentRec::decode(value)).map(|(at, rec)| Extent { at, rec });
     extent.ok_or_else(|| corrupt(format!("inode {}: bad extent record", ino.0)))
 }
 

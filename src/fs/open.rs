@@ -182,8 +182,7 @@ fn first_tables(
         let mut free = txn.open_table(FREE).map_err(redb_error)?;
         free.insert(data.start, data.end - data.start).map_err(redb_error)?;
         let mut meta = txn.open_table(META).map_err(redb_error)?;
-        let log =
-            LogMeta { applied: 0, next_pos: 0, next_seq: 1, log_id, prev_hash: [0; 32], next_ino: 2 };
+        let log = LogMeta { applied: 0, next_pos: 0, next_seq: 1, log_id, prev_hash: [0; 32], next_ino: 2 };
         meta.insert(META_LOG, log.encode().as_slice()).map_err(redb_error)?;
     }
     txn.commit().map_err(redb_error)
@@ -223,7 +222,8 @@ fn read_super(blocks: &dyn Blocks) -> Result<FsSuper, FsError> {
         && ring_end.is_some_and(|end| end <= sup.data_first)
         && sup.data_first < sup.block_count
         && sup.chunks.iter().all(|(_, first)| {
-            *first >= sup.data_first && first.checked_add(CHUNK_BLOCKS).is_some_and(|end| end <= sup.block_count)
+            *first >= sup.data_first
+                && first.checked_add(CHUNK_BLOCKS).is_some_and(|end| end <= sup.block_count)
         });
     if !fits {
         let (has, wants) = (blocks.block_count(), sup.block_count);

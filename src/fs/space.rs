@@ -47,10 +47,7 @@ impl Runs {
     }
 
     fn overlaps(&self, start: u64, count: u64) -> bool {
-        self.runs
-            .range(..start.saturating_add(count))
-            .next_back()
-            .is_some_and(|(low, len)| low + len > start)
+        self.runs.range(..start.saturating_add(count)).next_back().is_some_and(|(low, len)| low + len > start)
     }
 
     /// Removes whatever of the run is there; answers how many blocks that was.
@@ -110,7 +107,8 @@ impl Runs {
 
     /// Takes a run of exactly `count`.
     fn take_exact(&mut self, count: u64) -> Option<u64> {
-        let start = self.runs.iter().rev().find(|(_, len)| **len >= count).map(|(low, len)| low + len - count)?;
+        let start =
+            self.runs.iter().rev().find(|(_, len)| **len >= count).map(|(low, len)| low + len - count)?;
         self.remove(start, count);
         Some(start)
     }
