@@ -114,7 +114,7 @@ pub enum Action {
         token: Token,
         runs: Vec<Run>,
     },
-    /// The blocks are stable on the peer as well: an extent may leave the activity log, once nothing in it is in
+    /// The blocks are stable on the peer as well, or covered by stable marks: an extent may leave the activity log, once nothing in it is in
     /// flight or in the window.
     Settled {
         runs: Vec<Run>,
@@ -152,8 +152,9 @@ pub enum Action {
         extent: ExtentNo,
         last: bool,
     },
-    /// Find, lock and read up to `blocks` blocks to copy, going round the map once; answer `CopyRead` for each run
-    /// (at most 256 blocks) or `CopyExhausted`.
+    /// Find, lock and read one run of at most `blocks` blocks to copy that is not locked by an operation and not read
+    /// or sent already in this session; answer with one `CopyRead`, or with `CopyExhausted` if a whole round of the
+    /// map finds none.
     Copy {
         session: Session,
         blocks: u64,

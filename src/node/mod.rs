@@ -5,10 +5,19 @@
 
 mod action;
 mod config;
+mod data;
 mod event;
+mod hand;
+mod machine;
+mod power;
+mod report;
+mod sync;
+mod talk;
 mod view;
+mod vote;
 
 pub use action::{Action, Mark, Notice, Refusal};
 pub use config::{Arbitration, Mutations, NodeConfig, StartInfo, Timing};
 pub use event::{Event, LinkId, OpId, Operator, PathId, Token};
+pub use machine::Node;
 pub use view::{Reason, Role, StateWord, View};

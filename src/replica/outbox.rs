@@ -45,8 +45,8 @@ struct Flying {
 pub struct Acked {
     /// Stable on the peer now.
     pub settled: Vec<Run>,
-    /// A flush was among what is done.
-    pub flushed: bool,
+    /// The last flush among what is done.
+    pub flushed: Option<Seq>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -132,7 +132,7 @@ impl Outbox {
             self.done_at = now;
         }
         let mut covered = None;
-        for flying in done.into_values() {
+        for (seq, flying) in done {
             if let Some(id) = flying.op
                 && let Some(op) = self.ops.get_mut(&id)
             {
@@ -143,13 +143,13 @@ impl Outbox {
                 self.window.insert(flying.stamp, flying.run);
             }
             if flying.kind.flushes() {
-                covered = Some(flying.stamp);
+                covered = Some((seq, flying.stamp));
             }
         }
-        let Some(stamp) = covered else { return Acked::default() };
+        let Some((seq, stamp)) = covered else { return Acked::default() };
         let later = self.window.split_off(&(stamp + 1));
         let settled = std::mem::replace(&mut self.window, later);
-        Acked { settled: merge(settled.into_values().collect()), flushed: true }
+        Acked { settled: merge(settled.into_values().collect()), flushed: Some(seq) }
     }
 
     pub fn local_done(&mut self, id: OpId) {
@@ -194,8 +194,9 @@ impl Outbox {
         merge(std::mem::take(&mut self.window).into_values().collect())
     }
 
-    pub fn is_flying(&self) -> bool {
-        !self.flying.is_empty()
+    /// The peer has not said that this one is done.
+    pub fn flies(&self, seq: Seq) -> bool {
+        self.flying.contains_key(&seq)
     }
 
     /// Since when the peer has not moved although something is flying.
@@ -247,7 +248,7 @@ mod tests {
         outbox.complete(|_| true);
         assert_eq!(outbox.unsafe_runs(true), vec![run(0), run(20)]);
         assert_eq!(outbox.unsafe_runs(false), vec![run(20)]);
-        assert_eq!(outbox.acked(Seq(3), T), Acked { settled: vec![run(0)], flushed: true });
+        assert_eq!(outbox.acked(Seq(3), T), Acked { settled: vec![run(0)], flushed: Some(Seq(2)) });
         assert_eq!(outbox.unsafe_runs(true), vec![run(20)]);
     }
 

@@ -1,0 +1,396 @@
+//! The node's state, its one entrance, and the order in which consequences are drawn.
+//!
+//! Decides nothing itself: handlers note facts, `advance` lets each part act on the facts until nothing changes.
+
+use crate::base::{Members, Moment, NodeId, Record, Span};
+use crate::cluster::Pulse;
+use crate::format::State;
+use crate::replica::{Inbox, Outbox};
+use crate::resync::Decision;
+use crate::wire::{Hello, Session};
+
+use super::action::{Action, Notice};
+use super::config::{NodeConfig, StartInfo};
+use super::event::{Event, LinkId, Token};
+use super::hand::Handing;
+use super::talk::Conv;
+use super::view::StateWord;
+use super::vote::Vote;
+
+/// Whether the volume is mounted here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Serve {
+    Down,
+    Raising,
+    Up,
+    /// Going down; graceful: operations still work.
+    Dropping {
+        graceful: bool,
+    },
+}
+
+/// What follows when a store is stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    Solo,
+    Join1,
+    Joined,
+    TargetMark,
+    Out,
+    HandGiven,
+    HandTaken,
+    Adopted,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Storing {
+    pub token: Token,
+    pub state: State,
+    pub then: After,
+}
+
+/// One node of a pair.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub(super) cfg: NodeConfig,
+    pub(super) state: State,
+    pub(super) info: StartInfo,
+    pub(super) now: Moment,
+    pub(super) started: Moment,
+    ids: u64,
+    pub(super) process: u128,
+
+    pub(super) pulse: Pulse,
+    pub(super) next_beat: Moment,
+    pub(super) promise_until: Moment,
+    /// Send time of the newest echoed claim.
+    pub(super) lease_from: Option<Moment>,
+    /// The join is stored here and the joiner has not been told: it cannot take over, no lease is needed.
+    pub(super) join_unsent: bool,
+    pub(super) confirmed: bool,
+    pub(super) serve: Serve,
+    pub(super) frozen: bool,
+    pub(super) demote_at: Option<Moment>,
+    /// Stopped by the operator, or the mount failed: why.
+    pub(super) idle: Option<String>,
+    pub(super) hold: bool,
+    pub(super) disconnected: bool,
+    /// The operator stated that the peer is down.
+    pub(super) forced: Option<Moment>,
+    pub(super) failed: Option<String>,
+
+    pub(super) vote: Option<Vote>,
+    pub(super) vote_retry_at: Moment,
+    pub(super) in_step: bool,
+    pub(super) witness_seen: Option<Moment>,
+    pub(super) witness_incarnation: u128,
+    pub(super) witness_note: Option<&'static str>,
+    pub(super) enrol: bool,
+
+    pub(super) handing: Option<Handing>,
+    pub(super) failback_at: Moment,
+    pub(super) store: Option<Storing>,
+    pub(super) marking: Option<Token>,
+
+    pub(super) link: Option<LinkId>,
+    pub(super) progress_at: Moment,
+    pub(super) failed_greets: u32,
+    pub(super) early: Option<Box<Hello>>,
+    pub(super) conv: Option<Conv>,
+    pub(super) last_session: Option<Session>,
+    pub(super) lost_at: Option<Moment>,
+    pub(super) refused: Option<Decision>,
+    pub(super) split: bool,
+    pub(super) peer_record: Option<Record>,
+    pub(super) peer_serving: bool,
+    pub(super) heard_at: Option<Moment>,
+
+    pub(super) outbox: Outbox,
+    pub(super) inbox: Inbox,
+    pub(super) marks: bool,
+    pub(super) hot: bool,
+    pub(super) word: StateWord,
+    pub(super) since: Moment,
+}
+
+impl Node {
+    /// A node that just started: `state` is what its superblock holds, with the boot epoch already raised and stable.
+    pub fn new(cfg: NodeConfig, state: State, info: StartInfo, now: Moment) -> Node {
+        let process = derive(info.seed, 0);
+        let promise_until = now + cfg.timing.deadtime;
+        let failback_at = now + cfg.timing.failback_delay;
+        let pulse = Pulse::new(derive(info.seed, 1), state.peer_boot_epoch);
+        let witness_incarnation = state.witness_incarnation;
+        Node {
+            cfg,
+            state,
+            now,
+            started: now,
+            ids: 2,
+            process,
+            pulse,
+            next_beat: now,
+            promise_until,
+            lease_from: None,
+            join_unsent: false,
+            confirmed: false,
+            serve: Serve::Down,
+            frozen: false,
+            demote_at: None,
+            idle: None,
+            hold: false,
+            disconnected: false,
+            forced: None,
+            failed: None,
+            vote: None,
+            vote_retry_at: now,
+            in_step: false,
+            witness_seen: None,
+            witness_incarnation,
+            witness_note: None,
+            enrol: false,
+            handing: None,
+            failback_at,
+            store: None,
+            marking: None,
+            link: None,
+            progress_at: now,
+            failed_greets: 0,
+            early: None,
+            conv: None,
+            last_session: None,
+            lost_at: None,
+            refused: None,
+            split: false,
+            peer_record: None,
+            peer_serving: false,
+            heard_at: None,
+            outbox: Outbox::default(),
+            inbox: Inbox::default(),
+            marks: info.marks,
+            hot: info.hot,
+            info,
+            word: StateWord::Joining,
+            since: now,
+        }
+    }
+
+    /// One event; actions are appended to `out` in the order in which they must be executed. Never fails.
+    pub fn step(&mut self, now: Moment, event: Event, out: &mut Vec<Action>) {
+        self.now = self.now.max(now);
+        self.handle(event, out);
+        for _ in 0..16 {
+            let before = out.len();
+            self.advance(out);
+            if out.len() == before {
+                break;
+            }
+        }
+        self.note_word();
+        #[cfg(debug_assertions)]
+        if let Err(broken) = self.check() {
+            debug_assert!(self.mutated(), "{broken}: {self:?}");
+        }
+    }
+
+    fn handle(&mut self, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Tick => {}
+            Event::Issue { op, kind, first, count } => self.issue(op, kind, first, count, out),
+            Event::LocalDone { op } => self.outbox.local_done(op),
+            Event::LocalFailed { op } => self.local_failed(op, out),
+            Event::Applied { session, seq } => self.applied(session, seq, out),
+            Event::ApplyFailed { .. } => self.fail("the disk failed under a write of the peer", out),
+            Event::Marked { token } => self.marked(token, out),
+            Event::MarksRead { session, runs, last } => self.marks_read(session, runs, last, out),
+            Event::DigestsRead { session, extent, last } => self.digests_read(session, extent, last, out),
+            Event::MarksAdded { session } => self.marks_added(session),
+            Event::CopyReady { session, total } => self.copy_ready(session, total, out),
+            Event::CopyRead { op, first, count, hole } => self.copy_read(op, first, count, hole, out),
+            Event::CopyExhausted { session, busy } => self.copy_exhausted(session, busy),
+            Event::Stored { token } => self.stored(token, out),
+            Event::StoreFailed { token } => self.store_failed(token, out),
+            Event::LinkUp { link } => self.link_up(link, out),
+            Event::LinkDown { link } => self.link_down(link, out),
+            Event::Received { link, message } => self.received(link, message, out),
+            Event::Heartbeat { heartbeat, .. } => self.heard(&heartbeat, out),
+            Event::PeerReleased { boot_epoch } => self.peer_released(boot_epoch),
+            Event::WitnessReply { nonce, reply } => self.witness_reply(nonce, &reply, out),
+            Event::Promoted => self.promoted(),
+            Event::PromoteFailed => self.promote_failed(out),
+            Event::Demoted => self.demoted(out),
+            Event::Suspended => self.lease_from = None,
+            Event::Operator(operator) => self.operator(operator, out),
+        }
+    }
+
+    fn advance(&mut self, out: &mut Vec<Action>) {
+        self.lease(out);
+        self.peer_timeouts(out);
+        self.greet(out);
+        self.source_step(out);
+        self.handing_step(out);
+        self.take(out);
+        self.vote_step(out);
+        self.raise(out);
+        self.flow(out);
+        self.failback(out);
+        self.beat(out);
+    }
+
+    /// When `Event::Tick` is wanted next; at the latest the next heartbeat.
+    pub fn next_timeout(&self) -> Option<Moment> {
+        let t = &self.cfg.timing;
+        let lease = self.lease_from.map(|from| from + t.lease());
+        let lost = self.lost_at.map(|at| at + t.slow_peer);
+        let slow = self.outbox.waiting_since().map(|at| at + t.slow_peer);
+        let copy = self.conv.as_ref().and_then(|conv| conv.retry_at());
+        [
+            Some(self.next_beat),
+            lease,
+            self.demote_at,
+            Some(self.promise_until),
+            lost,
+            slow,
+            Some(self.started + t.initdead),
+            self.link.map(|_| self.progress_at + t.slow_peer),
+            copy,
+            Some(self.vote_retry_at),
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|at| *at > self.now)
+        .min()
+    }
+
+    /// The stable state, as last stored.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) fn me(&self) -> NodeId {
+        self.cfg.me
+    }
+
+    pub(super) fn token(&mut self) -> Token {
+        self.ids += 1;
+        Token(self.ids)
+    }
+
+    /// A number nobody else draws (A8).
+    pub(super) fn draw(&mut self) -> u128 {
+        self.ids += 1;
+        derive(self.info.seed, self.ids)
+    }
+
+    pub(super) fn members(&self) -> Option<Members> {
+        self.state.record.map(|record| record.members)
+    }
+
+    pub(super) fn both(&self) -> bool {
+        self.members() == Some(Members::BOTH)
+    }
+
+    pub(super) fn sole(&self) -> bool {
+        self.members().and_then(Members::solo) == Some(self.me())
+    }
+
+    pub(super) fn is_primary(&self) -> bool {
+        self.state.record.is_some_and(|record| record.primary == self.me())
+    }
+
+    /// Operations are taken.
+    pub(super) fn data_open(&self) -> bool {
+        matches!(self.serve, Serve::Raising | Serve::Up | Serve::Dropping { graceful: true })
+    }
+
+    pub(super) fn after(&self, span: Span) -> Moment {
+        self.now + span
+    }
+
+    pub(super) fn passed(&self, from: Moment, span: Span) -> bool {
+        self.now >= from + span
+    }
+
+    /// Makes `state` stable; nothing that depends on it happens before `stored`. One at a time.
+    pub(super) fn put(&mut self, mut state: State, then: After, out: &mut Vec<Action>) {
+        debug_assert!(self.store.is_none(), "one store at a time");
+        state.peer_boot_epoch = state.peer_boot_epoch.max(self.pulse.peer_epoch().unwrap_or(0));
+        state.witness_incarnation = self.witness_incarnation;
+        let token = self.token();
+        out.push(Action::Store { token, state: Box::new(state.clone()) });
+        self.store = Some(Storing { token, state, then });
+    }
+
+    fn stored(&mut self, token: Token, out: &mut Vec<Action>) {
+        if self.store.as_ref().is_none_or(|storing| storing.token != token) {
+            return;
+        }
+        let Some(storing) = self.store.take() else { return };
+        self.state = storing.state;
+        match storing.then {
+            After::Nothing => {}
+            After::Solo => self.solo_stored(out),
+            After::Join1 => self.join1_stored(),
+            After::Joined => self.joined_stored(out),
+            After::TargetMark => self.target_marked(out),
+            After::Out => self.confirmed = false,
+            After::HandGiven => self.hand_given(out),
+            After::HandTaken => self.hand_taken(out),
+            After::Adopted => self.adopted(),
+        }
+    }
+
+    fn store_failed(&mut self, token: Token, out: &mut Vec<Action>) {
+        if self.store.as_ref().is_some_and(|storing| storing.token == token) {
+            self.store = None;
+            self.fail("a record could not be stored", out);
+        }
+    }
+
+    /// The image cannot be trusted any more: stops serving and following until restarted.
+    pub(super) fn fail(&mut self, why: &str, out: &mut Vec<Action>) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.failed = Some(why.to_string());
+        out.push(Action::NoteUnusable { v: self.state.record.map_or(0, |record| record.v) });
+        out.push(Action::Tell(Notice::Fault { text: why.to_string() }));
+        self.drop_forced(out);
+        self.close_link(out);
+    }
+
+    fn mutated(&self) -> bool {
+        self.cfg.mutations != super::config::Mutations::default()
+    }
+
+    /// The invariants of one node, checked after every step of a debug build.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.data_open() && crate::format::ResyncMark::None != self.state.resync {
+            return Err("a half-overwritten copy serves (I8)");
+        }
+        if self.data_open() && !self.members().is_some_and(|members| members.contains(self.me())) {
+            return Err("a copy that is out by record serves (I4)");
+        }
+        if self.data_open() && !self.is_primary() {
+            return Err("a node serves that is not primary by record");
+        }
+        if self.conv.as_ref().is_some_and(Conv::receives) && self.data_open() {
+            return Err("a node that receives serves");
+        }
+        if self.frozen && self.serve == Serve::Down {
+            return Err("frozen without serving");
+        }
+        Ok(())
+    }
+}
+
+/// The n-th identifier of a seed.
+fn derive(seed: u128, n: u64) -> u128 {
+    let mut bytes = [0u8; 24];
+    bytes[..16].copy_from_slice(&seed.to_le_bytes());
+    bytes[16..].copy_from_slice(&n.to_le_bytes());
+    let hash = blake3::hash(&bytes);
+    u128::from_le_bytes(hash.as_bytes()[..16].try_into().unwrap_or([0; 16])).max(1)
+}

@@ -1,0 +1,391 @@
+//! The right to serve: heartbeats, lease, freeze, mounting, and going on without the peer.
+//!
+//! Decides when this node serves and when it stops. Does not know how a volume is mounted. Invariants: it starts to
+//! serve only through `gate_promote`; a lapsed lease freezes at once and demotes after the release time.
+
+use crate::base::{Members, NodeId, Record};
+use crate::cluster::{Heard, Right, gate_promote};
+use crate::format::{GenEntry, GenReason, ResyncMark, State};
+use crate::wire::Heartbeat;
+
+use super::action::{Action, Notice, Refusal};
+use super::config::Arbitration;
+use super::event::Operator;
+use super::machine::{After, Node, Serve};
+use super::talk::Phase;
+use super::vote::Goal;
+
+impl Node {
+    /// This node holds, or by agreement will take, the right to serve.
+    fn claims(&self) -> bool {
+        let dropping = self.serve != Serve::Down;
+        let agreed = self.both() && self.is_primary() && self.confirmed;
+        dropping || (agreed && self.failed.is_none())
+    }
+
+    pub(super) fn beat(&mut self, out: &mut Vec<Action>) {
+        if self.now < self.next_beat {
+            return;
+        }
+        self.next_beat = self.after(self.cfg.timing.keepalive);
+        let follows = self.both() && !self.is_primary() && !self.taking() && self.serve == Serve::Down;
+        let mut heartbeat = Heartbeat {
+            volume: self.state.volume,
+            from: self.me(),
+            boot_epoch: self.state.boot_epoch,
+            seq: 0,
+            record: self.state.record,
+            head: self.state.head(),
+            serving: self.data_open(),
+            released: false,
+            nonce: 0,
+            nonce_echo: 0,
+            echo_seq: 0,
+        };
+        let claims = self.claims();
+        self.pulse.send(self.now, claims, follows, &mut heartbeat);
+        out.push(Action::SendHeartbeat(heartbeat));
+        if let Some(seconds_left) = self.lease_seconds() {
+            out.push(Action::RenewAddress { seconds_left });
+        }
+    }
+
+    fn lease_seconds(&self) -> Option<u64> {
+        if !self.data_open() || self.frozen {
+            return None;
+        }
+        if !self.needs_lease() {
+            return Some(self.cfg.timing.lease().0 / 1_000_000_000);
+        }
+        let until = self.lease_from? + self.cfg.timing.lease();
+        Some(until.since(self.now).0 / 1_000_000_000)
+    }
+
+    pub(super) fn heard(&mut self, heartbeat: &Heartbeat, out: &mut Vec<Action>) {
+        if heartbeat.from == self.me() || heartbeat.volume != self.state.volume {
+            return;
+        }
+        let heard = self.pulse.hear(heartbeat);
+        if heard == Heard::Stale {
+            return;
+        }
+        self.heard_at = Some(self.now);
+        let Heard::Accepted { newest, lease_from } = heard else { return };
+        if newest {
+            self.peer_record = heartbeat.record;
+            self.peer_serving = heartbeat.serving;
+        }
+        if heartbeat.released && newest && heartbeat.record == self.state.record {
+            self.promise_until = self.promise_until.min(self.now);
+        } else if !heartbeat.released {
+            let until = self.after(self.cfg.timing.deadtime);
+            self.promise_until = self.promise_until.max(until);
+            if self.vote.as_ref().is_some_and(|vote| vote.is_reading() && vote.is_solo())
+                && !self.is_primary()
+            {
+                self.vote = None;
+            }
+        }
+        if heartbeat.record == self.state.record && self.both() && self.is_primary() {
+            let from = if self.cfg.mutations.lease_from_echo_arrival {
+                lease_from.map(|_| self.now)
+            } else {
+                lease_from
+            };
+            self.lease_from = self.lease_from.max(from);
+        }
+        if let Some(theirs) = heartbeat.record {
+            self.told_record(theirs, heartbeat.from, out);
+        }
+    }
+
+    /// The peer went on alone under a higher record: this copy is out, stable at once.
+    fn told_record(&mut self, theirs: Record, from: NodeId, out: &mut Vec<Action>) {
+        let higher = self.state.record.is_some_and(|mine| theirs.v > mine.v);
+        let swapping = self.vote.as_ref().is_some_and(|vote| vote.is_swapping());
+        if higher && self.both() && theirs.members.solo() == Some(from) && !swapping {
+            self.removed(theirs, out);
+        }
+    }
+
+    /// By the record (of the witness or of the peer) this node is no member any more.
+    pub(super) fn removed(&mut self, record: Record, out: &mut Vec<Action>) {
+        self.confirmed = false;
+        if self.store.is_some() || self.state.record == Some(record) || !self.both() {
+            return;
+        }
+        self.drop_forced(out);
+        self.handing = None;
+        out.push(Action::Tell(Notice::Removed { record }));
+        self.put(State { record: Some(record), ..self.state.clone() }, After::Out, out);
+        self.close_link(out);
+    }
+
+    pub(super) fn peer_released(&mut self, boot_epoch: u64) {
+        if self.pulse.peer_epoch() == Some(boot_epoch) {
+            self.promise_until = self.promise_until.min(self.now);
+            self.peer_serving = false;
+        }
+    }
+
+    pub(super) fn needs_lease(&self) -> bool {
+        self.both()
+            && self.cfg.arbitration != Arbitration::Manual
+            && !self.join_unsent
+            && !self.cfg.mutations.no_lease
+    }
+
+    pub(super) fn lease_valid(&self) -> bool {
+        !self.needs_lease() || self.lease_from.is_some_and(|from| !self.passed(from, self.cfg.timing.lease()))
+    }
+
+    /// Freezes when the lease lapses, thaws when it is back in time, demotes when it is not.
+    pub(super) fn lease(&mut self, out: &mut Vec<Action>) {
+        if self.serve == Serve::Down || self.serve == (Serve::Dropping { graceful: false }) {
+            return;
+        }
+        let valid = self.lease_valid();
+        if valid && self.frozen {
+            self.frozen = false;
+            self.demote_at = None;
+            out.push(Action::Thaw);
+        } else if !valid && !self.frozen {
+            self.frozen = true;
+            self.demote_at = Some(self.after(self.cfg.timing.release));
+            out.push(Action::Freeze);
+            out.push(Action::Tell(Notice::LeaseLapsed));
+        } else if self.frozen && self.demote_at.is_some_and(|at| self.now >= at) {
+            self.drop_forced(out);
+        }
+    }
+
+    /// Stops serving now: what waits fails, what may differ is marked.
+    pub(super) fn drop_forced(&mut self, out: &mut Vec<Action>) {
+        self.confirmed = false;
+        self.last_session = None;
+        if self.serve == Serve::Down || self.serve == (Serve::Dropping { graceful: false }) {
+            return;
+        }
+        self.mark_unsafe(out);
+        for op in self.outbox.select(|_| true) {
+            self.outbox.remove(op);
+            out.push(Action::Fail { op, refusal: Refusal::Stopped });
+        }
+        self.serve = Serve::Dropping { graceful: false };
+        self.frozen = false;
+        self.demote_at = None;
+        self.lease_from = None;
+        self.handing = None;
+        out.push(Action::Demote { graceful: false });
+        self.close_link(out);
+    }
+
+    pub(super) fn promoted(&mut self) {
+        if self.serve == Serve::Raising {
+            self.serve = Serve::Up;
+        }
+    }
+
+    pub(super) fn promote_failed(&mut self, out: &mut Vec<Action>) {
+        if self.serve == Serve::Raising {
+            self.serve = Serve::Down;
+            self.frozen = false;
+            self.demote_at = None;
+            self.idle = Some("mounting or starting the services failed".into());
+            out.push(Action::Tell(Notice::Fault { text: "mounting or starting the services failed".into() }));
+            for op in self.outbox.select(|_| true) {
+                self.outbox.remove(op);
+                out.push(Action::Fail { op, refusal: Refusal::Stopped });
+            }
+            self.last_session = None;
+            if !self.is_member() {
+                self.mark_unsafe(out);
+            }
+        }
+    }
+
+    pub(super) fn demoted(&mut self, out: &mut Vec<Action>) {
+        if !matches!(self.serve, Serve::Dropping { .. }) {
+            return;
+        }
+        self.serve = Serve::Down;
+        self.frozen = false;
+        self.demote_at = None;
+        for op in self.outbox.select(|_| true) {
+            self.outbox.remove(op);
+            out.push(Action::Fail { op, refusal: Refusal::Stopped });
+        }
+        self.next_beat = self.now;
+    }
+
+    /// Mounts when the gate opens.
+    pub(super) fn raise(&mut self, out: &mut Vec<Action>) {
+        let waits = self.serve != Serve::Down
+            || self.idle.is_some()
+            || self.failed.is_some()
+            || self.handing.is_some()
+            || self.store.is_some()
+            || self.marking.is_some()
+            || self.taking();
+        if waits || !self.is_primary() {
+            return;
+        }
+        let phase = self.conv.as_ref().map(|conv| &conv.phase);
+        let right = if self.sole() {
+            let newer =
+                self.peer_record.zip(self.state.record).is_some_and(|(p, m)| p.v > m.v && self.peer_serving);
+            let undecided =
+                matches!(phase, Some(Phase::Greeting | Phase::Comparing | Phase::Resting | Phase::Target(_)));
+            if newer || undecided || self.split {
+                return;
+            }
+            Right::Sole
+        } else if self.both() && self.confirmed && matches!(phase, Some(Phase::Member)) && self.lease_valid()
+        {
+            Right::Agreed
+        } else {
+            return;
+        };
+        if gate_promote(self.me(), &self.state, right).is_ok() {
+            self.serve = Serve::Raising;
+            out.push(Action::Promote);
+        }
+    }
+
+    /// This node is trying to go on without the peer.
+    pub(super) fn taking(&self) -> bool {
+        self.vote.as_ref().is_some_and(|vote| vote.is_solo())
+            || self.store.as_ref().is_some_and(|storing| storing.then == After::Solo)
+    }
+
+    /// Which right would this node use now, if it may try at all?
+    fn solo_right(&self) -> Option<Right> {
+        let t = &self.cfg.timing;
+        let may = self.both()
+            && self.state.resync == ResyncMark::None
+            && self.failed.is_none()
+            && self.store.is_none()
+            && self.marking.is_none()
+            && self.serve != (Serve::Dropping { graceful: false });
+        if !may {
+            return None;
+        }
+        if self.forced.is_some() {
+            return self.conv.is_none().then_some(Right::Forced);
+        }
+        let busy =
+            self.conv.is_some() || (self.link.is_some() && !self.passed(self.progress_at, t.slow_peer));
+        if busy || self.hold || self.idle.is_some() || (self.disconnected && !self.is_primary()) {
+            return None;
+        }
+        let lost = self.lost_at.is_some_and(|at| self.passed(at, t.slow_peer));
+        let rested = self.confirmed || (self.passed(self.started, t.initdead) && self.info.file_agrees);
+        let silent = self.now >= self.promise_until;
+        let primary_here = self.is_primary() && (self.confirmed || self.data_open()) && lost;
+        match self.cfg.arbitration {
+            Arbitration::Witness if primary_here || (rested && silent) => Some(Right::Won),
+            Arbitration::Manual if self.is_primary() && (primary_here || rested) => Some(Right::Recorded),
+            Arbitration::Yield if !self.is_primary() && self.confirmed && silent => Some(Right::Yielded),
+            _ => None,
+        }
+    }
+
+    pub(super) fn take(&mut self, out: &mut Vec<Action>) {
+        if self.vote.as_ref().is_some_and(|vote| vote.is_solo() || vote.is_swapping()) {
+            return;
+        }
+        let Some(right) = self.solo_right() else { return };
+        let Some(mine) = self.state.record else { return };
+        let reason = if right == Right::Forced { GenReason::Forced } else { GenReason::WentSolo };
+        let asks = self.cfg.arbitration == Arbitration::Witness && !self.cfg.mutations.no_witness_vote;
+        if asks && self.now < self.vote_retry_at {
+            return;
+        }
+        let id = crate::base::Generation(self.draw());
+        let entry = GenEntry { id, minted_by: self.me(), at_v: mine.v + 1, reason, first_txn: 0 };
+        if asks {
+            self.vote = None;
+            self.ask_witness(Goal::Solo { entry }, out);
+        } else {
+            self.store_solo(entry, right, out);
+        }
+    }
+
+    /// The right was obtained: through the gate, then onto the disk.
+    pub(super) fn store_solo(&mut self, entry: GenEntry, right: Right, out: &mut Vec<Action>) {
+        let me = self.me();
+        if let Err(why) = gate_promote(me, &self.state, right) {
+            out.push(Action::Tell(Notice::Fault { text: why.to_string() }));
+            return;
+        }
+        let mut gens = self.state.gens.clone();
+        gens.push(entry);
+        let surplus = gens.len().saturating_sub(crate::base::limits::GENERATIONS_MAX);
+        gens.drain(..surplus);
+        let record = Record { v: entry.at_v, members: Members::only(me), primary: me };
+        self.put(State { record: Some(record), gens, ..self.state.clone() }, After::Solo, out);
+    }
+
+    /// Alone by a stable record: what waited may go on.
+    pub(super) fn solo_stored(&mut self, out: &mut Vec<Action>) {
+        self.lost_at = None;
+        self.forced = None;
+        self.join_unsent = false;
+        self.confirmed = false;
+        self.last_session = None;
+        self.lease_from = None;
+        self.handing = None;
+        self.forget_window(out);
+        if let Some(record) = self.state.record {
+            out.push(Action::Tell(Notice::WentSolo { record }));
+        }
+        if self.serve == Serve::Down {
+            out.push(Action::Tell(Notice::TookOver));
+        }
+    }
+
+    pub(super) fn operator(&mut self, operator: Operator, out: &mut Vec<Action>) {
+        match operator {
+            Operator::Promote { peer_is_down } => {
+                self.idle = None;
+                if peer_is_down && self.both() && !self.is_member() {
+                    self.close_link(out);
+                    self.forced = Some(self.now);
+                } else if !self.is_primary() {
+                    self.ask_handover(out);
+                }
+            }
+            Operator::Demote => {
+                self.idle = Some("demoted by the operator".into());
+                self.drop_gracefully(out);
+            }
+            Operator::Switchover if self.is_primary() => self.asked_to_hand_over(),
+            Operator::Switchover => self.ask_handover(out),
+            Operator::Connect => self.disconnected = false,
+            Operator::Disconnect => {
+                self.disconnected = true;
+                self.say_bye(out);
+                self.close_link(out);
+            }
+            Operator::Hold(hold) => self.hold = hold,
+            Operator::EnrolWitness => {
+                self.enrol = true;
+                self.vote_retry_at = self.now;
+            }
+        }
+    }
+
+    pub(super) fn drop_gracefully(&mut self, out: &mut Vec<Action>) {
+        if matches!(self.serve, Serve::Up | Serve::Raising) {
+            self.serve = Serve::Dropping { graceful: true };
+            out.push(Action::Demote { graceful: true });
+        }
+    }
+
+    fn say_bye(&self, out: &mut Vec<Action>) {
+        if let Some((link, conv)) = self.link.zip(self.conv.as_ref()) {
+            let message = crate::wire::Message::Bye { session: conv.id };
+            out.push(Action::Send { link, message });
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What a node says about itself: state word, reason, deadline.
+//!
+//! Decides nothing; every state that waits has a reason.
+
+use crate::base::Moment;
+use crate::format::ResyncMark;
+
+use super::config::Arbitration;
+use super::machine::{Node, Serve};
+use super::talk::Phase;
+use super::view::{Reason, Role, StateWord, View};
+
+impl Node {
+    /// The node as it is now.
+    pub fn view(&self) -> View {
+        let lease = self.lease_from.map(|from| from + self.cfg.timing.lease());
+        View {
+            role: self.role(),
+            state: self.word(),
+            since: self.since,
+            reason: self.reason(),
+            record: self.state.record,
+            connected: self.link.is_some()
+                && self.conv.as_ref().is_some_and(|conv| {
+                    matches!(conv.phase, Phase::Member | Phase::Source(_) | Phase::Target(_))
+                }),
+            peer_serving: self.peer_serving,
+            serving: self.data_open(),
+            frozen: self.is_frozen(),
+            lease_until: lease.filter(|_| self.needs_lease()),
+            promise_until: self.promise_until,
+            progress: self.progress(),
+            operations: self.outbox.len(),
+            witness_seen: self.witness_seen,
+            held: self.hold,
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.data_open() && (self.frozen || self.marking.is_some() || (self.both() && !self.streams()))
+    }
+
+    /// Operations reach the peer in a session of the stored record.
+    fn streams(&self) -> bool {
+        self.conv.as_ref().is_some_and(|conv| match &conv.phase {
+            Phase::Member => true,
+            Phase::Source(source) => !source.equal && source.joined_here(),
+            _ => false,
+        })
+    }
+
+    fn role(&self) -> Role {
+        let target = self.state.resync != ResyncMark::None;
+        match () {
+            () if self.failed.is_some() => Role::Failed,
+            () if self.handing.is_some() && self.serve != Serve::Up => Role::HandingOver,
+            () if self.is_frozen() => Role::Frozen,
+            () if self.data_open() => Role::Primary,
+            () if self.split => Role::SplitBrain,
+            () if target || self.conv.as_ref().is_some_and(|conv| conv.receives()) => Role::Target,
+            () if self.both() && !self.is_primary() && self.confirmed => Role::Secondary,
+            () => Role::Joining,
+        }
+    }
+
+    fn word(&self) -> StateWord {
+        let phase = self.conv.as_ref().map(|conv| &conv.phase);
+        match phase {
+            _ if self.split => StateWord::Diverged,
+            Some(Phase::Member) => StateWord::InSync,
+            Some(Phase::Source(_) | Phase::Target(_)) => StateWord::CatchingUp,
+            _ if self.sole() => StateWord::Alone,
+            _ if self.state.resync != ResyncMark::None => StateWord::Behind,
+            _ if self.state.record.is_some_and(|record| !record.members.contains(self.me())) => {
+                StateWord::Behind
+            }
+            _ => StateWord::Joining,
+        }
+    }
+
+    pub(super) fn note_word(&mut self) {
+        let word = self.word();
+        if word != self.word {
+            self.word = word;
+            self.since = self.now;
+        }
+    }
+
+    fn reason(&self) -> Reason {
+        let text = |text: &str, until: Option<Moment>| Reason { text: text.to_string(), until };
+        let t = &self.cfg.timing;
+        if let Some(why) = &self.failed {
+            return text(&format!("stopped: {why}; repair or replace the disk, then restart"), None);
+        }
+        if self.split {
+            return text("both nodes wrote on their own; nothing is copied until one side is chosen", None);
+        }
+        if let Some(decision) = self.refused {
+            return text(&format!("H{}: {}", decision.row.0, decision.reason), None);
+        }
+        if self.frozen {
+            return text(
+                "the lease lapsed: reads and writes wait for the peer or the arbiter",
+                self.demote_at,
+            );
+        }
+        if let Some(note) = self.witness_note {
+            return text(note, Some(self.vote_retry_at));
+        }
+        if self.vote.is_some() {
+            return text("waiting for the witness to answer", None);
+        }
+        if self.store.is_some() || self.marking.is_some() {
+            return text("waiting for a record or marks to be stable", None);
+        }
+        if let Some(idle) = &self.idle {
+            return text(idle, None);
+        }
+        match self.conv.as_ref().map(|conv| &conv.phase) {
+            Some(Phase::Member) if self.handing.is_some() => text("the primary changes by agreement", None),
+            Some(Phase::Member) => text("both copies are equal and current", None),
+            Some(Phase::Source(source)) if source.equal => {
+                text("equalising both copies before serving", None)
+            }
+            Some(Phase::Source(_)) => text("the peer is being brought up to date", None),
+            Some(Phase::Target(_)) => text("this copy is being brought up to date", None),
+            Some(_) => text("comparing both copies", Some(self.progress_at + t.slow_peer)),
+            None if self.sole() => text("alone: the peer's copy is out of date", None),
+            None => self.reason_apart(),
+        }
+    }
+
+    fn reason_apart(&self) -> Reason {
+        let t = &self.cfg.timing;
+        let (words, until) = match self.cfg.arbitration {
+            _ if self.state.record.is_none() => {
+                ("this copy has never been in sync: waiting for the peer", None)
+            }
+            _ if self.state.resync != ResyncMark::None => ("half overwritten: waiting for the peer", None),
+            _ if !self.both() => ("out of date by record: waiting for the peer", None),
+            _ if self.hold => ("held by the operator", None),
+            _ if self.lost_at.is_some() && self.data_open() => {
+                ("the peer is gone: operations wait", self.lost_at.map(|at| at + t.slow_peer))
+            }
+            Arbitration::Manual if !self.is_primary() => {
+                ("waiting for the peer, or for `twinfs promote --peer-is-down`", None)
+            }
+            Arbitration::Yield if self.is_primary() || !self.confirmed => {
+                ("cut off: waiting for the peer, or for `twinfs promote --peer-is-down`", None)
+            }
+            _ if !self.confirmed && !self.passed(self.started, t.initdead) => {
+                ("just started: waiting for the peer", Some(self.started + t.initdead))
+            }
+            _ if !self.confirmed && !self.info.file_agrees => {
+                ("the node state file does not agree with the image: waiting for the peer", None)
+            }
+            _ => ("the peer is silent", Some(self.promise_until)),
+        };
+        Reason { text: words.to_string(), until }
+    }
+}

@@ -1,0 +1,350 @@
+//! The conversation with the peer: link, hello, comparison, session.
+//!
+//! Decides when a session begins and ends. Invariants: no hello while a store, a swap, a mark or an operation of an
+//! earlier session is unfinished (H2); a decision acts only when both sides computed the same one from facts that
+//! still hold.
+
+use crate::base::Moment;
+use crate::format::ResyncMark;
+use crate::resync::{Decision, Plan, decide, hash};
+use crate::wire::{DecisionHash, Hello, Message, Session};
+
+use super::action::{Action, Notice};
+use super::event::LinkId;
+use super::machine::{After, Node, Serve};
+use super::sync::{Source, Target};
+
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    /// Hello sent.
+    Greeting,
+    /// Both hellos known, own result sent.
+    Comparing,
+    /// Nothing can be done together for now.
+    Resting,
+    Source(Source),
+    Target(Target),
+    /// Both equal, both members, agreed in this session.
+    Member,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Conv {
+    pub mine: Hello,
+    pub theirs: Option<Box<Hello>>,
+    pub id: Session,
+    pub decision: Option<Decision>,
+    hash: Option<DecisionHash>,
+    pub phase: Phase,
+}
+
+impl Conv {
+    /// This node receives in this conversation.
+    pub(super) fn receives(&self) -> bool {
+        matches!(self.phase, Phase::Target(_))
+    }
+
+    pub(super) fn equalises(&self) -> bool {
+        self.decision.is_some_and(|decision| matches!(decision.plan, Plan::Equalise { .. }))
+    }
+
+    pub(super) fn retry_at(&self) -> Option<Moment> {
+        match &self.phase {
+            Phase::Source(source) => source.retry_at,
+            _ => None,
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn link_up(&mut self, link: LinkId, out: &mut Vec<Action>) {
+        if self.link.is_some() {
+            self.end_session(out);
+        }
+        if self.disconnected || self.failed.is_some() {
+            out.push(Action::CloseLink { link });
+            return;
+        }
+        self.link = Some(link);
+        self.progress_at = self.now;
+    }
+
+    pub(super) fn link_down(&mut self, link: LinkId, out: &mut Vec<Action>) {
+        if self.link == Some(link) {
+            self.end_session(out);
+        }
+    }
+
+    pub(super) fn close_link(&mut self, out: &mut Vec<Action>) {
+        if let Some(link) = self.link {
+            out.push(Action::CloseLink { link });
+            self.end_session(out);
+        }
+    }
+
+    /// The session is over: marks first, then whatever follows.
+    fn end_session(&mut self, out: &mut Vec<Action>) {
+        self.link = None;
+        self.early = None;
+        let Some(conv) = self.conv.take() else { return };
+        let streamed = matches!(conv.phase, Phase::Member | Phase::Source(_));
+        self.inbox.end();
+        self.outbox.end_session();
+        if streamed {
+            self.mark_unsafe(out);
+        }
+        if matches!(conv.phase, Phase::Member) {
+            self.lost_at.get_or_insert(self.now);
+            out.push(Action::Tell(Notice::PeerLost));
+        }
+        self.handing_lost();
+        self.follow_lost();
+    }
+
+    pub(super) fn is_member(&self) -> bool {
+        self.conv.as_ref().is_some_and(|conv| matches!(conv.phase, Phase::Member))
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            process: self.process,
+            blocks: self.cfg.blocks,
+            marks: self.marks || self.state.resync != ResyncMark::None,
+            hot: self.hot,
+            serving: self.data_open(),
+            last_session: self.last_session,
+            ..Hello::of(&self.state)
+        }
+    }
+
+    /// Says hello as soon as nothing is unfinished.
+    pub(super) fn greet(&mut self, out: &mut Vec<Action>) {
+        let Some(link) = self.link.filter(|_| self.conv.is_none()) else { return };
+        let unfinished = self.store.is_some()
+            || self.marking.is_some()
+            || self.vote.as_ref().is_some_and(|vote| vote.is_swapping())
+            || !self.inbox.drained()
+            || self.serve == Serve::Dropping { graceful: false };
+        // A peer that connects but never answers may not keep this node from asking the witness.
+        let asking = self.failed_greets > 0
+            && self.vote.as_ref().is_some_and(|vote| {
+                vote.is_solo() && !self.passed(vote.started(), self.cfg.timing.slow_peer)
+            });
+        if unfinished || asking {
+            return;
+        }
+        self.vote = None;
+        let mine = Hello { nonce: self.draw(), ..self.hello() };
+        out.push(Action::Send { link, message: Message::Hello(Box::new(mine.clone())) });
+        let phase = Phase::Greeting;
+        self.conv = Some(Conv { mine, theirs: None, id: Session(0), decision: None, hash: None, phase });
+        if let Some(theirs) = self.early.take() {
+            self.compare(theirs, out);
+        }
+    }
+
+    pub(super) fn received(&mut self, link: LinkId, message: Message, out: &mut Vec<Action>) {
+        let stale_allowed = self.cfg.mutations.no_session_check
+            && matches!(message, Message::Op { .. } | Message::Done { .. });
+        if self.link != Some(link) && !stale_allowed {
+            return;
+        }
+        self.progress_at = self.now;
+        self.heard_at = Some(self.now);
+        if self.is_member() {
+            self.promise_until = self.promise_until.max(self.after(self.cfg.timing.deadtime));
+        }
+        match message {
+            Message::Hello(theirs) => match self.conv.as_ref().map(|conv| &conv.phase) {
+                None => self.early = Some(theirs),
+                Some(Phase::Greeting) => self.compare(theirs, out),
+                Some(_) => self.close_link(out),
+            },
+            Message::Decided(theirs) => self.decided(theirs, out),
+            Message::Op { session, seq, kind, first, count } => {
+                self.receive_op(session, seq, kind, first, count, out);
+            }
+            Message::Done { session, upto } => self.peer_done(session, upto, out),
+            other => self.received_in_session(other, out),
+        }
+    }
+
+    fn received_in_session(&mut self, message: Message, out: &mut Vec<Action>) {
+        let Some(id) = self.conv.as_ref().map(|conv| conv.id) else { return };
+        let session = match &message {
+            Message::Marks { session, .. }
+            | Message::TargetReady { session }
+            | Message::Digests { session, .. }
+            | Message::Join { session, .. }
+            | Message::Joined { session }
+            | Message::Handover { session, .. }
+            | Message::HandoverDone { session, .. }
+            | Message::AskHandover { session }
+            | Message::Bye { session } => *session,
+            _ => return,
+        };
+        if session != id {
+            return;
+        }
+        match message {
+            Message::Marks { runs, last, .. } => self.target_marks(runs, last, out),
+            Message::TargetReady { .. } => self.target_ready(),
+            Message::Digests { extent, last, .. } => self.target_digests(extent, last, out),
+            Message::Join { record, gens, .. } => self.join(record, gens, out),
+            Message::Joined { .. } => self.peer_joined(out),
+            Message::Handover { record, .. } => self.handed(record, out),
+            Message::HandoverDone { record, .. } => self.handover_done(record, out),
+            Message::AskHandover { .. } => self.asked_to_hand_over(),
+            _ => self.close_link(out),
+        }
+    }
+
+    fn compare(&mut self, theirs: Box<Hello>, out: &mut Vec<Action>) {
+        if theirs.boot_epoch < self.state.peer_boot_epoch && theirs.volume == self.state.volume {
+            return self.protocol_error("the peer's boot number went back: its image was rolled back", out);
+        }
+        let Some(link) = self.link else { return };
+        let Some(conv) = self.conv.as_mut() else { return };
+        let decision = decide(&conv.mine, &theirs);
+        let result = hash(&conv.mine, &theirs, &decision);
+        conv.id = session_of(&conv.mine, &theirs);
+        conv.decision = Some(decision);
+        conv.hash = Some(result);
+        conv.theirs = Some(theirs);
+        conv.phase = Phase::Comparing;
+        out.push(Action::Send { link, message: Message::Decided(result) });
+    }
+
+    /// Both results are known: equal, and nothing changed meanwhile, or the handshake starts again.
+    fn decided(&mut self, theirs: DecisionHash, out: &mut Vec<Action>) {
+        let now = self.hello();
+        let Some(conv) = self.conv.as_ref() else { return };
+        let unchanged = Hello { nonce: conv.mine.nonce, ..now } == conv.mine;
+        let same = matches!(conv.phase, Phase::Comparing) && conv.hash == Some(theirs);
+        let Some(decision) = conv.decision.filter(|_| same && unchanged && self.store.is_none()) else {
+            return self.close_link(out);
+        };
+        out.push(Action::Tell(Notice::Decided { row: decision.row, text: decision.reason.to_string() }));
+        self.refused = None;
+        self.split = false;
+        self.act(decision, out);
+    }
+
+    fn act(&mut self, decision: Decision, out: &mut Vec<Action>) {
+        let Some(conv) = self.conv.as_mut() else { return };
+        conv.phase = Phase::Resting;
+        let (id, theirs) = (conv.id, conv.theirs.clone());
+        self.inbox.start(id);
+        self.outbox.start_session(self.now);
+        match decision.plan {
+            Plan::Wait => self.refused = Some(decision),
+            Plan::Refuse => {
+                self.refused = Some(decision);
+                let (row, text) = (decision.row, decision.reason.to_string());
+                out.push(Action::Tell(Notice::Refused { row, text }));
+            }
+            Plan::SplitBrain { .. } => {
+                self.split = true;
+                out.push(Action::Tell(Notice::SplitBrain));
+            }
+            Plan::Equalise { source, record, resend_only } => {
+                let skip = self.cfg.mutations.serve_before_copy;
+                if resend_only || (skip && self.state.record == Some(record)) {
+                    self.enter_member(out);
+                } else if source == self.me() {
+                    self.start_source(true, self.equal_kind(), out);
+                    if self.state.record != Some(record) {
+                        let state = crate::format::State { record: Some(record), ..self.state.clone() };
+                        self.in_step = false;
+                        self.put(state, After::Adopted, out);
+                    }
+                } else if !self.data_open() {
+                    self.start_target(true, theirs.map_or_else(Default::default, |t| t.head()), out);
+                } else {
+                    self.close_link(out);
+                }
+            }
+            Plan::Resync { source, kind, stop_first } => {
+                if source == self.me() {
+                    if !stop_first {
+                        self.start_source(false, kind, out);
+                    }
+                } else if self.data_open() {
+                    self.drop_forced(out);
+                } else {
+                    self.start_target(false, theirs.map_or_else(Default::default, |t| t.head()), out);
+                }
+            }
+        }
+    }
+
+    /// Both copies are equal and both nodes agreed on the record in this session.
+    pub(super) fn enter_member(&mut self, out: &mut Vec<Action>) {
+        let Some(conv) = self.conv.as_mut() else { return };
+        conv.phase = Phase::Member;
+        self.failed_greets = 0;
+        self.last_session = Some(conv.id);
+        self.confirmed = true;
+        self.lost_at = None;
+        self.forced = None;
+        self.marks = false;
+        self.failback_at = self.after(self.cfg.timing.failback_delay);
+        out.push(Action::ClearMarks);
+        out.push(Action::Tell(Notice::InSync));
+        if self.state.full || self.state.bitmap_base != self.state.head() {
+            let bitmap_base = self.state.head();
+            let state = crate::format::State { bitmap_base, full: false, ..self.state.clone() };
+            if self.store.is_none() {
+                self.put(state, After::Nothing, out);
+            }
+        }
+    }
+
+    /// A peer that is silent, stuck or too slow is lost.
+    pub(super) fn peer_timeouts(&mut self, out: &mut Vec<Action>) {
+        if self.link.is_none() {
+            return;
+        }
+        let t = self.cfg.timing;
+        let slow = self.outbox.waiting_since().is_some_and(|at| self.passed(at, t.slow_peer));
+        let stuck = match self.conv.as_ref().map(|conv| &conv.phase) {
+            None | Some(Phase::Greeting | Phase::Comparing) => self.passed(self.progress_at, t.slow_peer),
+            Some(Phase::Resting) => {
+                // Something to be resolved: compare again, not too often. Refusals stay until something changes.
+                let wait = self.refused.is_some_and(|decision| decision.plan == Plan::Wait);
+                let stopped = !self.data_open() && self.conv.as_ref().is_some_and(|conv| conv.mine.serving);
+                stopped && self.serve == Serve::Down || wait && self.passed(self.progress_at, t.slow_peer)
+            }
+            Some(_) => {
+                let silence = if self.is_primary() && self.both() && self.needs_lease() {
+                    t.slow_peer
+                } else {
+                    t.deadtime
+                };
+                let heard = self.heard_at.unwrap_or(self.progress_at).max(self.progress_at);
+                self.passed(heard, silence) || (self.is_member() && self.lease_is_old())
+            }
+        };
+        if slow || stuck {
+            self.failed_greets += 1;
+            self.close_link(out);
+        }
+    }
+
+    /// The peer does not echo although its frames arrive: a cut in one direction.
+    fn lease_is_old(&self) -> bool {
+        self.data_open()
+            && self.needs_lease()
+            && self.lease_from.is_some_and(|from| self.passed(from, self.cfg.timing.slow_peer))
+    }
+}
+
+/// The session's number, from both nonces.
+fn session_of(x: &Hello, y: &Hello) -> Session {
+    let (a, b) = if x.node <= y.node { (x, y) } else { (y, x) };
+    let mut bytes = [0u8; 32];
+    bytes[..16].copy_from_slice(&a.nonce.to_le_bytes());
+    bytes[16..].copy_from_slice(&b.nonce.to_le_bytes());
+    let hash = blake3::hash(&bytes);
+    Session(u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or([0; 8])).max(1))
+}
