@@ -1,20 +1,13 @@
-//! `twinfs key generate`: makes the shared key.
+//! `twinfs key generate`: makes the shared key, or the witness's key from it.
 //!
-//! Decides nothing about what a key is good for (`config` reads it, `link` derives from it). Invariant: never
-//! overwrites a file, and the file is 0600 from its first byte.
-#![allow(clippy::disallowed_methods, reason = "a shell: makes a file")]
+//! Decides nothing about what a key is good for (`config` derives from it). Invariant: never overwrites a file, and the
+//! file is 0600 from its first byte.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-
 use super::{Exit, Failure, Output};
-
-/// Bytes of randomness in a key.
-const KEY_BYTES: usize = 32;
+use crate::config::{ClusterKey, Config};
+use crate::sys::{random, secret};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -29,35 +22,49 @@ enum Action {
         /// Where; must not exist
         #[arg(default_value = "/etc/twinfs/key")]
         file: PathBuf,
+        /// Write the witness's key instead, made from the key of the configuration's cluster
+        #[arg(long)]
+        witness: bool,
+        /// Configuration that names the cluster and its key, for --witness
+        #[arg(long, value_name = "FILE", default_value = "/etc/twinfs/twinfs.toml", requires = "witness")]
+        config: PathBuf,
     },
 }
 
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
-    let Action::Generate { file } = &args.action;
-    generate(file)?;
-    output.line(format_args!("{} written; copy it to the other node, mode 0600", file.display()));
-    output.object(serde_json::json!({ "key": file }));
+    let Action::Generate { file, witness, config } = &args.action;
+    if *witness {
+        generate_witness(file, config)?;
+        output.line(format_args!("{} written; move it to the witness, mode 0600", file.display()));
+    } else {
+        generate(file)?;
+        output.line(format_args!("{} written; copy it to the other node, mode 0600", file.display()));
+    }
+    output.object(serde_json::json!({ "key": file, "witness": witness }));
     Ok(Exit::DONE)
 }
 
 /// Makes `file` with a fresh key as 64 hexadecimal digits.
 pub fn generate(file: &Path) -> anyhow::Result<()> {
-    let mut bytes = [0_u8; KEY_BYTES];
-    getrandom::fill(&mut bytes).context("the kernel gives no random bytes")?;
-    let mut text = String::new();
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text.push('\n');
-    let mut made =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(|e| {
-            let why = match e.kind() {
-                std::io::ErrorKind::AlreadyExists => "exists already and is left alone".to_string(),
-                _ => format!("cannot be made: {e}"),
-            };
-            Failure::new(Exit::FAILED, format!("{}: {why}", file.display()))
-        })?;
-    made.write_all(text.as_bytes()).and_then(|()| made.sync_all()).with_context(|| file.display().to_string())
+    create(file, &ClusterKey::from_bytes(random::bytes()).render())
+}
+
+/// Makes `file` with the keys that the witness of the cluster in `config` needs.
+pub fn generate_witness(file: &Path, config: &Path) -> anyhow::Result<()> {
+    let wrong = |path: &Path, why: &dyn std::fmt::Display| {
+        Failure::new(Exit::CONFIG, format!("{}: {why}", path.display()).replace('\n', "; "))
+    };
+    let text = std::fs::read_to_string(config).map_err(|error| wrong(config, &error))?;
+    let cluster = Config::parse(&text).map_err(|error| wrong(config, &error))?.cluster;
+    let secret =
+        secret::read(&cluster.key_file).map_err(|error| Failure::new(Exit::CONFIG, error.to_string()))?;
+    let key = ClusterKey::parse(&secret).map_err(|error| wrong(&cluster.key_file, &error))?;
+    create(file, &key.witness(&cluster.name).render())
+}
+
+fn create(file: &Path, text: &str) -> anyhow::Result<()> {
+    secret::create(file, text).map_err(|error| Failure::new(Exit::FAILED, error.to_string()))?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -75,7 +82,7 @@ mod tests {
         generate(&two).unwrap();
         assert_eq!(std::fs::metadata(&one).unwrap().permissions().mode() & 0o777, 0o600);
         let text = std::fs::read_to_string(&one).unwrap();
-        assert_eq!(text.trim().len(), 2 * KEY_BYTES);
+        assert_eq!(text.trim().len(), 64);
         assert_ne!(text, std::fs::read_to_string(&two).unwrap());
         let error = generate(&one).unwrap_err();
         assert!(error.to_string().contains("left alone"), "{error}");

@@ -104,7 +104,8 @@ fn relations(timing: &Timing, reader: &mut Reader) {
     let show = format_span;
     if lease == Span::ZERO {
         let text = format!(
-            "deadtime {} leaves no lease: deadtime / 1.01 must be longer than release_time + 2 * keepalive ({} + 2 * {})",
+            "deadtime {} leaves no lease: deadtime / 1.01 must be longer than release_time + 2 * keepalive \
+             ({} + 2 * {})",
             show(timing.deadtime),
             show(timing.release_time),
             show(timing.keepalive)

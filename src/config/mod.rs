@@ -3,8 +3,8 @@
 //! The file is the same on both nodes. Which keys exist, with unit, default and range, is one table ([`KEYS`]) that the
 //! parser and the manual page share. Does not know who reads the file, where it lies, or which node reads it.
 //!
-//! Invariant: a `Config` that left [`Config::parse`] satisfies every relation of `check.rs`; [`Config::render`] followed
-//! by `parse` gives the same `Config`.
+//! Invariant: a `Config` that left [`Config::parse`] satisfies every relation of `check.rs`; [`Config::render`]
+//! followed by `parse` gives the same `Config`.
 
 mod check;
 mod keys;

@@ -1,7 +1,7 @@
 //! The events: one row each with its fields, its severity, whether it is a decision, and its line.
 //!
-//! Decides nothing else. A row's name (in kebab case) is its stable name in `--json`, hooks and the journal: rows may be
-//! added, never renamed.
+//! Decides nothing else. A row's name (in kebab case) is its stable name in `--json`, hooks and the journal: rows may
+//! be added, never renamed.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,10 @@ use super::Severity::{self, Critical, Info, Notice, Warning};
 use crate::base::{NodeId, Span};
 
 macro_rules! events {
-    ($($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),* } $severity:ident $class:ident |$names:ident| $text:expr;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident { $($field:ident: $kind:ty),* } $severity:ident $class:ident |$names:ident| $text:expr;
+    )*) => {
         /// Everything worth telling.
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(tag = "event", rename_all = "kebab-case")]
@@ -96,7 +99,7 @@ events! {
     ClockJumped { slept_ms: u64 } Warning plain |_n|
         format!("this machine slept for {}: the lease counts as lapsed", ms(*slept_ms));
     HistoryDamaged { moved_to: String } Warning plain |_n|
-        format!("the event history could not be opened; it was moved to {moved_to} and starts empty (nothing depends on it)");
+        format!("the event history could not be opened; it was moved to {moved_to} and starts empty");
 
     // Links.
     PathUp { path: u32, remote: String } Info plain |_n| format!("path {} to {remote} works", path + 1);
@@ -121,7 +124,8 @@ events! {
     SlowPeer { peer: NodeId, waited_ms: u64 } Warning plain |n|
         format!("{} acknowledged nothing for {} (slow_peer)", n.of(*peer), ms(*waited_ms));
     WentAlone { peer: NodeId, v: u64, reason: String } Critical decision |n| format!(
-        "continues alone without {} (record {v}): {reason}; changes are marked and copied when it returns", n.of(*peer));
+        "continues alone without {} (record {v}): {reason}; changes are marked, and copied when it returns",
+        n.of(*peer));
     PeerLeft { peer: NodeId, v: u64 } Warning decision |n| format!(
         "{} said goodbye; continues alone (record {v}), and what changes is marked for it", n.of(*peer));
     ResyncStarted { source: NodeId, target: NodeId, bytes: u64, how: String } Notice plain |n| format!(
@@ -153,7 +157,8 @@ events! {
     SwitchoverFailed { to: NodeId, reason: String } Warning decision |n|
         format!("did not hand over to {}: {reason}; everything stays where it was", n.of(*to));
     LeaseLapsed { peer: NodeId } Critical decision |n| format!(
-        "the lease lapsed: no heartbeat of {} came back in time, so it may have taken over; requests wait", n.of(*peer));
+        "the lease lapsed: no heartbeat of {} came back in time, so it may have taken over; requests wait",
+        n.of(*peer));
     Frozen { reason: String } Critical decision |_n| format!("writes wait: {reason}");
     Thawed { frozen_ms: u64 } Notice decision |_n| format!("writes go on after {}", ms(*frozen_ms));
     Forced { command: String, who: String } Critical decision |_n|

@@ -83,8 +83,8 @@ impl History {
         self.shared.wake.notify_one();
     }
 
-    /// The newest `count` events with their numbers, oldest first; fewer, or none, when the disk is slow or there are no
-    /// more. Waits for at most `patience`.
+    /// The newest `count` events with their numbers, oldest first; fewer, or none, when the disk is slow or there are
+    /// no more. Waits for at most `patience`.
     pub fn last(&self, count: usize, patience: Duration) -> Vec<(u64, Entry)> {
         let (send, receive) = sync_channel(1);
         self.shared.lock().questions.push((count, send));

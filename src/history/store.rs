@@ -1,7 +1,8 @@
 //! The only file that knows sled: four calls over one tree of big-endian numbers.
 //!
 //! Does not know what the lines mean. sled's own flush does not reach the disk, opening may fail, hang or panic after a
-//! crash, and its files may grow: every access is guarded, flushed files are synced here, and the caller bounds the size.
+//! crash, and its files may grow: every access is guarded, flushed files are synced here, and the caller bounds the
+//! size.
 //! Invariant: no sled type, error or panic leaves this file.
 
 use std::fs::File;

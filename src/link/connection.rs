@@ -16,8 +16,8 @@ use super::{FRAME_BYTES_MAX, LinkError};
 
 /// Bytes of the length at the head of a frame.
 const LENGTH_BYTES: usize = 4;
-/// Ciphertext that is handed to the kernel at once: enough to make system calls cheap, little enough that the wire works
-/// while the next piece is encrypted.
+/// Ciphertext that is handed to the kernel at once: enough to make system calls cheap, little enough that the wire
+/// works while the next piece is encrypted.
 const WRITE_BYTES: usize = 256 << 10;
 
 /// A stream to the peer, past its handshake.
@@ -66,8 +66,8 @@ impl Connection {
         self.peer
     }
 
-    /// Sends one frame: the concatenation of `parts`. Blocks while the kernel's buffer is full; frames of several threads
-    /// follow one another.
+    /// Sends one frame: the concatenation of `parts`. Blocks while the kernel's buffer is full; frames of several
+    /// threads follow one another.
     pub fn send(&self, parts: &[&[u8]]) -> Result<(), LinkError> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         if len > FRAME_BYTES_MAX {
@@ -236,7 +236,8 @@ impl Connection {
         if self.closed.load(Ordering::Acquire) { Err(LinkError::Closed) } else { Ok(()) }
     }
 
-    /// Ends the stream in both directions; calls that wait in it return. May be called from anywhere, any number of times.
+    /// Ends the stream in both directions; calls that wait in it return. May be called from anywhere, any number of
+    /// times.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         // Fails only when the peer was first.

@@ -54,7 +54,8 @@ impl Datagrams {
         let (index, from, len) = poll_fn(|context| {
             for (index, (socket, _)) in self.sockets.iter().enumerate() {
                 let mut read = ReadBuf::new(buffer.as_mut_slice());
-                // An error here is an earlier datagram's (port unreachable): it is taken off, and the next one looked at.
+                // An error here is an earlier datagram's (port unreachable): it is taken off, and the next one looked
+                // at.
                 while let Poll::Ready(result) = socket.poll_recv_from(context, &mut read) {
                     match result {
                         Ok(from) => return Poll::Ready((index, from, read.filled().len())),

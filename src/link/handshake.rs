@@ -1,7 +1,7 @@
 //! The beginning of a stream: hello, Noise handshake, and which volume it is for.
 //!
-//! Does not know which volumes there are (the caller judges). Invariant: nothing here allocates more than a Noise message,
-//! and all of it is over at one deadline.
+//! Does not know which volumes there are (the caller judges). Invariant: nothing here allocates more than a Noise
+//! message, and all of it is over at one deadline.
 
 use std::net::TcpStream;
 use std::time::Instant;
@@ -129,7 +129,8 @@ pub(super) fn open(
     }
 }
 
-/// The listening side, to the moment when it knows what the stream is for; the caller answers with `accept` or `refuse`.
+/// The listening side, to the moment when it knows what the stream is for; the caller answers with `accept` or
+/// `refuse`.
 pub(super) fn receive(
     stream: TcpStream,
     who: &Identity,

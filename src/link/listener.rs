@@ -1,7 +1,7 @@
 //! Accepts streams on every address of this node. A stranger costs one of few slots for a bounded time.
 //!
-//! Does not know the volumes: the caller judges each opening. Invariant: at most `SLOTS_PEER + SLOTS_STRANGER` handshakes
-//! are under way, and the peer's addresses keep slots that no stranger can take.
+//! Does not know the volumes: the caller judges each opening. Invariant: at most `SLOTS_PEER + SLOTS_STRANGER`
+//! handshakes are under way, and the peer's addresses keep slots that no stranger can take.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream};

@@ -1,7 +1,8 @@
 //! Streams and datagrams between the two nodes: sockets, framing, encryption, several paths.
 //!
 //! Decides which path a new stream takes and which bytes are too many; does not know what a frame means. The streams
-//! use plain threads and blocking calls; only [`Datagrams`] and [`WitnessClient`] belong to the control plane's runtime.
+//! use plain threads and blocking calls; only [`Datagrams`] and [`WitnessClient`] belong to the control plane's
+//! runtime.
 //!
 //! Invariants: nothing is allocated for a length that was not checked; before the handshake is over a stranger costs
 //! one of a fixed number of slots for a bounded time; the first frame that is not authentic closes the stream.

@@ -65,8 +65,8 @@ impl Paths {
         }
     }
 
-    /// Opens a stream over the healthiest path that works; the number of the path with it. Blocks for at most one attempt a
-    /// path. When all fail: the first failure that came from the peer itself, else the last one.
+    /// Opens a stream over the healthiest path that works; the number of the path with it. Blocks for at most one
+    /// attempt a path. When all fail: the first failure that came from the peer itself, else the last one.
     pub fn connect(&self, opening: &Opening) -> Result<(usize, Connection), LinkError> {
         let mut told: Option<LinkError> = None;
         for index in self.order(Instant::now()) {

@@ -1,8 +1,8 @@
-//! Asks the witness: one authenticated datagram, repeated until its answer comes or the tries are used up. Belongs to the
-//! control plane's runtime.
+//! Asks the witness: one authenticated datagram, repeated until its answer comes or the tries are used up. Belongs to
+//! the control plane's runtime.
 //!
-//! Does not know what a question leads to. Invariant: an answer counts only with a valid code and the nonce of this very
-//! question; all tries of one question carry the same bytes.
+//! Does not know what a question leads to. Invariant: an answer counts only with a valid code and the nonce of this
+//! very question; all tries of one question carry the same bytes.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};

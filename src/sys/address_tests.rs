@@ -1,25 +1,30 @@
 //! Tests of the addresses, each in a network namespace of its own.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 
+fn skipped(name: &str, reason: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "SKIPPED {name}: {reason}");
+}
+
 /// Runs `test` on a thread with its own network namespace and a device with 192.0.2.1/24 and 2001:db8::1/64.
 fn in_namespace(name: &str, test: impl FnOnce() + Send) {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED {name}: needs root for a network namespace");
+        skipped(name, "needs root for a network namespace");
         return;
     }
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-                eprintln!("SKIPPED {name}: no network namespace: {error}");
+                skipped(name, format_args!("no network namespace: {error}"));
                 return;
             }
             if let Err(error) = make_device() {
-                eprintln!("SKIPPED {name}: no pair of devices: {error}");
+                skipped(name, format_args!("no pair of devices: {error}"));
                 return;
             }
             raise("192.0.2.1".parse().unwrap(), 24, "twin0", Duration::from_secs(3000)).unwrap();

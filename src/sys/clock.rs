@@ -1,6 +1,7 @@
 //! The clocks: boot time for everything that is decided, wall time for what people read.
 //!
-//! Does not know what a moment is used for. Invariant: `now` never goes back and counts the time that the machine slept.
+//! Does not know what a moment is used for. Invariant: `now` never goes back and counts the time that the machine
+//! slept.
 #![allow(clippy::disallowed_methods, reason = "this is the clock")]
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -2,7 +2,8 @@
 //! group.
 //!
 //! Does not know what the program does or what its exit code means. Invariants: the call returns within the limit plus
-//! `GRACE`; what the program prints can neither block it nor fill memory; a daemon that it leaves behind is not disturbed.
+//! `GRACE`; what the program prints can neither block it nor fill memory; a daemon that it leaves behind is not
+//! disturbed.
 #![allow(clippy::disallowed_methods, reason = "a shell: processes and the clock")]
 
 use std::fs::File;

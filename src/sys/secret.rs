@@ -19,7 +19,10 @@ pub enum SecretError {
     Io { path: PathBuf, source: io::Error },
     #[error("{} can be read by others (mode {mode:04o}): chmod 0600 {}", .path.display(), .path.display())]
     FileMode { path: PathBuf, mode: u32 },
-    #[error("{} lies in a directory that others may enter (mode {mode:04o}): chmod 0700 {}", .path.display(), .dir.display())]
+    #[error(
+        "{} lies in a directory that others may enter (mode {mode:04o}): chmod 0700 {}",
+        .path.display(), .dir.display()
+    )]
     DirMode { path: PathBuf, dir: PathBuf, mode: u32 },
     #[error("{} belongs to user {owner}, not to the user who runs this (user {me}): chown it", .path.display())]
     Owner { path: PathBuf, owner: u32, me: u32 },
