@@ -31,6 +31,9 @@ pub enum ImageError {
         "both superblock slots are damaged ({why}); copy the volume again from the peer with `twinfs replace`"
     )]
     BadSuperblock { why: String },
+    /// The activity log ring lacks a transaction that is needed.
+    #[error("{why}; open the image read-only, or copy the volume again from the peer with `twinfs replace`")]
+    BadActivityLog { why: String },
     /// The image belongs to another volume.
     #[error("the image belongs to volume {found}, not to {wanted}; check the image path in twinfs.toml")]
     WrongVolume { wanted: VolumeId, found: VolumeId },
