@@ -26,7 +26,7 @@ const SLOT_BASE: u64 = 8192;
 /// More would not fit the numbers of a ring transaction: 2^40 extents are 4 EiB.
 const EXTENTS_MAX: u64 = 1 << 40;
 
-const _: () = assert!(BLOCK as usize * 8 * 31 / 31 == 32_768 && 31 * 16 + 16 == 512 && 8 * 31 == GROUP_EXTENTS as usize);
+const _: () = assert!(8 * 31 == GROUP_EXTENTS && 31 * 16 + 16 == 512);
 
 /// Offsets in bytes, all multiples of 4 KiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,12 @@ impl Geometry {
     }
 
     pub(super) fn encode(&self, put: &mut Put) {
-        put.u64(self.image_bytes).u64(self.extents).u64(self.data).u64(self.ring).u64(self.groups).u64(self.pages);
+        put.u64(self.image_bytes)
+            .u64(self.extents)
+            .u64(self.data)
+            .u64(self.ring)
+            .u64(self.groups)
+            .u64(self.pages);
         put.u64(self.undo).u64(self.undo_bytes).u64(self.salvage).u64(self.salvage_bytes);
         put.u64(self.slots[0]).u64(self.slots[1]).u32(self.slot_bytes).u32(self.al_slots);
     }

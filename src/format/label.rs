@@ -34,7 +34,9 @@ impl Label {
         put.bytes(&MAGIC).u32(self.version).u32(self.slot_bytes).bytes(&self.uuid.to_be_bytes());
         put.u128(self.incarnation).u64(self.image_bytes).u64(self.slots[0]).u64(self.slots[1]);
         let text = self.text.as_bytes();
-        put.bytes(&text[..text.len().min(LABEL_TEXT_MAX)]).pad_to(72 + LABEL_TEXT_MAX + 1).pad_to(LABEL_BYTES - 32);
+        put.bytes(&text[..text.len().min(LABEL_TEXT_MAX)])
+            .pad_to(72 + LABEL_TEXT_MAX + 1)
+            .pad_to(LABEL_BYTES - 32);
         let mut out = [0; LABEL_BYTES];
         out[..LABEL_BYTES - 32].copy_from_slice(&put.done());
         let hash = salted(0, &[&out[..LABEL_BYTES - 32]]);
@@ -71,10 +73,17 @@ impl Label {
         let slots = [take.u64()?, take.u64()?];
         let text = take.bytes(LABEL_TEXT_MAX + 1)?;
         let text_len = text.iter().position(|b| *b == 0).ok_or(Damage("label text has no end"))?;
-        let text = std::str::from_utf8(&text[..text_len]).map_err(|_| Damage("label text is not UTF-8"))?.to_string();
+        let text = std::str::from_utf8(&text[..text_len])
+            .map_err(|_| Damage("label text is not UTF-8"))?
+            .to_string();
         take.end()?;
-        let fits = |at: u64| at.is_multiple_of(4096) && at.checked_add(slot_bytes.into()).is_some_and(|e| e <= image_bytes);
-        if !(4096..=1 << 24).contains(&slot_bytes) || !slot_bytes.is_multiple_of(4096) || !slots.iter().all(|s| fits(*s)) {
+        let fits = |at: u64| {
+            at.is_multiple_of(4096) && at.checked_add(slot_bytes.into()).is_some_and(|e| e <= image_bytes)
+        };
+        if !(4096..=1 << 24).contains(&slot_bytes)
+            || !slot_bytes.is_multiple_of(4096)
+            || !slots.iter().all(|s| fits(*s))
+        {
             return Err(Damage("the label's slots lie outside the image"));
         }
         Ok(Label { version, uuid, incarnation, text, image_bytes, slots, slot_bytes })

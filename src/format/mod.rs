@@ -4,11 +4,11 @@
 //! against its range before anyone uses it; reserved bytes are written as zeros and refused otherwise; every structure
 //! carries a hash that is salted with the image's incarnation, so that leftovers of an older image never pass.
 
+mod codec;
 mod fs_inode;
 mod fs_log;
 mod fs_super;
 mod fs_tables;
-mod codec;
 mod geometry;
 mod label;
 mod page;
@@ -27,15 +27,16 @@ mod tests;
 
 pub use codec::{Damage, Put, Take};
 pub use geometry::{
-    BLOCK, EXTENT_BYTES, GROUP_BLOCKS, GROUP_BYTES, GROUP_EXTENTS, Geometry, HEAD_BYTES, PAGE_BYTES, RING_BLOCKS,
+    BLOCK, EXTENT_BYTES, GROUP_BLOCKS, GROUP_BYTES, GROUP_EXTENTS, Geometry, HEAD_BYTES, PAGE_BYTES,
+    RING_BLOCKS,
 };
 pub use label::{FORMAT_VERSION, LABEL_BYTES, LABEL_COPIES, LABEL_TEXT_MAX, Label};
 pub use page::{BlockRec, DigestPage, PAGE_UNCHECKED, PageCheck};
-pub use ring::{GROUP_TXNS_MAX, Pair, SLOTS_MAX, STATEMENTS_MAX, Statement, Transaction, WINDOW_TXNS};
 pub use ring::{ACTIVATIONS_MAX, PAIRS_MAX};
+pub use ring::{GROUP_TXNS_MAX, Pair, SLOTS_MAX, STATEMENTS_MAX, Statement, Transaction, WINDOW_TXNS};
 pub use sector::{
-    BITMAP_SECTORS, ENTRIES_PER_SECTOR, SECTOR_BYTES, SECTOR_PAYLOAD, SUMMARY_SECTORS, SectorKind, SummaryEntry,
-    open_sector, seal_sector,
+    BITMAP_SECTORS, ENTRIES_PER_SECTOR, SECTOR_BYTES, SECTOR_PAYLOAD, SUMMARY_SECTORS, SectorKind,
+    SummaryEntry, open_sector, seal_sector,
 };
 pub use state::{GenEntry, GenReason, ResyncMark, State};
 pub use superblock::{RETIRED_MAX, STATE_AREA_BYTES, Superblock};

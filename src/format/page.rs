@@ -47,7 +47,13 @@ pub struct DigestPage {
 
 impl Default for DigestPage {
     fn default() -> DigestPage {
-        DigestPage { sequence: 0, flags: 0, written: [0; 16], unknown: [0; 16], digests: vec![Digest::default(); BLOCKS] }
+        DigestPage {
+            sequence: 0,
+            flags: 0,
+            written: [0; 16],
+            unknown: [0; 16],
+            digests: vec![Digest::default(); BLOCKS],
+        }
     }
 }
 
@@ -170,7 +176,8 @@ impl DigestPage {
         for (digest, raw) in page.digests.iter_mut().zip(bytes[HEADER_BYTES..].chunks_exact(15)) {
             digest.0.copy_from_slice(raw);
         }
-        let whole = page.content_hash() == content && bytes[SEALED_BYTES..HEADER_BYTES].iter().all(|b| *b == 0);
+        let whole =
+            page.content_hash() == content && bytes[SEALED_BYTES..HEADER_BYTES].iter().all(|b| *b == 0);
         Ok((page, if whole { PageCheck::Whole } else { PageCheck::Torn }))
     }
 }

@@ -68,6 +68,10 @@ impl SummaryEntry {
     pub fn decode(bytes: &[u8]) -> Option<SummaryEntry> {
         let mut hash = [0; 15];
         hash.copy_from_slice(bytes.get(1..16)?);
-        (bytes[0] & !3 == 0).then_some(SummaryEntry { touched: bytes[0] & 1 != 0, backed: bytes[0] & 2 != 0, hash })
+        (bytes[0] & !3 == 0).then_some(SummaryEntry {
+            touched: bytes[0] & 1 != 0,
+            backed: bytes[0] & 2 != 0,
+            hash,
+        })
     }
 }

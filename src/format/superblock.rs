@@ -49,7 +49,9 @@ impl Superblock {
         self.geometry.encode(&mut put);
         put.pad_to(HEADER_BYTES);
         self.state.encode(&mut put);
-        put.pad_to(HEADER_BYTES + STATE_AREA_BYTES).bytes(&self.groups).pad_to(self.geometry.slot_bytes as usize);
+        put.pad_to(HEADER_BYTES + STATE_AREA_BYTES)
+            .bytes(&self.groups)
+            .pad_to(self.geometry.slot_bytes as usize);
         let mut bytes = put.done();
         let hash = salted(salt, &[&bytes[32..]]);
         bytes[..32].copy_from_slice(&hash);

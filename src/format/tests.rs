@@ -41,7 +41,9 @@ fn transaction() -> Transaction {
         first: 9,
         len: 3,
         low: 2,
-        statements: (0..STATEMENTS_MAX as u32).map(|s| Statement { slot: s, extent: (s % 2 == 0).then_some(3) }).collect(),
+        statements: (0..STATEMENTS_MAX as u32)
+            .map(|s| Statement { slot: s, extent: (s % 2 == 0).then_some(3) })
+            .collect(),
         pairs: (0..PAIRS_MAX as u64)
             .map(|b| match b % 3 {
                 0 => Pair::Discarded { block: b, count: 4 },
@@ -141,8 +143,12 @@ fn geometry_fits_and_refuses_what_overlaps() {
 
 #[test]
 fn decoders_survive_any_bytes() {
-    let mut seeds: Vec<Vec<u8>> =
-        vec![superblock().encode(1).expect("fits"), transaction().encode(1), page().encode(1, 6), label().encode().to_vec()];
+    let mut seeds: Vec<Vec<u8>> = vec![
+        superblock().encode(1).expect("fits"),
+        transaction().encode(1),
+        page().encode(1, 6),
+        label().encode().to_vec(),
+    ];
     seeds.push(vec![0; 4096]);
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = move || {

@@ -132,7 +132,8 @@ impl Bitmap {
             let at = first + index as u64 * 64;
             if word != 0 && at < self.blocks {
                 let word = if self.blocks - at < 64 { word & ((1 << (self.blocks - at)) - 1) } else { word };
-                let words = self.groups.entry(group).or_insert_with(|| vec![0; GROUP_WORDS].into_boxed_slice());
+                let words =
+                    self.groups.entry(group).or_insert_with(|| vec![0; GROUP_WORDS].into_boxed_slice());
                 words[sector * SECTOR_WORDS + index] = word;
                 self.count += u64::from(word.count_ones());
             }

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
 
 use crate::base::{BlockNo, ExtentNo, Pages};
-use crate::format::{ACTIVATIONS_MAX, BLOCK, GROUP_EXTENTS, GROUP_TXNS_MAX, PAIRS_MAX, RING_BLOCKS, WINDOW_TXNS};
+use crate::format::{
+    ACTIVATIONS_MAX, BLOCK, GROUP_EXTENTS, GROUP_TXNS_MAX, PAIRS_MAX, RING_BLOCKS, WINDOW_TXNS,
+};
 use crate::format::{BlockRec, Pair, STATEMENTS_MAX, Statement, Transaction};
 
 use super::bits::Bitmap;
@@ -150,7 +152,9 @@ impl Image {
         let mut groups: BTreeSet<u64> = why.groups.iter().copied().collect();
         let saved = self.save_pages(core, first + len, why.all, &mut writes, &mut groups);
         self.save_bits(core, &saved, why.all, &mut writes);
-        writes.extend(groups.iter().map(|group| (self.geometry.group_at(*group), self.summary_block(core, *group))));
+        writes.extend(
+            groups.iter().map(|group| (self.geometry.group_at(*group), self.summary_block(core, *group))),
+        );
         for block in &blocks {
             core.pending.remove(block);
             if let Some(slot) = core.slot_mut(block / ExtentNo::BLOCKS) {
@@ -190,7 +194,8 @@ impl Image {
             core.pages.entry(*extent).or_insert_with(super::core::Cached::empty);
         }
         let news = found.iter().zip(why.activate);
-        let news = news.map(|(slot, extent)| Statement { slot: *slot as u32, extent: Some(*extent) }).collect();
+        let news =
+            news.map(|(slot, extent)| Statement { slot: *slot as u32, extent: Some(*extent) }).collect();
         Ok((found, news))
     }
 
@@ -204,7 +209,10 @@ impl Image {
         writes: &mut Vec<(u64, Vec<u8>)>,
         groups: &mut BTreeSet<u64>,
     ) -> Vec<u64> {
-        let old = |slot: &Slot| !is_broken("save digests before the ring forgets them") && slot.oldest_pair.is_some_and(|seq| seq + WINDOW_TXNS / 2 < next_first);
+        let old = |slot: &Slot| {
+            !is_broken("save digests before the ring forgets them")
+                && slot.oldest_pair.is_some_and(|seq| seq + WINDOW_TXNS / 2 < next_first)
+        };
         let mut wanted: BTreeSet<u64> = core.to_clean(&self.locks).into_iter().collect();
         wanted.extend(core.slots.iter().flatten().filter(|s| all || old(s)).map(|s| s.extent));
         for index in 0..core.slots.len() {
@@ -266,7 +274,14 @@ impl Image {
         let (first, len) = (meta.next_seq, states.len().div_ceil(STATEMENTS_MAX) as u32);
         let txns: Vec<Transaction> = (first..)
             .zip(states.chunks(STATEMENTS_MAX))
-            .map(|(seq, part)| Transaction { seq, first, len, low: first, statements: part.to_vec(), pairs: Vec::new() })
+            .map(|(seq, part)| Transaction {
+                seq,
+                first,
+                len,
+                low: first,
+                statements: part.to_vec(),
+                pairs: Vec::new(),
+            })
             .collect();
         self.write_ring(&txns)?;
         self.latch("flush", self.disk.flush())?;

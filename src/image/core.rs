@@ -124,11 +124,16 @@ impl Core {
     }
 
     /// Records what was done to blocks of one hot extent: the page, and what the next flush has to say.
-    pub fn set_blocks(&mut self, first: u64, recs: impl Iterator<Item = BlockRec>) -> Result<u64, ImageError> {
+    pub fn set_blocks(
+        &mut self,
+        first: u64,
+        recs: impl Iterator<Item = BlockRec>,
+    ) -> Result<u64, ImageError> {
         let extent = first / ExtentNo::BLOCKS;
         let epoch = self.open_epoch;
         let not_hot = ImageError::NotHot { extent: ExtentNo(extent) };
-        let slot = self.by_extent.get(&extent).and_then(|slot| self.slots[*slot].as_mut()).ok_or(not_hot.clone())?;
+        let slot =
+            self.by_extent.get(&extent).and_then(|slot| self.slots[*slot].as_mut()).ok_or(not_hot.clone())?;
         let page = &mut self.pages.get_mut(&extent).ok_or(not_hot)?.page;
         let mut changed = 0;
         for (block, rec) in (first..).zip(recs) {
@@ -175,7 +180,12 @@ impl Core {
     }
 
     /// Slots for `wanted` extents: free ones, then the longest unused that may go; none of `keep`.
-    pub fn find_slots(&mut self, wanted: usize, keep: &[u64], locks: &Arc<RangeLocks>) -> Result<Vec<usize>, ImageError> {
+    pub fn find_slots(
+        &mut self,
+        wanted: usize,
+        keep: &[u64],
+        locks: &Arc<RangeLocks>,
+    ) -> Result<Vec<usize>, ImageError> {
         let free = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_none());
         let mut found: Vec<usize> = free.map(|(index, _)| index).take(wanted).collect();
         if found.len() < wanted {
@@ -207,8 +217,10 @@ impl Core {
     /// Slots that are free or saved, and how many should be.
     fn reserve(&self, locks: &Arc<RangeLocks>) -> (usize, usize) {
         // One under a lock cannot go, so it does not count where someone waits for a slot.
-        let stays = |s: &Slot| self.demand > 0 && locks.is_held(ExtentNo(s.extent).first_block(), ExtentNo::BLOCKS);
-        let ready = |slot: &&Option<Slot>| slot.as_ref().is_none_or(|s| !s.pinned && self.is_ready(s) && !stays(s));
+        let stays =
+            |s: &Slot| self.demand > 0 && locks.is_held(ExtentNo(s.extent).first_block(), ExtentNo::BLOCKS);
+        let ready =
+            |slot: &&Option<Slot>| slot.as_ref().is_none_or(|s| !s.pinned && self.is_ready(s) && !stays(s));
         let have = self.slots.iter().filter(ready).count();
         (have, (self.slots.len() / 8).max(1).max(self.demand))
     }

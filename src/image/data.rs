@@ -34,14 +34,20 @@ fn runs(count: usize, answer: impl Fn(usize) -> bool) -> Vec<(usize, usize, bool
 impl Image {
     fn check_guard(&self, guard: &RangeGuard, first: BlockNo, count: u64) -> Result<(), ImageError> {
         self.check_range(first, count)?;
-        if guard.covers(&self.locks, first, count) { Ok(()) } else { Err(ImageError::NotLocked { first, count }) }
+        if guard.covers(&self.locks, first, count) {
+            Ok(())
+        } else {
+            Err(ImageError::NotLocked { first, count })
+        }
     }
 
     pub(super) fn recs(&self, first: BlockNo, count: u64) -> Result<Vec<BlockRec>, ImageError> {
         let mut out = Vec::with_capacity(count as usize);
         for (start, len) in by_extent(first, count) {
             let index = start.index_in_extent();
-            self.with_page(start.extent().0, |page| out.extend((index..index + len as usize).map(|i| page.get(i))))?;
+            self.with_page(start.extent().0, |page| {
+                out.extend((index..index + len as usize).map(|i| page.get(i)))
+            })?;
         }
         Ok(out)
     }
@@ -63,7 +69,9 @@ impl Image {
             }
             let block = first.plus(start as u64);
             self.disk.read_at(self.geometry.block_at(block.0), part)?;
-            for ((content, rec), number) in part.chunks_exact(BlockNo::SIZE).zip(&recs[start..]).zip(block.0..) {
+            for ((content, rec), number) in
+                part.chunks_exact(BlockNo::SIZE).zip(&recs[start..]).zip(block.0..)
+            {
                 if *rec != BlockRec::Written(Digest::of(content)) {
                     return Err(ImageError::Rotten { block: BlockNo(number) });
                 }
@@ -73,7 +81,13 @@ impl Image {
     }
 
     /// Writes; done (volatile) on return. `digests` has one entry a block. The extents must be hot.
-    pub fn write(&self, guard: &RangeGuard, first: BlockNo, data: &[u8], digests: &[Digest]) -> Result<(), ImageError> {
+    pub fn write(
+        &self,
+        guard: &RangeGuard,
+        first: BlockNo,
+        data: &[u8],
+        digests: &[Digest],
+    ) -> Result<(), ImageError> {
         let count = digests.len() as u64;
         self.check_guard(guard, first, count)?;
         if data.len() as u64 != count * BLOCK {

@@ -4,7 +4,9 @@
 
 use crate::base::{ExtentNo, Pages};
 use crate::format::{BLOCK, DigestPage, ENTRIES_PER_SECTOR, GROUP_BLOCKS, PAGE_BYTES, PageCheck};
-use crate::format::{SECTOR_BYTES, SECTOR_PAYLOAD, SUMMARY_SECTORS, SectorKind, State, SummaryEntry, Superblock};
+use crate::format::{
+    SECTOR_BYTES, SECTOR_PAYLOAD, SUMMARY_SECTORS, SectorKind, State, SummaryEntry, Superblock,
+};
 use crate::format::{open_sector, seal_sector};
 
 use super::bits::BITMAP_BLOCKS;
@@ -36,7 +38,12 @@ impl Image {
     }
 
     /// (offset, bytes) of a block of a bitmap.
-    pub(super) fn bitmap_block(&self, core: &Core, to_copy: bool, (group, block): (u64, usize)) -> (u64, Vec<u8>) {
+    pub(super) fn bitmap_block(
+        &self,
+        core: &Core,
+        to_copy: bool,
+        (group, block): (u64, usize),
+    ) -> (u64, Vec<u8>) {
         let (bitmap, kind) = match to_copy {
             true => (&core.to_copy, SectorKind::ToCopy),
             false => (&core.differs, SectorKind::Differs),
@@ -45,7 +52,13 @@ impl Image {
         for place in 0..SECTORS_PER_BLOCK {
             let sector = block * SECTORS_PER_BLOCK + place;
             let index = group * crate::format::BITMAP_SECTORS as u64 + sector as u64;
-            seal_sector(self.salt, kind, index, &bitmap.sector(group, sector), &mut out[place * SECTOR_BYTES..]);
+            seal_sector(
+                self.salt,
+                kind,
+                index,
+                &bitmap.sector(group, sector),
+                &mut out[place * SECTOR_BYTES..],
+            );
         }
         let before = 1 + if to_copy { BITMAP_BLOCKS } else { 0 } + block;
         (self.geometry.group_at(group) + before as u64 * BLOCK, out)
@@ -63,7 +76,12 @@ impl Image {
     }
 
     /// Writes the group of an extent if this is its first use. A full host disk leaves everything as it was.
-    pub(super) fn ensure_group(&self, meta: &mut Meta, group: u64, extent: ExtentNo) -> Result<(), ImageError> {
+    pub(super) fn ensure_group(
+        &self,
+        meta: &mut Meta,
+        group: u64,
+        extent: ExtentNo,
+    ) -> Result<(), ImageError> {
         if in_use(&meta.groups, group) {
             return Ok(());
         }
@@ -79,7 +97,12 @@ impl Image {
         self.write_superblock(meta, state, groups)
     }
 
-    pub(super) fn write_superblock(&self, meta: &mut Meta, state: State, groups: Vec<u8>) -> Result<(), ImageError> {
+    pub(super) fn write_superblock(
+        &self,
+        meta: &mut Meta,
+        state: State,
+        groups: Vec<u8>,
+    ) -> Result<(), ImageError> {
         let superblock = Superblock {
             seq: meta.slot_seq + 1,
             compatible: self.features.0,
@@ -89,14 +112,19 @@ impl Image {
             state,
             groups,
         };
-        let encoded = superblock.encode(self.salt).map_err(|damage| ImageError::StateTooLarge(damage.to_string()))?;
+        let encoded =
+            superblock.encode(self.salt).map_err(|damage| ImageError::StateTooLarge(damage.to_string()))?;
         let bytes = Pages::copy_of(&encoded);
         let offset = self.geometry.slots[meta.next_slot];
         self.latch("writing the superblock", self.disk.write_at(offset, &bytes))?;
         self.latch("flush", self.disk.flush())?;
         let mut back = Pages::zeroed(bytes.len() / BLOCK as usize);
         self.latch("reading the superblock back", self.disk.read_at(offset, &mut back))?;
-        let same = if back[..] == bytes[..] { Ok(()) } else { Err(DiskError::Io("it reads back differently".into())) };
+        let same = if back[..] == bytes[..] {
+            Ok(())
+        } else {
+            Err(DiskError::Io("it reads back differently".into()))
+        };
         self.latch("reading the superblock back", same)?;
         meta.slot_seq += 1;
         meta.next_slot = 1 - meta.next_slot;
@@ -150,7 +178,11 @@ impl Image {
     }
 
     /// Calls `f` with the page of an extent, reading it if it is not in memory.
-    pub(super) fn with_page<R>(&self, extent: u64, mut f: impl FnMut(&DigestPage) -> R) -> Result<R, ImageError> {
+    pub(super) fn with_page<R>(
+        &self,
+        extent: u64,
+        mut f: impl FnMut(&DigestPage) -> R,
+    ) -> Result<R, ImageError> {
         loop {
             let (entry, activations) = {
                 let mut core = self.core();

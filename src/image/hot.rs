@@ -45,10 +45,12 @@ impl Image {
             let core = self.core();
             core.check()?;
             let pinned = |core: &Core| core.slots.iter().flatten().filter(|s| s.pinned).count();
-            let others = core.slots.iter().flatten().filter(|s| s.pinned && !wanted.contains(&s.extent)).count();
+            let others =
+                core.slots.iter().flatten().filter(|s| s.pinned && !wanted.contains(&s.extent)).count();
             // One slot must stay for everything that is not pinned.
             let room = core.slots.len() - others - usize::from(pin);
-            let missing: Vec<u64> = wanted.iter().copied().filter(|e| !core.by_extent.contains_key(e)).collect();
+            let missing: Vec<u64> =
+                wanted.iter().copied().filter(|e| !core.by_extent.contains_key(e)).collect();
             if wanted.len() > room || missing.len() > ACTIVATIONS_AT_ONCE {
                 let slots = core.slots.len() - pinned(&core);
                 return Err(ImageError::TooManyExtents { extents: wanted.len() as u64, slots: slots as u64 });
@@ -132,7 +134,8 @@ impl Image {
     }
 
     pub(super) fn check_range(&self, first: BlockNo, count: u64) -> Result<(), ImageError> {
-        let inside = count > 0 && first.0.checked_add(count).is_some_and(|end| end <= self.geometry.block_count());
+        let inside =
+            count > 0 && first.0.checked_add(count).is_some_and(|end| end <= self.geometry.block_count());
         if inside { Ok(()) } else { Err(ImageError::OutOfRange { first, count }) }
     }
 }

@@ -19,7 +19,10 @@ pub fn format(disk: &Arc<dyn Disk>, options: &FormatOptions) -> Result<(), Image
     let have = disk.len_bytes();
     let al_slots = if options.al_slots == 0 { AL_SLOTS_DEFAULT } else { options.al_slots };
     if !(4..=crate::format::SLOTS_MAX).contains(&al_slots) {
-        return Err(ImageError::StateTooLarge(format!("4 to {} activity log slots", crate::format::SLOTS_MAX)));
+        return Err(ImageError::StateTooLarge(format!(
+            "4 to {} activity log slots",
+            crate::format::SLOTS_MAX
+        )));
     }
     if options.label.len() > LABEL_TEXT_MAX || options.label.contains('\0') {
         return Err(ImageError::StateTooLarge(format!("a label has at most {LABEL_TEXT_MAX} bytes")));
@@ -118,10 +121,13 @@ pub fn probe(disk: &dyn Disk) -> Result<Probe, ImageError> {
     let len = disk.len_bytes();
     match read_label(disk) {
         Ok(Some(label)) => {
-            let volume: Option<VolumeId> = super::open::newest_slot(disk, &label).ok().map(|(s, _)| s.state.volume);
+            let volume: Option<VolumeId> =
+                super::open::newest_slot(disk, &label).ok().map(|(s, _)| s.state.volume);
             return Ok(Probe::TwinfsImage { volume, uuid: label.uuid, label: label.text });
         }
-        Err(ImageError::Version { .. }) => return Ok(Probe::OtherSignature { name: "twinfs image of another version" }),
+        Err(ImageError::Version { .. }) => {
+            return Ok(Probe::OtherSignature { name: "twinfs image of another version" });
+        }
         Err(other) => return Err(other),
         Ok(None) => {}
     }

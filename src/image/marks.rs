@@ -50,7 +50,8 @@ impl Image {
             core.check()?;
             let differs: Vec<_> = core.differs.dirty();
             let to_copy: Vec<_> = if both { core.to_copy.dirty() } else { Vec::new() };
-            let mut writes: Vec<_> = differs.iter().map(|place| self.bitmap_block(&core, false, *place)).collect();
+            let mut writes: Vec<_> =
+                differs.iter().map(|place| self.bitmap_block(&core, false, *place)).collect();
             writes.extend(to_copy.iter().map(|place| self.bitmap_block(&core, true, *place)));
             differs.into_iter().for_each(|place| core.differs.written(place));
             to_copy.into_iter().for_each(|place| core.to_copy.written(place));
@@ -165,7 +166,10 @@ impl Image {
     }
 
     /// Runs of written blocks from `from` on, each within one extent; ends after an error.
-    pub fn written_runs(&self, from: BlockNo) -> impl Iterator<Item = Result<(BlockNo, u64), ImageError>> + '_ {
+    pub fn written_runs(
+        &self,
+        from: BlockNo,
+    ) -> impl Iterator<Item = Result<(BlockNo, u64), ImageError>> + '_ {
         let mut at = Some(from);
         std::iter::from_fn(move || match self.next_written(at?) {
             Ok(Some((first, count))) => {
@@ -188,7 +192,11 @@ impl Image {
                 BlockRec::Written(digest) => Some(digest),
                 BlockRec::Unwritten | BlockRec::Unknown => None,
             };
-            PageView { extent, damaged: page.has_unknown(), digests: (0..1024).map(digest).collect::<Vec<Option<Digest>>>() }
+            PageView {
+                extent,
+                damaged: page.has_unknown(),
+                digests: (0..1024).map(digest).collect::<Vec<Option<Digest>>>(),
+            }
         })
     }
 
@@ -214,9 +222,9 @@ impl Image {
     pub fn written_bytes(&self) -> Result<u64, ImageError> {
         let mut blocks = 0;
         for extent in self.touched_extents() {
-            blocks += self.with_page(extent, |p| p.used_map().iter().map(|w| u64::from(w.count_ones())).sum::<u64>())?;
+            blocks += self
+                .with_page(extent, |p| p.used_map().iter().map(|w| u64::from(w.count_ones())).sum::<u64>())?;
         }
         Ok(blocks * BLOCK)
     }
 }
-

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use crate::base::{BlockNo, Digest, ExtentNo, FastMap, Pages};
-use crate::format::{BLOCK, BlockRec, DigestPage, GROUP_EXTENTS, Label, PAGE_BYTES, PAGE_UNCHECKED, RING_BLOCKS};
+use crate::format::{
+    BLOCK, BlockRec, DigestPage, GROUP_EXTENTS, Label, PAGE_BYTES, PAGE_UNCHECKED, RING_BLOCKS,
+};
 use crate::format::{FORMAT_VERSION, Superblock, Transaction};
 
 use super::bits::Bitmap;
@@ -28,7 +30,9 @@ pub(super) fn newest_slot(disk: &dyn Disk, label: &Label) -> Result<(Superblock,
         let mut bytes = Pages::zeroed(label.slot_bytes as usize / BLOCK as usize);
         disk.read_at(*offset, &mut bytes)?;
         match Superblock::decode(&bytes, label.incarnation) {
-            Ok(slot) if best.as_ref().is_none_or(|(other, _)| slot.seq > other.seq) => best = Some((slot, 1 - index)),
+            Ok(slot) if best.as_ref().is_none_or(|(other, _)| slot.seq > other.seq) => {
+                best = Some((slot, 1 - index))
+            }
             Ok(_) => {}
             Err(damage) => why = damage.to_string(),
         }
@@ -148,7 +152,8 @@ impl Image {
             let mut core = self.core();
             core.by_extent.insert(extent, index);
             core.pages.insert(extent, Cached { page: Box::new(page), used: 0 });
-            core.slots[index] = Some(Slot { extent, stable: true, last_write: 1, version: 1, ..Slot::default() });
+            core.slots[index] =
+                Some(Slot { extent, stable: true, last_write: 1, version: 1, ..Slot::default() });
         }
         Ok(())
     }
@@ -225,13 +230,18 @@ impl Image {
     }
 }
 
-fn read_ring(disk: &dyn Disk, label: &Label, superblock: &Superblock) -> Result<Vec<Transaction>, ImageError> {
+fn read_ring(
+    disk: &dyn Disk,
+    label: &Label,
+    superblock: &Superblock,
+) -> Result<Vec<Transaction>, ImageError> {
     let geometry = &superblock.geometry;
     let mut bytes = Pages::zeroed(RING_BLOCKS as usize);
     disk.read_at(geometry.ring, &mut bytes)?;
     let blocks = bytes.chunks_exact(BLOCK as usize).zip(0u64..);
     let decode = |(block, place): (&[u8], u64)| {
-        let txn = Transaction::decode(block, label.incarnation, geometry.al_slots, geometry.block_count()).ok()?;
+        let txn =
+            Transaction::decode(block, label.incarnation, geometry.al_slots, geometry.block_count()).ok()?;
         (txn.seq % RING_BLOCKS == place).then_some(txn)
     };
     Ok(blocks.filter_map(decode).collect())

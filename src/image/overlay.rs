@@ -42,8 +42,11 @@ impl<B: Blocks> Blocks for OverlayBlocks<B> {
     fn read(&self, first: BlockNo, out: &mut [u8]) -> Result<(), BlocksError> {
         let count = (out.len() / BlockNo::SIZE) as u64;
         self.check(first, count)?;
-        let changed: Vec<(u64, Box<[u8]>)> =
-            self.changed().range(first.0..first.0 + count).map(|(block, data)| (*block, data.clone())).collect();
+        let changed: Vec<(u64, Box<[u8]>)> = self
+            .changed()
+            .range(first.0..first.0 + count)
+            .map(|(block, data)| (*block, data.clone()))
+            .collect();
         if (changed.len() as u64) < count {
             self.below.read(first, out)?;
         }

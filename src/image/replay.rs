@@ -25,7 +25,8 @@ pub(super) fn replay(found: Vec<Transaction>, slots: usize) -> Result<Replay, Da
     let txns: BTreeMap<u64, Transaction> = found.into_iter().map(|txn| (txn.seq, txn)).collect();
     let mut limit = u64::MAX;
     let (first, len, low) = loop {
-        let (_, newest) = txns.range(..limit).next_back().ok_or(Damage("no transaction in the activity log"))?;
+        let (_, newest) =
+            txns.range(..limit).next_back().ok_or(Damage("no transaction in the activity log"))?;
         let (first, len, low) = (newest.first, u64::from(newest.len), newest.low);
         let complete = (first..first + len).all(|seq| txns.get(&seq).is_some_and(|txn| txn.first == first));
         if low == first && !complete {
@@ -38,8 +39,7 @@ pub(super) fn replay(found: Vec<Transaction>, slots: usize) -> Result<Replay, Da
     if (low..first).any(|seq| !txns.contains_key(&seq)) {
         return Err(Damage("a needed transaction of the activity log is missing"));
     }
-    let mut replay =
-        Replay { next_seq: first + len, low, slots: vec![None; slots], ..Replay::default() };
+    let mut replay = Replay { next_seq: first + len, low, slots: vec![None; slots], ..Replay::default() };
     for (seq, txn) in txns.range(low..first + len) {
         if *seq >= first && txn.first != first {
             continue;

@@ -114,7 +114,11 @@ impl Run {
             match read(&image, block) {
                 Ok(found) => {
                     let known = allowed.iter().any(|v| {
-                        if *v == 0 { found.iter().all(|b| *b == 0) } else { found == super::content(block, *v) }
+                        if *v == 0 {
+                            found.iter().all(|b| *b == 0)
+                        } else {
+                            found == super::content(block, *v)
+                        }
                     });
                     if !known {
                         return Err(format!("cut {cut}: block {block} reads as none of {allowed:?}"));
@@ -126,7 +130,9 @@ impl Run {
                     disk.read_at(image.geometry.block_at(block), &mut raw).expect("read");
                     let old = model.stable.get(&block).copied().unwrap_or(0);
                     if old != 0 && raw == super::content(block, old) {
-                        return Err(format!("cut {cut}: block {block} is suspect with its old content intact"));
+                        return Err(format!(
+                            "cut {cut}: block {block} is suspect with its old content intact"
+                        ));
                     }
                     *suspects += 1;
                 }
@@ -189,7 +195,8 @@ fn a_cut_while_recovering_loses_nothing() {
                 drop(open(&disk));
                 let events = disk.events();
                 let inner = random.below(events.len() as u64 + 1) as usize;
-                disk = Arc::new(MemDisk::crash_image(&before, &events, inner, &mut |_, _| random.below(2) == 0));
+                disk =
+                    Arc::new(MemDisk::crash_image(&before, &events, inner, &mut |_, _| random.below(2) == 0));
             }
             assert_eq!(run.judge(&disk, cut, &mut 0), Ok(()), "seed {seed}");
         }
