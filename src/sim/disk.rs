@@ -77,6 +77,12 @@ impl SimDisk {
         Arc::new(SimDisk { len, content: Mutex::default() })
     }
 
+    /// Another disk with the same stable content.
+    pub fn copy(&self) -> Arc<SimDisk> {
+        let now = lock(&self.content).now.clone();
+        Arc::new(SimDisk { len: self.len, content: Mutex::new(Content { now, ..Content::default() }) })
+    }
+
     /// The power goes: what was not flushed meets its fate.
     pub fn lose_power(&self, loss: Loss, rng: &mut Rng) {
         let mut content = lock(&self.content);

@@ -5,11 +5,25 @@
 //! repeats); exactly one thread runs at a time.
 
 mod baton;
+mod check;
 mod disk;
+mod env;
+mod faults;
+mod files;
+mod life;
 mod model;
 mod net;
+mod options;
+mod oracle;
 mod rng;
+mod run;
 mod sched;
+mod serve;
 mod trace;
+mod watch;
+mod witness;
+mod world;
 
-pub use trace::Trace;
+pub use faults::KINDS as FAULTS;
+pub use options::{Options, Outcome};
+pub use run::run;

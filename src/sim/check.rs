@@ -1,0 +1,203 @@
+//! The checks that look at both disks: stable where promised, equal where recorded so, different only where known.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::base::{BlockNo, Digest, Members};
+use crate::format::ResyncMark;
+use crate::image::Image;
+use crate::mirror::Mirror;
+use crate::node::Notice;
+use crate::wire::Message;
+
+use super::baton::lock;
+use super::sched::Owner;
+use super::world::{Ev, MS, NAMES, SECOND, World, node_id};
+
+impl World {
+    /// Promise 2: what a flush covered is stable on every member.
+    pub fn check_stable(&self, node: usize, mirror: &Arc<Mirror>, covered: &[(u64, u64)]) {
+        let members = mirror.image().state().record.map_or(Members::only(node_id(node)), |record| record.members);
+        let mut oracle = lock(&self.oracle);
+        let mut wrong = None;
+        for (block, version) in covered {
+            let Some((newest, digest)) = oracle.done.get(block).copied() else { continue };
+            if newest != *version || oracle.is_busy(*block) {
+                continue;
+            }
+            oracle.done.remove(block);
+            let Some(digest) = digest else { continue };
+            for member in (0..2).filter(|member| members.contains(node_id(*member))) {
+                let disk = self.machine(member).disk.clone();
+                if Digest::of(&disk.page(self.data_page(*block), true)) != digest {
+                    wrong = wrong.or(Some((*block, member)));
+                }
+            }
+        }
+        drop(oracle);
+        if let Some((block, member)) = wrong {
+            let text = format!(
+                "I2: {} acknowledged a flush, block {block} is not stable on {} (members {members})",
+                NAMES[node], NAMES[member]
+            );
+            self.sched.violate(text);
+        }
+    }
+
+    /// Promise 4 and exclusivity: whoever is about to serve may.
+    pub fn check_promotion(&self, owner: Owner, mirror: &Arc<Mirror>) {
+        let state = mirror.image().state();
+        let me = node_id(owner.node);
+        let member = state.record.is_some_and(|record| record.members.contains(me) && record.primary == me);
+        if !member || state.resync != ResyncMark::None {
+            let text = format!("I4: {me} starts to serve under {:?}, {:?}", state.record, state.resync);
+            self.sched.violate(text);
+        }
+        self.check_exclusive();
+        let mut oracle = lock(&self.oracle);
+        if oracle.last_server.is_some_and(|other| other != owner.node) {
+            oracle.count("server-changed");
+        }
+        oracle.last_server = Some(owner.node);
+        oracle.done.clear();
+    }
+
+    /// T1: two leases are never valid at once, each on its holder's clock.
+    pub fn check_exclusive(&self) {
+        let may_answer = |node: usize| {
+            let mirror = self.machine(node).up.as_ref().and_then(|life| life.mirror.clone());
+            mirror.is_some_and(|mirror| mirror.may_answer())
+        };
+        if may_answer(0) && may_answer(1) {
+            self.sched.violate("T1: both nodes may answer at this moment".to_string());
+        }
+    }
+
+    /// I7: resync bytes flow only from a lineage to one that it continues.
+    pub fn check_copy_direction(&self, from: usize) {
+        let (Some(source), Some(target)) = (self.image_of(from), self.image_of(1 - from)) else { return };
+        let (source, target) = (source.state().gens, target.state().gens);
+        let fits = target.len() <= source.len() && target.iter().zip(&source).all(|(a, b)| a.id == b.id);
+        // A half-done target may hold generations of its own that were resolved away; it is empty or a prefix here.
+        if !fits {
+            self.sched.violate(format!("I7: {} sends resync bytes to a lineage it does not continue", NAMES[from]));
+        }
+    }
+
+    pub fn check_send(&self, from: usize, message: &Message) {
+        if let Message::Op { .. } = message {
+            let sends = self.image_of(from).is_some();
+            debug_assert!(sends || self.is_over());
+        }
+    }
+
+    pub fn image_of(&self, node: usize) -> Option<Arc<Image>> {
+        self.machine(node).up.as_ref().and_then(|life| life.mirror.as_ref().map(|m| m.image().clone()))
+    }
+
+    /// What an administrator is told tells the oracle what to look at.
+    pub fn told(&self, owner: Owner, notice: &Notice) {
+        let what = match notice {
+            Notice::InSync => "in-sync",
+            Notice::PeerLost => "peer-lost",
+            Notice::WentSolo { .. } => "went-solo",
+            Notice::Removed { .. } => "removed",
+            Notice::ResyncStarted { .. } => "resync-started",
+            Notice::ResyncFinished => "resync-finished",
+            Notice::LeaseLapsed => "lease-lapsed",
+            Notice::HandedOver { .. } => "handed-over",
+            Notice::TookOver => "took-over",
+            Notice::SplitBrain => "split-brain",
+            _ => "told",
+        };
+        let mut oracle = lock(&self.oracle);
+        oracle.count(what);
+        match notice {
+            Notice::ResyncStarted { .. } => oracle.resyncing = true,
+            Notice::ResyncFinished | Notice::InSync => oracle.resyncing = false,
+            Notice::PeerLost if std::mem::take(&mut oracle.resyncing) => oracle.count("resync-interrupted"),
+            _ => {}
+        }
+        drop(oracle);
+        match notice {
+            Notice::SplitBrain => self.sched.violate(format!("I10: {} reports divergence", NAMES[owner.node])),
+            Notice::Refused { row, text } => {
+                self.sched.violate(format!("I10: {} refuses its peer ({row:?}: {text})", NAMES[owner.node]));
+            }
+            Notice::InSync => self.sched.after(0, Ev::Look),
+            _ => {}
+        }
+    }
+
+    /// The regular look at everything that must hold at any moment.
+    pub fn look(&self) {
+        let again = self.sched.with_rng(|rng| rng.range(60 * MS, 200 * MS));
+        self.sched.after(again, Ev::Look);
+        self.check_exclusive();
+        self.check_covered();
+    }
+
+    /// Promise 5: blocks that differ are known to somebody.
+    fn check_covered(&self) {
+        let (Some(a), Some(b)) = (self.image_of(0), self.image_of(1)) else { return };
+        let states = [a.state(), b.state()];
+        let excused = states.iter().any(|state| state.full || state.resync != ResyncMark::None);
+        let mut doubtful: BTreeSet<u64> = {
+            let mut oracle = lock(&self.oracle);
+            std::mem::take(&mut oracle.doubtful)
+        };
+        for node in 0..2 {
+            let disk = self.machine(node).disk.clone();
+            doubtful.extend(disk.take_touched().into_iter().filter_map(|page| self.block_of(page)));
+        }
+        doubtful.retain(|block| !self.same_content(&a, &b, *block));
+        if !excused {
+            let oracle = lock(&self.oracle);
+            let known = |block: u64| {
+                let at = BlockNo(block);
+                let marked = |image: &Image| {
+                    let differs = image.next_differs(at).is_some_and(|(first, _)| first == at);
+                    differs || image.next_to_copy(at).is_some_and(|(first, _)| first == at) || image.is_hot(at, 1)
+                };
+                marked(&a) || marked(&b) || oracle.is_busy(block) || oracle.done.contains_key(&block)
+                    || oracle.rotten.contains(&block)
+            };
+            let unknown = doubtful.iter().copied().find(|block| !known(*block));
+            drop(oracle);
+            if let Some(block) = unknown {
+                self.sched.violate(format!("I6: block {block} differs between the copies and nobody knows"));
+            }
+        }
+        lock(&self.oracle).doubtful = doubtful;
+    }
+
+    /// Whether a block reads the same on both: the written map decides, then the bytes.
+    pub fn same_content(&self, a: &Image, b: &Image, block: u64) -> bool {
+        let (disk_a, disk_b) = (self.machine(0).disk.clone(), self.machine(1).disk.clone());
+        let page = self.data_page(block);
+        let written = |image: &Image| image.digests(BlockNo(block), 1).ok().and_then(|d| d.first().copied().flatten());
+        match (written(a), written(b)) {
+            (None, None) => true,
+            (Some(_), Some(_)) => disk_a.same(&disk_b, page, false),
+            (Some(_), None) => disk_a.page(page, false).iter().all(|byte| *byte == 0),
+            (None, Some(_)) => disk_b.page(page, false).iter().all(|byte| *byte == 0),
+        }
+    }
+
+    /// After everything healed: in sync, and the data areas are equal block by block.
+    pub fn check_quiet(&self) {
+        let (Some(a), Some(b)) = (self.image_of(0), self.image_of(1)) else {
+            return self.sched.violate("L3: a node is down although all faults stopped".to_string());
+        };
+        let records = [a.state().record, b.state().record];
+        if records[0] != records[1] || records[0].is_none_or(|record| record.members != Members::BOTH) {
+            let text = format!("L3: not in sync {} s after the last fault: {records:?}", super::run::HEAL / SECOND);
+            return self.sched.violate(text);
+        }
+        for block in 0..a.block_count() {
+            if !lock(&self.oracle).is_busy(block) && !self.same_content(&a, &b, block) {
+                return self.sched.violate(format!("I6: in sync, but block {block} differs"));
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a run is asked for, what the seed makes of it, and what came out.
+
+use std::collections::BTreeMap;
+
+use crate::node::{Arbitration, Mutations};
+
+use super::rng::Rng;
+use super::world::SECOND;
+
+/// Pages of an image before its data area.
+pub const DATA_OFFSET_PAGES: u64 = 0;
+
+/// What the caller asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    pub seed: u64,
+    pub mutations: Mutations,
+    /// Keep the last events in words.
+    pub verbose: bool,
+}
+
+/// What came out of one run.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    pub seed: u64,
+    pub hash: u64,
+    pub events: u64,
+    pub fs_ops: u64,
+    pub faults: u64,
+    /// How often each kind of fault and each thing worth reaching happened.
+    pub counts: BTreeMap<&'static str, u64>,
+    pub violations: Vec<String>,
+    /// The last events in words; empty unless asked for.
+    pub trace: String,
+}
+
+/// What the seed decided before the run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub arbitration: Arbitration,
+    pub mutations: Mutations,
+    /// Bytes of replaced connections still reach the receiver.
+    pub ghosts: bool,
+    /// Faults happen until this moment.
+    pub faults_until: u64,
+    /// Usual time between two faults, nanoseconds.
+    pub fault_every: u64,
+    /// Activity log slots of the images.
+    pub al_slots: u32,
+}
+
+impl Plan {
+    pub fn draw(options: &Options, rng: &mut Rng) -> Plan {
+        let arbitration = match rng.below(10) {
+            0..=5 => Arbitration::Witness,
+            6..=7 => Arbitration::Yield,
+            _ => Arbitration::Manual,
+        };
+        Plan {
+            seed: options.seed,
+            arbitration,
+            mutations: options.mutations,
+            ghosts: rng.permille(400),
+            faults_until: SECOND * rng.range(50, 90),
+            fault_every: SECOND * rng.range(2, 5),
+            al_slots: u32::try_from(rng.range(6, 12)).unwrap_or(8),
+        }
+    }
+}
