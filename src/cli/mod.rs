@@ -8,6 +8,7 @@ pub mod install;
 pub mod key;
 pub mod output;
 pub mod progress;
+pub mod sim;
 pub mod witness;
 
 use std::ffi::OsString;
@@ -47,6 +48,9 @@ pub enum Verb {
     Install(install::Args),
     /// Make the shared key of a pair
     Key(key::Args),
+    /// Run two simulated nodes and a witness under faults
+    #[command(hide = true)]
+    Sim(sim::Args),
     /// Keep one record per volume for two nodes elsewhere; needs no root and no data
     Witness(witness::Args),
 }
@@ -57,6 +61,7 @@ impl Verb {
             Verb::Completions(args) => completions::run(args, output),
             Verb::Install(args) => install::run(args, output),
             Verb::Key(args) => key::run(args, output),
+            Verb::Sim(args) => sim::run(args, output),
             Verb::Witness(args) => witness::run(args, output),
         }
     }

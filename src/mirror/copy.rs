@@ -20,20 +20,38 @@ const RUN_BLOCKS_MAX: u64 = 256;
 #[derive(Default)]
 pub(super) struct CopyMap {
     session: Option<Session>,
-    /// In this session both sides compare digests.
-    compares: bool,
-    source: bool,
     cursor: u64,
     /// first -> end of runs read or sent and not yet stable on the target.
     under_way: BTreeMap<u64, u64>,
-    /// The next extent of ours that the target has not mentioned.
+    /// Comparison: the next extent that the target has not mentioned.
     compared: u64,
+    /// Comparison: the target's list is complete, and the machine asked for the map.
+    list_ended: bool,
+    asked: bool,
+    /// The target of a comparison: what was read and waits to be sent.
+    digests: Option<(ExtentNo, Payload)>,
 }
 
 impl CopyMap {
-    pub(super) fn begin(&mut self, session: Session, kind: CopyKind, source: bool) {
-        let compares = kind == CopyKind::Compare;
-        *self = CopyMap { session: Some(session), compares, source, ..CopyMap::default() };
+    /// The state of this session; whatever an earlier session left is forgotten.
+    fn of(&mut self, session: Session) -> &mut CopyMap {
+        if self.session != Some(session) {
+            *self = CopyMap { session: Some(session), ..CopyMap::default() };
+        }
+        self
+    }
+
+    pub(super) fn begin(&mut self, session: Session) {
+        self.of(session).asked = true;
+    }
+
+    /// The machine speaks of this session: work of an earlier one finds nothing any more.
+    pub(super) fn touch(&mut self, session: Session) {
+        self.of(session);
+    }
+
+    fn current(&mut self, session: Session) -> Option<&mut CopyMap> {
+        (self.session == Some(session)).then_some(self)
     }
 
     /// The part of `first..end` before the next run under way; empty if `first` is under way itself.
@@ -91,7 +109,7 @@ impl Mirror {
         let done = match (kind, source) {
             (CopyKind::Full, true) => self.image.start_copy(true),
             (CopyKind::Compare, false) => return self.send_digests(session),
-            (CopyKind::Compare, true) => return,
+            (CopyKind::Compare, true) if !self.lock().copy_map.list_ended => return,
             _ => Ok(()),
         };
         match done {
@@ -100,48 +118,36 @@ impl Mirror {
         }
     }
 
-    /// Finds, locks and reads up to `blocks` blocks, going round the map once.
+    /// Finds, locks and reads one run of at most `blocks` blocks, going round the map once.
     pub(super) fn read_to_copy(&self, session: Session, blocks: u64) {
-        let (mut left, mut busy, start) = (blocks, 0, self.lock().copy_map.cursor);
+        let Some(start) = self.lock().copy_map.current(session).map(|map| map.cursor) else { return };
+        let mut busy = 0;
         for (mut from, end) in [(start, self.image.block_count()), (0, start)] {
-            while left > 0 && from < end {
+            while from < end {
                 let Some((first, count)) = self.image.next_to_copy(BlockNo(from)) else { break };
-                let stop = (first.0 + count).min(end);
                 if first.0 >= end {
                     break;
                 }
+                let stop = (first.0 + count).min(end);
                 let (part, part_end) = self.lock().copy_map.free_part(first.0, stop);
                 if part > first.0 {
                     from = part;
                     continue;
                 }
-                let run = Run { first, count: (part_end - part).min(left).min(RUN_BLOCKS_MAX) };
-                from = match self.read_run(session, run) {
-                    Ok(Some(read)) => {
-                        left -= read;
-                        first.0 + read
-                    }
-                    Ok(None) => {
-                        busy += run.count;
-                        first.0 + run.count
-                    }
-                    Err(()) => return,
-                };
-                let mut core = self.lock();
-                if core.copy_map.session != Some(session) {
-                    return;
+                let run = Run { first, count: (part_end - part).min(blocks).min(RUN_BLOCKS_MAX) };
+                match self.read_run(session, run) {
+                    Ok(true) | Err(()) => return,
+                    Ok(false) => busy += run.count,
                 }
-                core.copy_map.cursor = from;
+                from = first.0 + run.count;
             }
         }
-        if left > 0 {
-            self.deliver(Event::CopyExhausted { session, busy });
-        }
+        self.deliver(Event::CopyExhausted { session, busy });
     }
 
-    /// Reads the beginning of a run: blocks that are all written or all not. `None` = locked by someone.
-    fn read_run(&self, session: Session, run: Run) -> Result<Option<u64>, ()> {
-        let Some(guard) = self.image.try_lock(run.first, run.count) else { return Ok(None) };
+    /// Reads the beginning of a run: blocks that are all written or all not. False: locked by someone.
+    fn read_run(&self, session: Session, run: Run) -> Result<bool, ()> {
+        let Some(guard) = self.image.try_lock(run.first, run.count) else { return Ok(false) };
         let read = self.read_locked(&guard, run);
         let (count, hole, payload) = match read {
             Ok(read) => read,
@@ -150,7 +156,7 @@ impl Mirror {
                 self.fault("a block to be copied could not be read", &error);
                 // One block stays marked; the rest goes on.
                 let waits = matches!(error, ImageError::Rotten { .. } | ImageError::SlotsBusy);
-                return if waits { Ok(None) } else { Err(()) };
+                return if waits { Ok(false) } else { Err(()) };
             }
         };
         let run = Run { first: run.first, count };
@@ -164,11 +170,12 @@ impl Mirror {
             let op = OpId(core.next_op);
             core.next_op += 1;
             core.copy_map.under_way.insert(run.first.0, run.first.0 + count);
+            core.copy_map.cursor = run.first.0 + count;
             core.copies.insert(op, CopyRead { guard, run, hole, payload });
             op
         };
         self.deliver(Event::CopyRead { op, first: run.first, count, hole });
-        Ok(Some(count))
+        Ok(true)
     }
 
     fn read_locked(&self, guard: &RangeGuard, run: Run) -> Result<(u64, bool, Payload), ImageError> {
@@ -198,26 +205,38 @@ impl Mirror {
             };
             match payload {
                 Ok(payload) => {
-                    let core = self.lock();
-                    let Some(link) = core.link.filter(|_| core.copy_map.session == Some(session)) else {
-                        return;
-                    };
-                    let message = Message::Digests { session, extent, last: number == last };
-                    self.env.send(link, message, payload);
+                    match self.lock().copy_map.current(session) {
+                        Some(map) => map.digests = Some((extent, payload)),
+                        None => return,
+                    }
+                    self.deliver(Event::DigestsRead { session, extent, last: number == last });
                 }
                 Err(error) => return self.fault("the digests could not be read", &error),
             }
         }
-        self.deliver(Event::CopyReady { session, total: 0 });
+    }
+
+    /// What `send_digests` read goes out where the machine put it in the stream.
+    pub(super) fn send_read_digests(
+        &self,
+        core: &mut Core,
+        link: LinkId,
+        session: Session,
+        extent: ExtentNo,
+        last: bool,
+    ) {
+        let read = core.copy_map.current(session).and_then(|map| map.digests.take());
+        if let Some((_, payload)) = read.filter(|(of, _)| *of == extent) {
+            self.env.send(link, Message::Digests { session, extent, last }, payload);
+        }
     }
 
     /// The source of a comparison marks what differs, stable: it must survive the source's restart.
     pub(super) fn compare(&self, session: Session, extent: ExtentNo, last: bool, payload: &Payload) {
         let from = {
             let mut core = self.lock();
-            let map = &mut core.copy_map;
-            let fits = map.session == Some(session) && map.compares && map.source;
-            if !fits || extent.0 < map.compared || extent.0 >= self.image.extent_count() {
+            let Some(map) = core.copy_map.current(session) else { return };
+            if extent.0 < map.compared || extent.0 >= self.image.extent_count() {
                 return;
             }
             std::mem::replace(&mut map.compared, extent.0 + 1)
@@ -230,7 +249,17 @@ impl Mirror {
             .and_then(|()| runs.iter().try_for_each(|(first, count)| self.image.mark_to_copy(*first, *count)))
             .and_then(|()| if runs.is_empty() { Ok(()) } else { self.image.mark_stable(&runs) });
         match done {
-            Ok(()) if last => self.deliver(Event::CopyReady { session, total: self.image.to_copy_blocks() }),
+            Ok(()) if last => {
+                let asked = {
+                    let mut core = self.lock();
+                    let Some(map) = core.copy_map.current(session) else { return };
+                    map.list_ended = true;
+                    map.asked
+                };
+                if asked {
+                    self.deliver(Event::CopyReady { session, total: self.image.to_copy_blocks() });
+                }
+            }
             Ok(()) => {}
             Err(error) => self.fault("the comparison failed", &error),
         }

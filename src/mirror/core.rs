@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::base::{BlockNo, FastMap, Moment};
 use crate::format::State;
 use crate::image::{FlushEpoch, Image, RangeGuard};
-use crate::node::{Action, Event, LinkId, Mark, Mutations, OpId, Refusal, Token, View};
+use crate::node::{Action, Event, LinkId, Mark, Mutations, Node, OpId, Refusal, Token, View};
 use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
 
 use super::copy::CopyMap;
@@ -23,6 +23,20 @@ pub trait Machine: Send {
     fn view(&self, now: Moment) -> Option<View> {
         let _ = now;
         None
+    }
+}
+
+impl Machine for Node {
+    fn step(&mut self, now: Moment, event: Event, actions: &mut Vec<Action>) {
+        Node::step(self, now, event, actions);
+    }
+
+    fn next_timeout(&self) -> Option<Moment> {
+        Node::next_timeout(self)
+    }
+
+    fn may_answer(&self, now: Moment) -> bool {
+        Node::may_answer(self, now)
     }
 }
 
@@ -94,7 +108,16 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Joins an open image to its machine. `first` are the actions that the machine's start asked for.
+    /// What a start stores before anything else happens: a boot epoch that no start had before. The machine is made
+    /// from the state that this answers.
+    pub fn raise_epoch(image: &Image) -> Result<State, crate::image::ImageError> {
+        let mut state = image.state();
+        state.boot_epoch += 1;
+        image.store(&state)?;
+        Ok(state)
+    }
+
+    /// Joins an open image to its machine; the caller delivers a first `Event::Tick`.
     ///
     /// Blocks that a crash may have left different become marks here: the extents that were hot.
     pub fn new(
@@ -102,7 +125,6 @@ impl Mirror {
         env: Arc<dyn Env>,
         machine: Box<dyn Machine>,
         mutations: Mutations,
-        first: Vec<Action>,
     ) -> Result<Arc<Mirror>, crate::image::ImageError> {
         for (block, count) in image.hot_ranges() {
             image.mark(block, count)?;
@@ -121,12 +143,7 @@ impl Mirror {
             fetches: FastMap::default(),
             scratch: Vec::new(),
         };
-        let mirror = Arc::new(Mirror { image, env, core: Mutex::new(core), mutations });
-        let mut core = mirror.lock();
-        first.into_iter().for_each(|action| mirror.execute(&mut core, action, None));
-        mirror.ask_tick(&core);
-        drop(core);
-        Ok(mirror)
+        Ok(Arc::new(Mirror { image, env, core: Mutex::new(core), mutations }))
     }
 
     pub fn image(&self) -> &Arc<Image> {
@@ -167,10 +184,6 @@ impl Mirror {
                     *answer = Some(found.then_some(payload));
                 }
                 self.env.wake(Key::Fetch(id));
-            }
-            Message::Digests { session, extent, last } => {
-                let mut core = self.lock();
-                self.push(&mut core, Worker::Copy, Job::Compare { session, extent, last, payload });
             }
             message => self.step(Event::Received { link, message }, Some(payload)),
         }
@@ -235,8 +248,16 @@ impl Mirror {
                 self.push(core, Worker::Store, Job::AddMarks { session, runs, last });
             }
             Action::StartCopy { session, kind, source } => {
-                core.copy_map.begin(session, kind, source);
+                core.copy_map.begin(session);
                 self.push(core, Worker::Copy, Job::StartCopy { session, kind, source });
+            }
+            Action::SendDigests { link, session, extent, last } => {
+                self.send_read_digests(core, link, session, extent, last);
+            }
+            Action::CompareDigests { session, extent, last } => {
+                let payload = payload.cloned().unwrap_or_default();
+                core.copy_map.touch(session);
+                self.push(core, Worker::Copy, Job::Compare { session, extent, last, payload });
             }
             Action::Copy { session, blocks } => self.push(core, Worker::Copy, Job::Copy { session, blocks }),
             Action::SendCopy { op, link, session, seq } => self.send_copy(core, op, link, session, seq),

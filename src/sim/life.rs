@@ -55,7 +55,7 @@ impl World {
     fn open(self: &Arc<Self>, owner: Owner, disk: LifeDisk, switch: &Arc<Switch>) -> Result<(), ImageError> {
         let image = Arc::new(Image::open(Arc::new(disk), &OpenOptions::read_write())?);
         let env = Arc::new(SimEnv { world: self.clone(), owner, switch: switch.clone() });
-        let state = image.state();
+        let state = Mirror::raise_epoch(&image)?;
         let info = self.start_info(owner, &image, &state);
         let config = NodeConfig {
             me: node_id(owner.node),
@@ -66,9 +66,8 @@ impl World {
             copy_blocks_max: 256,
             mutations: self.plan.mutations,
         };
-        let mut first = Vec::new();
-        let node = Node::start(config, state, info, self.clock(owner.node), &mut first);
-        let mirror = Mirror::new(image, env.clone(), Box::new(node), self.plan.mutations, first)?;
+        let node = Node::new(config, state, info, self.clock(owner.node));
+        let mirror = Mirror::new(image, env.clone(), Box::new(node), self.plan.mutations)?;
         let Some(serving) = self.with_life(owner, |life| {
             life.mirror = Some(mirror.clone());
             life.serving.clone()

@@ -9,12 +9,14 @@ mod check;
 mod disk;
 mod env;
 mod faults;
+#[path="files_stub.rs"]
 mod files;
 mod life;
 mod model;
 mod net;
 mod options;
 mod oracle;
+mod pool;
 mod rng;
 mod run;
 mod sched;
@@ -26,4 +28,5 @@ mod world;
 
 pub use faults::KINDS as FAULTS;
 pub use options::{Options, Outcome};
+pub use pool::run_many;
 pub use run::run;

@@ -86,7 +86,10 @@ impl Names {
             }
             Change::Link { dir, name, id } => self.put(*dir, name, *id),
             Change::Remove { dir, name } => {
-                self.dirs.get_mut(dir).and_then(|entries| entries.remove(name));
+                let gone = self.dirs.get_mut(dir).and_then(|entries| entries.remove(name));
+                if let Some(id) = gone.filter(|id| self.kinds.get(id) == Some(&Kind::Dir)) {
+                    self.dirs.remove(&id);
+                }
             }
             Change::Rename { from, to } => {
                 let moved = self.dirs.get_mut(&from.0).and_then(|entries| entries.remove(&from.1));
@@ -117,6 +120,11 @@ impl Names {
             }
         }
         found
+    }
+
+    /// Every directory that has a path, the root first.
+    pub fn paths_of_dirs(&self) -> Vec<Id> {
+        self.paths().into_values().filter(|id| self.kinds.get(id) == Some(&Kind::Dir)).collect()
     }
 
     /// Names of a file or symlink.
@@ -184,6 +192,15 @@ impl Model {
         self.since.clear();
     }
 
+    /// A sync was acknowledged: everything is stable.
+    pub fn synced(&mut self) {
+        self.committed();
+        for file in self.files.values_mut() {
+            let newest = file.versions.pop();
+            file.versions = newest.into_iter().collect();
+        }
+    }
+
     /// An fsync of the file was acknowledged: its content and all names are stable.
     pub fn fsynced(&mut self, id: Id) {
         self.committed();
@@ -239,8 +256,10 @@ impl Model {
 impl File {
     /// Length and each block must be those of some version that may still be found.
     fn check(&self, content: &[u8]) -> Result<(), String> {
-        if !self.versions.iter().any(|version| version.len() == content.len()) {
-            let lens: Vec<usize> = self.versions.iter().map(Vec::len).collect();
+        let lens: Vec<usize> = self.versions.iter().map(Vec::len).collect();
+        // A large append may have become stable in part.
+        let (min, max) = (lens.iter().min(), lens.iter().max());
+        if min.is_none_or(|min| content.len() < *min) || max.is_none_or(|max| content.len() > *max) {
             return Err(format!("{} bytes long, may be {lens:?}", content.len()));
         }
         for (index, block) in content.chunks(BLOCK).enumerate() {

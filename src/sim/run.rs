@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::base::{Members, NodeId, Record, VolumeId};
 use crate::format::{GenEntry, GenReason, ResyncMark, State};
-use crate::image::{Disk, FormatOptions, Image, ImageError, OpenOptions};
+use crate::image::{Disk, FormatOptions, Image, ImageError, LocalBlocks, OpenOptions};
 use crate::wire::{WitnessRecord, WitnessRequest, lineage_hash};
 
 use super::baton::lock;
 use super::disk::{LifeDisk, SimDisk, Switch};
-use super::files::Files;
+use super::files::{Files, Local};
 use super::life::MADE;
 use super::net::Net;
 use super::options::{Options, Outcome, Plan};
@@ -121,14 +121,16 @@ fn template(al_slots: u32) -> Result<Arc<SimDisk>, String> {
     }
     let disk = SimDisk::new(DISK_BYTES);
     let medium: Arc<dyn Disk> = Arc::new(LifeDisk { disk: disk.clone(), switch: Switch::new() });
-    let options = FormatOptions { state: first_state(0), uuid: 1, label: "sim".to_string(), al_slots };
+    let blank = State { record: None, ..first_state(0) };
+    let options = FormatOptions { state: blank, uuid: 1, label: "sim".to_string(), al_slots };
     let make = || -> Result<(), ImageError> {
         crate::image::format(&medium, &options)?;
         let image = Arc::new(Image::open(medium.clone(), &OpenOptions::read_write())?);
+        let blocks = LocalBlocks::new(image.clone())?;
         if image.block_count() < DATA_BLOCKS {
             return Err(ImageError::Failed(format!("only {} blocks", image.block_count())));
         }
-        Files::format(&image, FS_BLOCKS).map_err(ImageError::Failed)?;
+        Files::format(Arc::new(Local { blocks, limit: FS_BLOCKS })).map_err(ImageError::Failed)?;
         image.close()?;
         medium.flush()?;
         Ok(())
@@ -140,15 +142,13 @@ fn template(al_slots: u32) -> Result<Arc<SimDisk>, String> {
 
 fn machine(node: usize, al_slots: u32, rng: &mut Rng) -> Result<Machine, String> {
     let disk = template(al_slots)?.copy();
-    if node == 1 {
-        let medium: Arc<dyn Disk> = Arc::new(LifeDisk { disk: disk.clone(), switch: Switch::new() });
-        let rename = || -> Result<(), ImageError> {
-            let image = Image::open(medium, &OpenOptions::read_write())?;
-            image.store(&first_state(1))?;
-            image.close()
-        };
-        rename().map_err(|error| error.to_string())?;
-    }
+    let medium: Arc<dyn Disk> = Arc::new(LifeDisk { disk: disk.clone(), switch: Switch::new() });
+    let name = || -> Result<(), ImageError> {
+        let image = Image::open(medium, &OpenOptions::read_write())?;
+        image.store(&first_state(node))?;
+        image.close()
+    };
+    name().map_err(|error| error.to_string())?;
     let drift = i64::try_from(rng.range(0, 2 * 9_000)).unwrap_or(0) - 9_000;
     let file = StateFile { incarnation: first_state(node).incarnation, v: 1, unusable: false };
     Ok(Machine { disk, file, lives: 0, up: None, paused_until: 0, drift, conn: None })

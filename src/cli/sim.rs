@@ -1,0 +1,96 @@
+//! `twinfs sim`: the simulation from the command line, for developers (hidden in the help).
+//!
+//! Decides how many seeds run and what a failing one shows. Invariant: the last line says how many seeds, events,
+//! faults and violations there were; any violation ends in exit code 1.
+
+use std::collections::BTreeMap;
+
+use crate::node::Mutations;
+use crate::sim::{self, Options, Outcome};
+
+use super::{Exit, Output};
+
+/// The arguments of `twinfs sim`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// How many seeds to run
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub seeds: u64,
+    /// The first seed
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub from: u64,
+    /// Seeds run at the same time; 0 = as many as there are processors
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub jobs: usize,
+    /// Show the last events even of a seed that passes, and how often each thing happened
+    #[arg(long)]
+    pub trace: bool,
+    /// Break the protocol on purpose: a mutation's name, which must then be caught
+    #[arg(long, value_name = "NAME")]
+    pub mutation: Option<String>,
+}
+
+/// The mutation called `name`.
+pub fn mutation(name: &str) -> Option<Mutations> {
+    let none = Mutations::default();
+    Some(match name {
+        "ack-before-peer" => Mutations { ack_before_peer: true, ..none },
+        "evict-early" => Mutations { evict_early: true, ..none },
+        "mark-only-unacked" => Mutations { mark_only_unacked: true, ..none },
+        "lease-from-echo-arrival" => Mutations { lease_from_echo_arrival: true, ..none },
+        "no-session-check" => Mutations { no_session_check: true, ..none },
+        "solo-ack-before-record" => Mutations { solo_ack_before_record: true, ..none },
+        "flush-local-only" => Mutations { flush_local_only: true, ..none },
+        "ignore-target-marks" => Mutations { ignore_target_marks: true, ..none },
+        "joiner-first" => Mutations { joiner_first: true, ..none },
+        "serve-before-copy" => Mutations { serve_before_copy: true, ..none },
+        "no-lease" => Mutations { no_lease: true, ..none },
+        "no-witness-vote" => Mutations { no_witness_vote: true, ..none },
+        _ => return None,
+    })
+}
+
+/// Runs the seeds.
+pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
+    let mutations = match &args.mutation {
+        None => Mutations::default(),
+        Some(name) => mutation(name).ok_or_else(|| anyhow::anyhow!("there is no mutation `{name}`"))?,
+    };
+    let jobs = match args.jobs {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        jobs => jobs,
+    };
+    let make = |seed| Options { seed, mutations, verbose: args.trace };
+    let mut sum = Outcome::default();
+    let mut failed = Vec::new();
+    sim::run_many(args.from, args.seeds, jobs, make, |outcome| {
+        sum.events += outcome.events;
+        sum.faults += outcome.faults;
+        sum.fs_ops += outcome.fs_ops;
+        for (what, count) in &outcome.counts {
+            *sum.counts.entry(what).or_insert(0) += count;
+        }
+        if args.trace {
+            output.line(format_args!("{}seed {} hash {:016x}", outcome.trace, outcome.seed, outcome.hash));
+        }
+        if !outcome.violations.is_empty() {
+            failed.push(outcome.seed);
+        }
+        true
+    });
+    failed.sort_unstable();
+    for seed in failed.iter().take(3) {
+        let again = sim::run(&Options { seed: *seed, mutations, verbose: true });
+        output.line(format_args!("{}seed {seed}: {}", again.trace, again.violations.join("; ")));
+    }
+    if args.trace {
+        output.line(table(&sum.counts));
+    }
+    let (seeds, events, faults) = (args.seeds, sum.events, sum.faults);
+    output.line(format_args!("seeds={seeds} events={events} faults={faults} violations={}", failed.len()));
+    Ok(if failed.is_empty() { Exit::DONE } else { Exit::FAILED })
+}
+
+fn table(counts: &BTreeMap<&'static str, u64>) -> String {
+    counts.iter().map(|(what, count)| format!("{what}={count}")).collect::<Vec<_>>().join(" ")
+}
