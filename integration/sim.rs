@@ -49,7 +49,7 @@ fn no_seed_breaks_a_promise_and_no_seed_is_idle() {
         failed.len() < 5
     });
     if let Some((seed, violations)) = failed.first() {
-        let again = run(&Options { seed: *seed, verbose: true, ..Options::default() });
+        let again = run(&Options { seed: *seed, shown: 300, ..Options::default() });
         panic!("{}seed {seed}: {violations:?} (all: {failed:?})", again.trace);
     }
     let idle: Vec<_> = FAULTS.iter().chain(&REACHED).filter(|what| !counts.contains_key(**what)).collect();
@@ -62,7 +62,7 @@ fn no_seed_breaks_a_promise_and_no_seed_is_idle() {
 fn a_seed_is_repeated_exactly() {
     for seed in [3, 77, 1_000_003] {
         let one = run(&Options { seed, ..Options::default() });
-        let two = run(&Options { seed, verbose: true, ..Options::default() });
+        let two = run(&Options { seed, shown: 300, ..Options::default() });
         assert_eq!((one.hash, one.events, one.fs_ops), (two.hash, two.events, two.fs_ops), "seed {seed}");
         assert!(one.trace.is_empty() && !two.trace.is_empty());
     }

@@ -22,7 +22,10 @@ pub struct Args {
     /// Seeds run at the same time; 0 = as many as there are processors
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub jobs: usize,
-    /// Show the last events even of a seed that passes, and how often each thing happened
+    /// How many of the last events of a failing seed to show
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    pub events: usize,
+    /// Show the events of seeds that pass too, and how often each thing happened
     #[arg(long)]
     pub trace: bool,
     /// Break the protocol on purpose: a mutation's name, which must then be caught
@@ -60,7 +63,7 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         jobs => jobs,
     };
-    let make = |seed| Options { seed, mutations, verbose: args.trace };
+    let make = |seed| Options { seed, mutations, shown: if args.trace { args.events } else { 0 } };
     let mut sum = Outcome::default();
     let mut failed = Vec::new();
     sim::run_many(args.from, args.seeds, jobs, make, |outcome| {
@@ -80,7 +83,7 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     });
     failed.sort_unstable();
     for seed in failed.iter().take(3) {
-        let again = sim::run(&Options { seed: *seed, mutations, verbose: true });
+        let again = sim::run(&Options { seed: *seed, mutations, shown: args.events });
         output.line(format_args!("{}seed {seed}: {}", again.trace, again.violations.join("; ")));
     }
     if args.trace {

@@ -17,7 +17,8 @@ use super::world::{Ev, MS, NAMES, SECOND, World, node_id};
 impl World {
     /// Promise 2: what a flush covered is stable on every member.
     pub fn check_stable(&self, node: usize, mirror: &Arc<Mirror>, covered: &[(u64, u64)]) {
-        let members = mirror.image().state().record.map_or(Members::only(node_id(node)), |record| record.members);
+        let members =
+            mirror.image().state().record.map_or(Members::only(node_id(node)), |record| record.members);
         let mut oracle = lock(&self.oracle);
         let mut wrong = None;
         for (block, version) in covered {
@@ -55,10 +56,10 @@ impl World {
         }
         self.check_exclusive();
         let mut oracle = lock(&self.oracle);
-        if oracle.last_server.is_some_and(|other| other != owner.node) {
+        if oracle.server.is_some_and(|other| other.node != owner.node) {
             oracle.count("server-changed");
         }
-        oracle.last_server = Some(owner.node);
+        oracle.server = Some(owner);
         oracle.done.clear();
     }
 
@@ -80,7 +81,8 @@ impl World {
         let fits = target.len() <= source.len() && target.iter().zip(&source).all(|(a, b)| a.id == b.id);
         // A half-done target may hold generations of its own that were resolved away; it is empty or a prefix here.
         if !fits {
-            self.sched.violate(format!("I7: {} sends resync bytes to a lineage it does not continue", NAMES[from]));
+            self.sched
+                .violate(format!("I7: {} sends resync bytes to a lineage it does not continue", NAMES[from]));
         }
     }
 
@@ -120,7 +122,9 @@ impl World {
         }
         drop(oracle);
         match notice {
-            Notice::SplitBrain => self.sched.violate(format!("I10: {} reports divergence", NAMES[owner.node])),
+            Notice::SplitBrain => {
+                self.sched.violate(format!("I10: {} reports divergence", NAMES[owner.node]))
+            }
             Notice::Refused { row, text } => {
                 self.sched.violate(format!("I10: {} refuses its peer ({row:?}: {text})", NAMES[owner.node]));
             }
@@ -157,9 +161,14 @@ impl World {
                 let at = BlockNo(block);
                 let marked = |image: &Image| {
                     let differs = image.next_differs(at).is_some_and(|(first, _)| first == at);
-                    differs || image.next_to_copy(at).is_some_and(|(first, _)| first == at) || image.is_hot(at, 1)
+                    differs
+                        || image.next_to_copy(at).is_some_and(|(first, _)| first == at)
+                        || image.is_hot(at, 1)
                 };
-                marked(&a) || marked(&b) || oracle.is_busy(block) || oracle.done.contains_key(&block)
+                marked(&a)
+                    || marked(&b)
+                    || oracle.is_busy(block)
+                    || oracle.done.contains_key(&block)
                     || oracle.rotten.contains(&block)
             };
             let unknown = doubtful.iter().copied().find(|block| !known(*block));
@@ -175,7 +184,8 @@ impl World {
     pub fn same_content(&self, a: &Image, b: &Image, block: u64) -> bool {
         let (disk_a, disk_b) = (self.machine(0).disk.clone(), self.machine(1).disk.clone());
         let page = self.data_page(block);
-        let written = |image: &Image| image.digests(BlockNo(block), 1).ok().and_then(|d| d.first().copied().flatten());
+        let written =
+            |image: &Image| image.digests(BlockNo(block), 1).ok().and_then(|d| d.first().copied().flatten());
         match (written(a), written(b)) {
             (None, None) => true,
             (Some(_), Some(_)) => disk_a.same(&disk_b, page, false),
@@ -191,7 +201,8 @@ impl World {
         };
         let records = [a.state().record, b.state().record];
         if records[0] != records[1] || records[0].is_none_or(|record| record.members != Members::BOTH) {
-            let text = format!("L3: not in sync {} s after the last fault: {records:?}", super::run::HEAL / SECOND);
+            let text =
+                format!("L3: not in sync {} s after the last fault: {records:?}", super::run::HEAL / SECOND);
             return self.sched.violate(text);
         }
         for block in 0..a.block_count() {

@@ -167,7 +167,8 @@ impl World {
                 self.sched.after(while_, Ev::Undo(Undo::Weather));
             }
             "datagram-storm" => {
-                let weather = Weather { loss: self.range(100, 900), twice: 300, late: 300, ..Weather::default() };
+                let weather =
+                    Weather { loss: self.range(100, 900), twice: 300, late: 300, ..Weather::default() };
                 lock(&self.net).weather = Weather { late_max: 800 * MS, ..weather };
                 self.sched.after(while_, Ev::Undo(Undo::Weather));
             }
@@ -203,11 +204,16 @@ impl World {
         let page = self.data_page(block.0);
         let good = written.is_some_and(|digest| digest == Digest::of(&disk.page(page, true)));
         let owner = self.machine(node).up.as_ref().map(|life| life.owner);
-        let (Some(owner), true, false) = (owner, good, lock(&self.oracle).is_busy(block.0)) else { return false };
+        let (Some(owner), true, false) = (owner, good, lock(&self.oracle).is_busy(block.0)) else {
+            return false;
+        };
         lock(&self.oracle).rotten.insert(block.0);
         let bit = self.sched.with_rng(|rng| rng.index(4096 * 8));
         disk.rot(page, bit);
-        self.sched.after(400 * MS, Ev::Undo(Undo::Rot { node, block: block.0, bit, was: Digest::of(&disk.page(page, false)) }));
+        self.sched.after(
+            400 * MS,
+            Ev::Undo(Undo::Rot { node, block: block.0, bit, was: Digest::of(&disk.page(page, false)) }),
+        );
         if let Some(mirror) = self.mirror_of(owner) {
             self.sched.spawn(owner, move || {
                 let _ = mirror.read(block, &mut [0; 4096]);

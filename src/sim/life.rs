@@ -48,7 +48,9 @@ impl World {
         let disk = LifeDisk { disk, switch: switch.clone() };
         match self.open(owner, disk, &switch) {
             Ok(()) | Err(ImageError::Disk(DiskError::Dead)) => {}
-            Err(error) => self.sched.violate(format!("{}: the image does not open: {error}", NAMES[owner.node])),
+            Err(error) => {
+                self.sched.violate(format!("{}: the image does not open: {error}", NAMES[owner.node]))
+            }
         }
     }
 

@@ -9,7 +9,6 @@ mod check;
 mod disk;
 mod env;
 mod faults;
-#[path="files_stub.rs"]
 mod files;
 mod life;
 mod model;

@@ -8,15 +8,15 @@ use super::rng::Rng;
 use super::world::SECOND;
 
 /// Pages of an image before its data area.
-pub const DATA_OFFSET_PAGES: u64 = 0;
+pub const DATA_OFFSET_PAGES: u64 = crate::format::HEAD_BYTES / 4096;
 
 /// What the caller asks for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     pub seed: u64,
     pub mutations: Mutations,
-    /// Keep the last events in words.
-    pub verbose: bool,
+    /// How many of the last events to keep in words.
+    pub shown: usize,
 }
 
 /// What came out of one run.

@@ -9,6 +9,7 @@ use crate::base::{BlockNo, Digest, Record};
 
 use super::disk::Loss;
 use super::model::Model;
+use super::sched::Owner;
 
 /// A range that an operation is changing at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,8 @@ pub struct Oracle {
     pub resyncing: bool,
     /// Blocks with a bit turned over on one disk.
     pub rotten: BTreeSet<u64>,
-    pub last_server: Option<usize>,
+    /// Who was promoted last: what anybody else still does is a leftover that the oracle does not learn from.
+    pub server: Option<Owner>,
 }
 
 impl Oracle {
@@ -55,7 +57,7 @@ impl Oracle {
         self.busy.retain(|_, busy| busy.node != node);
         self.count(if loss == Loss::Nothing { "killed" } else { "power-lost" });
         // Done and not flushed by whoever served: the next server may have it or not.
-        if self.last_server == Some(node) {
+        if self.server.is_some_and(|server| server.node == node) {
             self.done.clear();
         }
         if std::mem::take(&mut self.resyncing) {
@@ -72,6 +74,9 @@ impl Oracle {
     /// The operation returned; `written`: done, block by block.
     pub fn end(&mut self, ticket: u64, written: Option<&[Option<Digest>]>) {
         let Some(busy) = self.busy.remove(&ticket) else { return };
+        if self.server != Some(Owner { node: busy.node, life: busy.life }) {
+            return;
+        }
         for (index, digest) in written.into_iter().flatten().enumerate() {
             self.version += 1;
             self.done.insert(busy.first + index as u64, (self.version, *digest));
@@ -86,12 +91,17 @@ impl Oracle {
     pub fn acknowledged(&mut self, node: usize, record: Record) -> Option<String> {
         let by = usize::from(record.primary.index());
         if by != node {
-            return Some(format!("I1: node {node} acknowledged under {record:?}, whose primary is the other"));
+            return Some(format!(
+                "I1: node {node} acknowledged under {record:?}, whose primary is the other"
+            ));
         }
         match self.acked {
             Some((v, other)) if other != node && v >= record.v => {
                 let other = super::world::NAMES[other];
-                return Some(format!("I1: {other} acknowledged under record {v}, the peer under {}", record.v));
+                return Some(format!(
+                    "I1: {other} acknowledged under record {v}, the peer under {}",
+                    record.v
+                ));
             }
             _ => {}
         }
@@ -109,6 +119,7 @@ pub struct Registers {
     values: BTreeMap<u64, Vec<u64>>,
     /// block -> the newest value whose write returned.
     done: BTreeMap<u64, u64>,
+    torn: BTreeSet<u64>,
     next: u64,
 }
 
@@ -121,12 +132,25 @@ impl Registers {
 
     /// The write of `value` returned.
     pub fn done(&mut self, block: BlockNo, value: u64) {
+        self.torn.remove(&block.0);
         self.done.insert(block.0, value);
     }
 
-    /// What a read must give while nothing is being written there.
-    pub fn newest(&self, block: BlockNo) -> u64 {
-        self.done.get(&block.0).copied().unwrap_or(0)
+    /// What a read must give while nothing is being written there; `None` = torn, until it is written again.
+    pub fn newest(&self, block: BlockNo) -> Option<u64> {
+        if self.torn.contains(&block.0) { None } else { Some(self.done.get(&block.0).copied().unwrap_or(0)) }
+    }
+
+    /// A node starts to serve and reads sectors of different values: right only where a write that nobody flushed may
+    /// have been torn on every member.
+    pub fn found_torn(&mut self, block: BlockNo, sectors: &[u64]) -> Result<(), String> {
+        let values = self.values.entry(block.0).or_insert_with(|| vec![0]);
+        if sectors.iter().all(|sector| values.contains(sector)) {
+            self.torn.insert(block.0);
+            self.done.remove(&block.0);
+            return Ok(());
+        }
+        Err(format!("I3: block {} holds sectors {sectors:?}, may hold {values:?}", block.0))
     }
 
     /// `value` was done before a flush that was acknowledged.
@@ -149,6 +173,7 @@ impl Registers {
         match values.iter().position(|v| *v == value) {
             Some(at) => {
                 values.truncate(at + 1);
+                self.torn.remove(&block.0);
                 self.done.insert(block.0, value);
                 Ok(())
             }

@@ -30,7 +30,7 @@ const DISK_BYTES: u64 = (DATA_BLOCKS + 2048) * 4096;
 pub fn run(options: &Options) -> Outcome {
     let mut rng = Rng::new(options.seed);
     let plan = Plan::draw(options, &mut rng);
-    let world = match build(plan, rng, options.verbose) {
+    let world = match build(plan, rng, options.shown) {
         Ok(world) => world,
         Err(error) => {
             let violations = vec![format!("the world could not be made: {error}")];
@@ -99,7 +99,13 @@ fn first_state(node: usize) -> State {
         node: node_id(node),
         incarnation: 0xabc0 + node as u128,
         record: Some(Record { v: 1, members: Members::BOTH, primary: NodeId::A }),
-        gens: vec![GenEntry { id: MADE, minted_by: NodeId::A, at_v: 1, reason: GenReason::Made, first_txn: 0 }],
+        gens: vec![GenEntry {
+            id: MADE,
+            minted_by: NodeId::A,
+            at_v: 1,
+            reason: GenReason::Made,
+            first_txn: 0,
+        }],
         bitmap_base: MADE,
         full: false,
         resync: ResyncMark::None,
@@ -154,20 +160,21 @@ fn machine(node: usize, al_slots: u32, rng: &mut Rng) -> Result<Machine, String>
     Ok(Machine { disk, file, lives: 0, up: None, paused_until: 0, drift, conn: None })
 }
 
-fn build(plan: Plan, mut rng: Rng, verbose: bool) -> Result<Arc<World>, String> {
+fn build(plan: Plan, mut rng: Rng, shown: usize) -> Result<Arc<World>, String> {
     let a = machine(0, plan.al_slots, &mut rng)?;
     let b = machine(1, plan.al_slots, &mut rng)?;
     let mut witness = SimWitness::new(VOLUME, WITNESS);
     let state = first_state(0);
     if let Some(record) = state.record {
-        let record = WitnessRecord { record, head: state.head(), lineage: lineage_hash(&state.gens), nonce: 1 };
+        let record =
+            WitnessRecord { record, head: state.head(), lineage: lineage_hash(&state.gens), nonce: 1 };
         let request = WitnessRequest::Enrol { record, sole: false };
         witness.answer(NodeId::A, &request);
         witness.answer(NodeId::B, &request);
     }
     Ok(Arc::new(World {
         plan,
-        sched: Sched::new(rng.fork(), verbose),
+        sched: Sched::new(rng.fork(), shown),
         net: Mutex::new(Net::default()),
         machines: [Mutex::new(a), Mutex::new(b)],
         witness: Mutex::new(witness),

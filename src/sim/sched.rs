@@ -49,7 +49,7 @@ pub struct Sched<E> {
 }
 
 impl<E> Sched<E> {
-    pub fn new(rng: Rng, verbose: bool) -> Sched<E> {
+    pub fn new(rng: Rng, shown: usize) -> Sched<E> {
         let inner = Inner {
             now: 1_000_000_000,
             order: 0,
@@ -57,7 +57,7 @@ impl<E> Sched<E> {
             waits: BTreeMap::new(),
             owners: Vec::new(),
             rng,
-            trace: Trace::new(verbose),
+            trace: Trace::new(shown),
         };
         Sched { inner: Mutex::new(inner), tasks: Mutex::default() }
     }
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn time_orders_events_and_sleepers_and_wakes_reach_only_their_key() {
-        let sched = Arc::new(Sched::<u8>::new(Rng::new(1), false));
+        let sched = Arc::new(Sched::<u8>::new(Rng::new(1), 0));
         let inside = sched.clone();
         sched.spawn(OWNER, move || {
             inside.sleep(OWNER, 1_000_000);

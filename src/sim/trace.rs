@@ -8,9 +8,6 @@ use std::fmt::Write;
 
 use super::rng::mix;
 
-/// How many events a failing run shows.
-const SHOWN: usize = 400;
-
 /// The trace of one run.
 #[derive(Debug, Default)]
 pub struct Trace {
@@ -18,17 +15,14 @@ pub struct Trace {
     events: u64,
     last: VecDeque<(u64, &'static str, &'static str, u64, u64, String)>,
     violations: Vec<String>,
-    /// Only a replay pays for words.
-    verbose: bool,
+    /// Events kept in words: only a replay pays for them.
+    shown: usize,
 }
 
 impl Trace {
-    pub fn new(verbose: bool) -> Trace {
-        Trace { verbose, ..Trace::default() }
-    }
-
-    pub fn verbose(&self) -> bool {
-        self.verbose
+    /// A trace that keeps the last `shown` events in words.
+    pub fn new(shown: usize) -> Trace {
+        Trace { shown, ..Trace::default() }
     }
 
     /// Notes one event; `words` is asked only in a replay.
@@ -44,8 +38,8 @@ impl Trace {
         for part in [now, tag(who), tag(what), numbers.0, numbers.1] {
             self.hash = mix(self.hash ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
         }
-        if self.verbose {
-            if self.last.len() == SHOWN {
+        if self.shown > 0 {
+            if self.last.len() == self.shown {
                 self.last.pop_front();
             }
             self.last.push_back((now, who, what, numbers.0, numbers.1, words()));
@@ -95,7 +89,7 @@ mod tests {
     #[test]
     fn the_hash_covers_time_names_and_numbers() {
         let hash = |now, what, a| {
-            let mut trace = Trace::new(false);
+            let mut trace = Trace::new(0);
             trace.note(now, "A", what, (a, 0), String::new);
             trace.hash()
         };

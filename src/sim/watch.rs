@@ -32,10 +32,11 @@ impl Watched {
         let (node, life) = (self.owner.node, self.owner.life);
         let busy = Busy { node, life, first: first.0, count: digests.len() as u64 };
         let ticket = lock(&self.world.oracle).begin(busy);
+        let since = self.world.sched.now();
         let done = act();
         if done.is_ok() {
             lock(&self.world.oracle).end(ticket, Some(digests));
-            self.acknowledged();
+            self.acknowledged(since);
         } else if self.world.with_life(self.owner, |_| ()).is_none() {
             lock(&self.world.oracle).end(ticket, None);
         }
@@ -44,9 +45,16 @@ impl Watched {
         done
     }
 
-    fn acknowledged(&self) {
+    fn acknowledged(&self, since: u64) {
+        // A node that slept in between may only tell late what was acknowledged before: harmless, and no new promise.
+        if self.world.machine(self.owner.node).paused_until > since {
+            return;
+        }
         let Some(record) = self.mirror.image().state().record else {
-            return self.world.sched.violate(format!("{} acknowledged without a record", NAMES[self.owner.node]));
+            return self
+                .world
+                .sched
+                .violate(format!("{} acknowledged without a record", NAMES[self.owner.node]));
         };
         let wrong = lock(&self.world.oracle).acknowledged(self.owner.node, record);
         if let Some(text) = wrong {
@@ -57,8 +65,9 @@ impl Watched {
     fn flushing(&self, act: impl FnOnce() -> Result<(), BlocksError>) -> Result<(), BlocksError> {
         let covered: Vec<(u64, u64)> =
             lock(&self.world.oracle).done.iter().map(|(block, (version, _))| (*block, *version)).collect();
+        let since = self.world.sched.now();
         act()?;
-        self.acknowledged();
+        self.acknowledged(since);
         self.world.check_stable(self.owner.node, &self.mirror, &covered);
         Ok(())
     }

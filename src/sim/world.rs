@@ -219,7 +219,8 @@ impl World {
 
     /// A machine whose switch fell by itself is dead.
     fn bury(self: &Arc<Self>, node: usize) {
-        let fallen = self.machine(node).up.as_ref().filter(|life| life.switch.is_dead()).map(|life| life.loss);
+        let fallen =
+            self.machine(node).up.as_ref().filter(|life| life.switch.is_dead()).map(|life| life.loss);
         if let Some(loss) = fallen {
             self.kill(node, loss);
         }
