@@ -22,6 +22,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("resync", "base format wire"),
     ("cluster", "base format wire"),
     ("node", "base format wire replica resync cluster events"),
+    ("offline", "base format image"),
     ("mirror", "base format wire image node events"),
     ("config", "base"),
     ("events", "base"),
@@ -34,7 +35,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("daemon", "base format wire image fs mirror node cluster config events sys link history mount services"),
     (
         "cli",
-        "base format wire image fs mirror node cluster config events sys link history mount services sim daemon",
+        "base format wire image fs mirror node cluster config events sys link history mount services sim daemon offline",
     ),
 ];
 
@@ -47,7 +48,7 @@ const BANNED: &[(&str, &[&str])] = &[
     ("unsafe ", &["src/sys/"]),
     ("fuser::", &["src/mount/"]),
     ("sled::", &["src/history/"]),
-    ("redb::", &["src/fs/", "src/cli/dump"]),
+    ("redb::", &["src/fs/", "src/offline/"]),
 ];
 
 fn main_sources() -> Vec<PathBuf> {

@@ -28,6 +28,7 @@ pub mod link;
 pub mod mirror;
 pub mod mount;
 pub mod node;
+pub mod offline;
 pub mod replica;
 pub mod resync;
 pub mod services;
