@@ -118,7 +118,10 @@ impl Node {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.pid1.to_string(), "-m", "-u", "-i", "-n", "-p", "--", program]);
-        command.stdin(Stdio::null()).current_dir("/").env_remove("CI");
+        let programs = super::bin_dir();
+        let path =
+            format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
+        command.stdin(Stdio::null()).current_dir("/").env("PATH", path).env_remove("CI");
         command
     }
 

@@ -4,6 +4,7 @@
 //! one talk to its control socket. Invariant: an error is one line on standard error; no verb prompts.
 
 pub mod completions;
+pub mod dump;
 pub mod install;
 pub mod key;
 pub mod output;
@@ -44,6 +45,8 @@ pub struct Global {
 pub enum Verb {
     /// Print a completion script
     Completions(completions::Args),
+    /// Show the structures of an image that is not in use
+    Dump(dump::Args),
     /// Put the program, its helper names, manual pages and units in place
     Install(install::Args),
     /// Make the shared key of a pair
@@ -59,6 +62,7 @@ impl Verb {
     fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
             Verb::Completions(args) => completions::run(args, output),
+            Verb::Dump(args) => dump::run(args, output),
             Verb::Install(args) => install::run(args, output),
             Verb::Key(args) => key::run(args, output),
             Verb::Sim(args) => sim::run(args, output),

@@ -27,15 +27,14 @@ impl Ring {
         (self.head + self.blocks - self.tail) % self.blocks
     }
 
-    /// Largest record, in bytes: an eighth of the ring.
+    /// Largest record, in bytes: a quarter of the ring.
     pub(super) fn record_max(&self) -> u64 {
-        self.blocks / 8 * BlockNo::SIZE as u64
+        self.blocks / 4 * BlockNo::SIZE as u64
     }
 
-    /// No commit seals before a checkpoint is done. What is left then holds, each with as much skipped at the wrap, the
-    /// record of a commit, of a checkpoint that starts beside it, and of the checkpoint that makes room.
+    /// More than half full: nobody seals before a checkpoint is done.
     pub(super) fn is_tight(&self) -> bool {
-        self.used() > self.blocks * 7 / 16
+        self.used() > self.blocks / 2
     }
 
     /// Position for a record of `need` blocks, or `None` if it would cover what is still needed.

@@ -49,13 +49,10 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     entries: VecDeque<Entry>,
-    questions: Vec<Question>,
+    questions: Vec<(usize, SyncSender<Vec<(u64, Entry)>>)>,
     dropped: u64,
     stop: bool,
 }
-
-/// How many of the newest events are wanted, and where they go.
-type Question = (usize, SyncSender<Vec<(u64, Entry)>>);
 
 /// Called for every event about the history itself.
 pub type Tell = dyn Fn(Event) + Send;
