@@ -16,6 +16,7 @@ const MAIL: VolumeId = VolumeId(0xa11);
 
 struct Place {
     dir: PathBuf,
+    key: ClusterKey,
 }
 
 impl Place {
@@ -23,9 +24,9 @@ impl Place {
     fn new(name: &str) -> Place {
         let dir = std::env::temp_dir().join(format!("twinfs-witness-process-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
-        let place = Place { dir };
-        let key = place.dir.join("key");
-        assert!(place.program(&["key", "generate", key.to_str().unwrap()]).status.success());
+        let key = dir.join("key");
+        assert!(program(&["key", "generate", key.to_str().unwrap()]).status.success());
+        let place = Place { dir, key: ClusterKey::parse(&secret::read(&key).unwrap()).unwrap() };
         let config = format!(
             "[cluster]\nname = \"office\"\nkey_file = \"{}\"\narbitration = \"witness\"\nwitness = \"127.0.0.1:9\"\n\
              [node.alpha]\naddresses = [\"127.0.0.1:1\"]\n[node.beta]\naddresses = [\"127.0.0.1:2\"]\n\
@@ -33,7 +34,7 @@ impl Place {
             key.display()
         );
         std::fs::write(place.dir.join("twinfs.toml"), config).unwrap();
-        let made = place.program(&[
+        let made = program(&[
             "key",
             "generate",
             "--witness",
@@ -43,10 +44,6 @@ impl Place {
         ]);
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         place
-    }
-
-    fn program(&self, args: &[&str]) -> Output {
-        Command::new(PROGRAM).args(args).output().unwrap()
     }
 
     fn witness_args(&self) -> Vec<String> {
@@ -70,8 +67,7 @@ impl Place {
     }
 
     fn client(&self, running: &Running, node: NodeId) -> WitnessClient {
-        let key = ClusterKey::parse(&secret::read(&self.dir.join("key")).unwrap()).unwrap();
-        let keys = key.witness("office");
+        let keys = self.key.witness("office");
         let index = usize::from(node.index());
         let timeout = Duration::from_millis(2000);
         WitnessClient::new(running.address.clone(), node, keys.request[index], keys.reply[index], timeout)
@@ -82,6 +78,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+fn program(args: &[&str]) -> Output {
+    Command::new(PROGRAM).args(args).output().unwrap()
 }
 
 struct Running {
@@ -219,7 +219,9 @@ fn it_runs_without_root() {
     }
     // The program itself may lie where only root can reach it.
     let program = place.dir.join("twinfs");
-    std::fs::copy(PROGRAM, &program).unwrap();
+    // Copied by another process: a descriptor open for writing here could be inherited by a test beside this one, and a
+    // file that is open for writing cannot be executed.
+    assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
     let mut child = Command::new(&program)
         .arg("--json")
         .args(place.witness_args())

@@ -25,6 +25,8 @@ use super::store::Store;
 const LARGE: usize = 32;
 /// Blocks moved in one step.
 const BATCH: usize = 2048;
+/// Bytes of operations that mapping one run takes.
+const RUN_BYTES: u64 = 300;
 
 /// A promise: when `commit` answers this or a later one, what was asked for is stable on every member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +90,9 @@ impl Store {
         };
         let mut cursor = 0;
         loop {
+            if self.core_read().ring.is_tight() {
+                self.checkpoint()?;
+            }
             {
                 let mut chain = lock(&self.chain);
                 while let Some(ino) = files.first().copied() {
@@ -301,6 +306,9 @@ impl Core {
         if runs.is_empty() {
             return Ok(Step::Clean);
         }
+        if self.txn.bytes() > self.ring.record_max() / 2 {
+            return Ok(Step::Full);
+        }
         let mut homes = Vec::new();
         let mut moved = false;
         'runs: for (first, len) in runs {
@@ -335,7 +343,9 @@ impl Core {
     fn dirty_runs(&self, ino: Ino, cursor: u64) -> Vec<(u64, u64)> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         let Some(file) = self.files.get(&ino) else { return runs };
-        for at in file.pages.range(cursor..).map(|(at, _)| *at).take(BATCH) {
+        // In the worst case every block is a run of its own and costs this much in the record.
+        let batch = BATCH.min((self.ring.record_max() / 4 / RUN_BYTES) as usize);
+        for at in file.pages.range(cursor..).map(|(at, _)| *at).take(batch) {
             match runs.last_mut() {
                 Some((first, len)) if *first + *len == at => *len += 1,
                 _ => runs.push((at, 1)),

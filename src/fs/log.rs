@@ -27,14 +27,15 @@ impl Ring {
         (self.head + self.blocks - self.tail) % self.blocks
     }
 
-    /// Largest record, in bytes: a quarter of the ring.
+    /// Largest record, in bytes: an eighth of the ring.
     pub(super) fn record_max(&self) -> u64 {
-        self.blocks / 4 * BlockNo::SIZE as u64
+        self.blocks / 8 * BlockNo::SIZE as u64
     }
 
-    /// More than half full: nobody seals before a checkpoint is done.
+    /// No commit seals before a checkpoint is done. What is left then holds, each with as much skipped at the wrap, the
+    /// record of a commit, of a checkpoint that starts beside it, and of the checkpoint that makes room.
     pub(super) fn is_tight(&self) -> bool {
-        self.used() > self.blocks / 2
+        self.used() > self.blocks * 7 / 16
     }
 
     /// Position for a record of `need` blocks, or `None` if it would cover what is still needed.

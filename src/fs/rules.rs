@@ -11,8 +11,6 @@ pub(super) struct Rules {
     pub(super) reuse_at_once: bool,
     /// W4: no flush between fresh data and the record that maps it.
     pub(super) skip_fresh_flush: bool,
-    /// W14: a record need not chain to the one before.
-    pub(super) no_chain: bool,
     /// W21: discards may still run when the blocks are reused.
     pub(super) late_discard: bool,
 }

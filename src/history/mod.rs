@@ -49,10 +49,13 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     entries: VecDeque<Entry>,
-    questions: Vec<(usize, SyncSender<Vec<(u64, Entry)>>)>,
+    questions: Vec<Question>,
     dropped: u64,
     stop: bool,
 }
+
+/// How many of the newest events are wanted, and where they go.
+type Question = (usize, SyncSender<Vec<(u64, Entry)>>);
 
 /// Called for every event about the history itself.
 pub type Tell = dyn Fn(Event) + Send;

@@ -172,7 +172,7 @@ pub(super) fn refuse(connection: &Connection, reason: &str) {
         end -= 1;
     }
     // The stream is closed next; whether the reason arrived does not matter to this side.
-    let _ = connection.send(&[&[0], reason[..end].as_bytes()]);
+    let _ = connection.send(&[&[0], &reason.as_bytes()[..end]]);
 }
 
 impl Opening {

@@ -54,18 +54,20 @@ pub fn present(ip: IpAddr) -> Result<Option<Present>, AddressError> {
     let names: Vec<(u32, String)> = devices()?.into_iter().map(|(name, link)| (index(&link), name)).collect();
     with_netlink(|handle| async move {
         let mut found = handle.address().get().set_address_filter(ip).execute();
+        let mut first = None;
+        // To the end of the list, so that nothing is left unread.
         while let Some(message) = found.try_next().await.map_err(|error| refused("a question", &error))? {
             let device = names.iter().find(|(index, _)| *index == message.header.index);
             let cache = message.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::CacheInfo(cache) => Some(cache.ifa_valid),
                 _ => None,
             });
-            return Ok(Some(Present {
+            first.get_or_insert(Present {
                 device: device.map(|(_, name)| name.clone()).unwrap_or_default(),
                 valid_secs: cache.filter(|valid| *valid != u32::MAX),
-            }));
+            });
         }
-        Ok(None)
+        Ok(first)
     })
 }
 

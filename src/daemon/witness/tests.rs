@@ -98,7 +98,7 @@ fn a_lost_or_damaged_directory_answers_unknown_under_another_incarnation() {
     drop(witness);
     let file = dir.0.join("records");
     let whole = std::fs::read(&file).unwrap();
-    let mut unknown = |bytes: Option<Vec<u8>>| {
+    let unknown = |bytes: Option<Vec<u8>>| {
         match &bytes {
             Some(bytes) => std::fs::write(&file, bytes).unwrap(),
             None => std::fs::remove_file(&file).unwrap(),

@@ -94,6 +94,14 @@ impl MemBlocks {
         self.inner.lock().unwrap().blocks.insert(block, Arc::new(page));
     }
 
+    /// Puts old bytes of somebody else into every block that was never written.
+    pub(crate) fn soil(&self) {
+        let mut inner = self.inner.lock().unwrap();
+        for block in 0..self.count {
+            inner.blocks.entry(block).or_insert_with(|| Arc::new([0x5E; 4096]));
+        }
+    }
+
     pub(crate) fn peek(&self, block: u64) -> Vec<u8> {
         self.inner.lock().unwrap().blocks.get(&block).map_or(vec![0; 4096], |data| data.to_vec())
     }
@@ -204,6 +212,8 @@ pub(crate) struct Base {
 pub(crate) enum Cut {
     LoseAll,
     KeepAll,
+    /// The later half survives.
+    KeepLater,
     /// Any subset, some torn at 512 bytes.
     Random(u64),
 }
@@ -250,9 +260,12 @@ impl Player {
             Cut::Random(seed) => seed ^ (upto as u64) << 32,
             _ => 0,
         });
-        for event in &events[self.stable..upto] {
+        let half = (self.stable + upto) / 2;
+        for (at, event) in (self.stable..upto).map(|at| (at, &events[at])) {
             match how {
                 Cut::LoseAll => {}
+                Cut::KeepLater if at < half => {}
+                Cut::KeepLater => apply(&mut blocks, event),
                 Cut::KeepAll => apply(&mut blocks, event),
                 Cut::Random(_) => match dice.below(3) {
                     0 => {}
