@@ -145,8 +145,8 @@ pub enum Action {
         extent: ExtentNo,
         last: bool,
     },
-    /// Compare the digests that came as payload with the own ones and set to-copy bits where they differ; `CopyReady`
-    /// follows after the `last`.
+    /// Compare the digests that came as payload with the own ones and set to-copy bits where they differ;
+    /// `CopyReady` follows after the `last`.
     CompareDigests {
         session: Session,
         extent: ExtentNo,

@@ -30,7 +30,7 @@ impl Node {
         let conv = self.conv.as_ref()?;
         let open = match &conv.phase {
             Phase::Member => self.is_primary() || self.sole(),
-            Phase::Source(source) => !source.equal && source.replicates(),
+            Phase::Source(source) => source.replicates(),
             _ => false,
         };
         open.then_some((self.link?, conv.id))
@@ -44,11 +44,7 @@ impl Node {
         if self.sole() {
             return true;
         }
-        self.conv.as_ref().is_some_and(|conv| match &conv.phase {
-            Phase::Member => true,
-            Phase::Source(source) => !source.equal && source.joined_here(),
-            _ => false,
-        })
+        self.sending().is_some()
     }
 
     /// Starts what was held, sends again what a lost session swallowed, acknowledges what is finished.
@@ -60,6 +56,10 @@ impl Node {
             }
         }
         if self.marking.is_some() {
+            return;
+        }
+        // Equalising: what waits is sent again with everything else, and acknowledged when both are members again.
+        if matches!(self.conv.as_ref().map(|conv| &conv.phase), Some(Phase::Source(source)) if source.equal) {
             return;
         }
         let mutations = self.cfg.mutations;

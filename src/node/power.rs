@@ -281,10 +281,13 @@ impl Node {
         let lost = self.lost_at.is_some_and(|at| self.passed(at, t.slow_peer));
         let rested = self.confirmed || (self.passed(self.started, t.initdead) && self.info.file_agrees);
         let silent = self.now >= self.promise_until;
-        let primary_here = self.is_primary() && (self.confirmed || self.data_open()) && lost;
+        // A primary by agreement gives the link its time to come back; everybody else waits for silence.
+        let agreed = self.is_primary() && (self.confirmed || self.data_open());
         match self.cfg.arbitration {
-            Arbitration::Witness if primary_here || (rested && silent) => Some(Right::Won),
-            Arbitration::Manual if self.is_primary() && (primary_here || rested) => Some(Right::Recorded),
+            Arbitration::Witness if if agreed { lost } else { rested && silent } => Some(Right::Won),
+            Arbitration::Manual if self.is_primary() && if agreed { lost } else { rested } => {
+                Some(Right::Recorded)
+            }
             Arbitration::Yield if !self.is_primary() && self.confirmed && silent => Some(Right::Yielded),
             _ => None,
         }

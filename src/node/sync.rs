@@ -91,6 +91,7 @@ impl Node {
         if !flows {
             return self.protocol_error("refusing to copy to a node that is not behind", out);
         }
+        self.outbox.forget_acks();
         conv.phase = Phase::Source(Source {
             equal,
             kind,
@@ -307,9 +308,8 @@ impl Node {
 
     fn copying(&mut self, out: &mut Vec<Action>) {
         let (now, budget) = (self.now, self.cfg.copy_blocks_max);
-        let unsent = !self.outbox.select(|op| op.started && !op.sent && op.kind.writes()).is_empty();
-        let held = self.outbox.select(|op| op.started && !op.peer_done && op.kind.writes());
-        let held: u64 = held.into_iter().filter_map(|id| self.outbox.op(id).map(|op| op.run.count)).sum();
+        // What an operation has locked is skipped by the scan: it must be in the stream itself.
+        let unsent = !self.outbox.select(|op| !op.sent && op.kind.writes()).is_empty();
         let waits = !self.outbox.is_empty();
         let Some(session) = self.conv.as_ref().map(|conv| conv.id) else { return };
         let Some(source) = self.source() else { return };
@@ -331,9 +331,7 @@ impl Node {
         if !source.progress.exhausted || source.retry_at.is_some() || source.progress.in_flight() > 0 {
             return;
         }
-        let busy = source.progress.busy;
-        let covered = if source.equal { busy <= held } else { busy == 0 || !source.unsent_at_scan };
-        if !covered || (!source.equal && unsent) {
+        if unsent || (source.progress.busy > 0 && source.unsent_at_scan) {
             source.retry_at = Some(now + BUSY_PAUSE);
             return;
         }

@@ -152,6 +152,11 @@ impl Outbox {
         Acked { settled: merge(settled.into_values().collect()), flushed: Some(seq) }
     }
 
+    /// The peer may have lost what it had: everything in flight is sent again.
+    pub fn forget_acks(&mut self) {
+        self.ops.values_mut().for_each(|op| op.peer_done = false);
+    }
+
     pub fn local_done(&mut self, id: OpId) {
         if let Some(op) = self.ops.get_mut(&id) {
             op.local_done = true;

@@ -1,0 +1,642 @@
+//! Two production machines, a witness record, hand-moved clocks, a link that can be cut, and disks that forget what
+//! was not flushed: small enough for ten-line scenarios and for a model checker.
+//!
+//! The stand-in for the mirror keeps one value per block; an extent is one block.
+#![allow(dead_code, reason = "scenarios and the model each use a part")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use twinfs::base::{BlockNo, Generation, Members, Moment, NodeId, Record, Span, VolumeId};
+use twinfs::cluster::{Witness, WitnessImage, witness_record};
+use twinfs::format::{GenEntry, GenReason, ResyncMark, State};
+use twinfs::node::{
+    Action, Arbitration, Event, LinkId, Mark, Mutations, Node, NodeConfig, OpId, Operator, PathId, Refusal,
+    StartInfo, StateWord, Timing,
+};
+use twinfs::wire::{CopyKind, Heartbeat, Kind, Message, Run, WitnessReply, WitnessRequest};
+
+pub const A: usize = 0;
+pub const B: usize = 1;
+pub const BLOCKS: u64 = 3;
+const COPY_OPS: u64 = 1 << 40;
+
+/// What survives a crash, and the caches that do not.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub state: State,
+    pub stable: Vec<u32>,
+    pub cur: Vec<u32>,
+    pub differs: BTreeSet<u64>,
+    /// Activity log: block -> stable before its first write, until settled.
+    pub hot: BTreeSet<u64>,
+    to_copy: BTreeSet<u64>,
+    sent: BTreeSet<u64>,
+    file_agrees: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Running {
+    kind: Kind,
+    first: u64,
+    value: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acked {
+    Done(OpId),
+    Failed(OpId, Refusal),
+}
+
+#[derive(Clone, Debug)]
+pub struct World {
+    pub nodes: [Option<Node>; 2],
+    pub disks: [Disk; 2],
+    pub clocks: [Moment; 2],
+    /// Messages on their way to a node, with the value of their block.
+    pub wire: [VecDeque<(LinkId, Message, u32)>; 2],
+    pub beats: [VecDeque<Heartbeat>; 2],
+    /// Completions that a node's own shell still owes it.
+    pub owed: [VecDeque<Event>; 2],
+    pub link: Option<LinkId>,
+    pub cut: bool,
+    /// Heartbeats to a node are lost.
+    pub deaf: [bool; 2],
+    pub mounted: [bool; 2],
+    pub witness: Witness,
+    pub witness_cut: [bool; 2],
+    pub questions: VecDeque<(usize, u128, WitnessRequest)>,
+    pub answers: [VecDeque<(u128, WitnessReply)>; 2],
+    running: [BTreeMap<OpId, Running>; 2],
+    links: u64,
+    ops: u64,
+    seeds: u128,
+    pub config: NodeConfig,
+    pub acked: Vec<Acked>,
+    /// Per block: newest value whose flush was acknowledged, and all newer ones.
+    pub promised: Vec<Vec<u32>>,
+    pub values: u32,
+    /// The first broken promise.
+    pub broken: Option<String>,
+    pub promotions: u32,
+    pub handovers: u32,
+    pub joins: u32,
+}
+
+pub fn id(n: usize) -> NodeId {
+    if n == A { NodeId::A } else { NodeId::B }
+}
+
+fn gen_made() -> GenEntry {
+    GenEntry { id: Generation(1), minted_by: NodeId::A, at_v: 1, reason: GenReason::Made, first_txn: 0 }
+}
+
+impl World {
+    /// Two equal members that have just been started.
+    pub fn new(arbitration: Arbitration, mutations: Mutations) -> World {
+        let record = Record { v: 1, members: Members::BOTH, primary: NodeId::A };
+        let witness_seen = witness_record(record, &[gen_made()], 0);
+        let disk = |n| Disk {
+            state: State {
+                volume: VolumeId(1),
+                node: id(n),
+                incarnation: 10 + n as u128,
+                record: Some(record),
+                gens: vec![gen_made()],
+                bitmap_base: Generation(1),
+                full: false,
+                resync: ResyncMark::None,
+                boot_epoch: 1,
+                peer_boot_epoch: 0,
+                retired: vec![],
+                witness_incarnation: 9,
+            },
+            stable: vec![0; BLOCKS as usize],
+            cur: vec![0; BLOCKS as usize],
+            differs: BTreeSet::new(),
+            hot: BTreeSet::new(),
+            to_copy: BTreeSet::new(),
+            sent: BTreeSet::new(),
+            file_agrees: true,
+        };
+        let config = NodeConfig {
+            me: NodeId::A,
+            arbitration,
+            timing: Timing::default(),
+            failback_to: None,
+            blocks: BLOCKS,
+            copy_blocks_max: 4,
+            mutations,
+        };
+        let image = WitnessImage { incarnation: 9, records: BTreeMap::from([(VolumeId(1), witness_seen)]) };
+        let mut world = World {
+            nodes: [None, None],
+            disks: [disk(A), disk(B)],
+            clocks: [Moment(1), Moment(1)],
+            wire: Default::default(),
+            beats: Default::default(),
+            owed: Default::default(),
+            link: None,
+            cut: false,
+            deaf: [false; 2],
+            mounted: [false; 2],
+            witness: Witness::new(image),
+            witness_cut: [false; 2],
+            questions: VecDeque::new(),
+            answers: Default::default(),
+            running: Default::default(),
+            links: 0,
+            ops: 0,
+            seeds: 0,
+            config,
+            acked: Vec::new(),
+            promised: vec![vec![0]; BLOCKS as usize],
+            values: 0,
+            broken: None,
+            promotions: 0,
+            handovers: 0,
+            joins: 0,
+        };
+        world.boot(A);
+        world.boot(B);
+        world
+    }
+
+    /// Connected, in sync, A mounted.
+    pub fn whole(arbitration: Arbitration, mutations: Mutations) -> World {
+        let mut world = World::new(arbitration, mutations);
+        world.connect();
+        world.run(3_000);
+        assert!(world.mounted[A] && !world.mounted[B], "{}", world.why());
+        assert_eq!(world.word(A), StateWord::InSync);
+        world
+    }
+
+    pub fn boot(&mut self, n: usize) {
+        let disk = &mut self.disks[n];
+        let marks = !disk.differs.is_empty();
+        let hot = !disk.hot.is_empty();
+        disk.differs.extend(disk.hot.iter());
+        disk.to_copy = disk.differs.clone();
+        disk.sent.clear();
+        disk.state.boot_epoch += 1;
+        self.seeds += 1;
+        let info = StartInfo { seed: self.seeds, marks: marks || hot, hot, file_agrees: disk.file_agrees };
+        let config = NodeConfig { me: id(n), ..self.config.clone() };
+        self.nodes[n] = Some(Node::new(config, disk.state.clone(), info, self.clocks[n]));
+    }
+
+    /// Power loss: what was not flushed is lost, or luckily kept.
+    pub fn crash(&mut self, n: usize, keep: bool) {
+        self.nodes[n] = None;
+        if keep {
+            self.disks[n].stable = self.disks[n].cur.clone();
+        } else {
+            self.disks[n].cur = self.disks[n].stable.clone();
+        }
+        self.owed[n].clear();
+        self.answers[n].clear();
+        self.running[n].clear();
+        self.mounted[n] = false;
+        self.cut_link();
+    }
+
+    pub fn cut_link(&mut self) {
+        let link = self.link.take();
+        for n in [A, B] {
+            self.wire[n].clear();
+            self.beats[n].clear();
+            if let Some(link) = link {
+                self.step(n, Event::LinkDown { link });
+            }
+        }
+    }
+
+    /// All links are cut until `connect`.
+    pub fn part(&mut self) {
+        self.cut = true;
+        self.cut_link();
+    }
+
+    pub fn connect(&mut self) {
+        self.cut = false;
+        if self.link.is_some() || self.nodes.iter().any(Option::is_none) {
+            return;
+        }
+        self.links += 1;
+        let link = LinkId(self.links);
+        self.link = Some(link);
+        for n in [A, B] {
+            self.step(n, Event::LinkUp { link });
+        }
+    }
+
+    pub fn step(&mut self, n: usize, event: Event) {
+        let now = self.clocks[n];
+        let mut out = Vec::new();
+        if let Some(node) = self.nodes[n].as_mut() {
+            node.step(now, event, &mut out);
+        }
+        for action in out {
+            self.execute(n, action);
+        }
+    }
+
+    fn send(&mut self, n: usize, link: LinkId, message: Message, value: u32) {
+        if self.link == Some(link) && !self.cut {
+            self.wire[1 - n].push_back((link, message, value));
+        }
+    }
+
+    fn execute(&mut self, n: usize, action: Action) {
+        match action {
+            Action::Start { op, send, mark } => self.start(n, op, send, mark),
+            Action::Resend { op, link, session, seq } => {
+                if let Some(running) = self.running[n].get(&op).cloned() {
+                    self.send_op(n, link, session, seq, running);
+                }
+            }
+            Action::Complete { op } => self.complete(n, op),
+            Action::Fail { op, refusal } => {
+                self.running[n].remove(&op);
+                self.acked.push(Acked::Failed(op, refusal));
+            }
+            Action::Mark { token, runs } => {
+                let blocks: Vec<u64> = blocks(&runs).collect();
+                self.disks[n].differs.extend(&blocks);
+                self.disks[n].to_copy.extend(&blocks);
+                for block in &blocks {
+                    self.disks[n].sent.remove(block);
+                }
+                self.owed[n].push_back(Event::Marked { token });
+            }
+            Action::Settled { runs } => {
+                let busy: BTreeSet<u64> = self.running[n].values().map(|r| r.first).collect();
+                for block in blocks(&runs).filter(|b| !busy.contains(b)) {
+                    self.disks[n].hot.remove(&block);
+                }
+            }
+            Action::Store { token, state } => {
+                self.owed[n].push_back(Event::Stored { token });
+                self.disks[n].state = *state;
+            }
+            Action::NoteUnusable { .. } => self.disks[n].file_agrees = false,
+            Action::Send { link, message } => {
+                self.handovers += u32::from(matches!(message, Message::HandoverDone { .. }));
+                self.joins += u32::from(matches!(message, Message::Joined { .. }));
+                self.send(n, link, message, 0);
+            }
+            Action::CloseLink { link } => {
+                if self.link == Some(link) {
+                    self.cut_link();
+                }
+            }
+            Action::SendHeartbeat(heartbeat) => {
+                if !self.cut && !self.deaf[1 - n] && self.nodes[1 - n].is_some() {
+                    self.beats[1 - n].push_back(heartbeat);
+                }
+            }
+            Action::AskWitness { nonce, request } => self.questions.push_back((n, nonce, request)),
+            Action::Promote => {
+                self.promotions += 1;
+                self.mounted[n] = true;
+                self.check_image(n);
+                self.owed[n].push_back(Event::Promoted);
+            }
+            Action::Demote { .. } => {
+                self.mounted[n] = false;
+                self.owed[n].push_back(Event::Demoted);
+            }
+            other => self.execute_copy(n, other),
+        }
+    }
+
+    fn execute_copy(&mut self, n: usize, action: Action) {
+        let disk = &mut self.disks[n];
+        match action {
+            Action::SendMarks { session } => {
+                let mut all = disk.differs.clone();
+                all.extend(&disk.hot);
+                let runs = all.into_iter().map(|b| Run { first: BlockNo(b), count: 1 }).collect();
+                self.owed[n].push_back(Event::MarksRead { session, runs, last: true });
+            }
+            Action::AddMarks { session, runs, last } => {
+                disk.to_copy.extend(blocks(&runs));
+                if last {
+                    self.owed[n].push_back(Event::MarksAdded { session });
+                }
+            }
+            Action::StartCopy { session, kind, source: true } => {
+                disk.sent.clear();
+                if kind == CopyKind::Bits {
+                    disk.to_copy.extend(&disk.hot);
+                    disk.to_copy.extend(&disk.differs);
+                } else {
+                    disk.to_copy = (0..BLOCKS).collect();
+                }
+                let total = disk.to_copy.len() as u64;
+                self.owed[n].push_back(Event::CopyReady { session, total });
+            }
+            Action::Copy { session, .. } => {
+                let locked: BTreeSet<u64> =
+                    self.running[n].values().filter(|r| r.kind.writes()).map(|r| r.first).collect();
+                let next =
+                    disk.to_copy.iter().find(|b| !disk.sent.contains(b) && !locked.contains(b)).copied();
+                let busy = disk.to_copy.intersection(&locked).count() as u64;
+                match next {
+                    Some(block) => {
+                        disk.sent.insert(block);
+                        self.ops += 1;
+                        let op = OpId(COPY_OPS + self.ops);
+                        let value = disk.cur[block as usize];
+                        self.running[n]
+                            .insert(op, Running { kind: Kind::Copy, first: u64::MAX - block, value });
+                        let (first, count) = (BlockNo(block), 1);
+                        self.owed[n].push_back(Event::CopyRead { op, first, count, hole: false });
+                    }
+                    None => self.owed[n].push_back(Event::CopyExhausted { session, busy }),
+                }
+            }
+            Action::SendCopy { op, link, session, seq } => {
+                if let Some(read) = self.running[n].remove(&op) {
+                    let first = u64::MAX - read.first;
+                    self.send_op(n, link, session, seq, Running { first, ..read });
+                }
+            }
+            Action::DropCopy { op } => {
+                if let Some(read) = self.running[n].remove(&op) {
+                    disk.sent.remove(&(u64::MAX - read.first));
+                }
+            }
+            Action::Copied { first, .. } => {
+                disk.to_copy.remove(&first.0);
+                disk.sent.remove(&first.0);
+            }
+            Action::ClearMarks => {
+                disk.differs.clear();
+                disk.to_copy.clear();
+                disk.sent.clear();
+            }
+            _ => {}
+        }
+    }
+
+    fn start(
+        &mut self,
+        n: usize,
+        op: OpId,
+        send: Option<(LinkId, twinfs::wire::Session, twinfs::wire::Seq)>,
+        mark: Mark,
+    ) {
+        let Some(running) = self.running[n].get(&op).cloned() else { return };
+        let disk = &mut self.disks[n];
+        if running.kind.writes() {
+            disk.hot.insert(running.first);
+            if mark != Mark::No {
+                disk.differs.insert(running.first);
+            }
+            if mark == Mark::ToCopy {
+                disk.to_copy.insert(running.first);
+                disk.sent.remove(&running.first);
+            }
+            disk.cur[running.first as usize] = running.value;
+        }
+        if running.kind.flushes() {
+            disk.stable = disk.cur.clone();
+        }
+        self.owed[n].push_back(Event::LocalDone { op });
+        if let Some((link, session, seq)) = send {
+            self.send_op(n, link, session, seq, running);
+        }
+    }
+
+    fn send_op(
+        &mut self,
+        n: usize,
+        link: LinkId,
+        session: twinfs::wire::Session,
+        seq: twinfs::wire::Seq,
+        op: Running,
+    ) {
+        let count = u64::from(op.kind.writes());
+        let message = Message::Op { session, seq, kind: op.kind, first: BlockNo(op.first), count };
+        self.send(n, link, message, op.value);
+    }
+
+    fn complete(&mut self, n: usize, op: OpId) {
+        self.acked.push(Acked::Done(op));
+        let Some(done) = self.running[n].remove(&op) else { return };
+        let other = self.nodes[1 - n].as_ref().map(|node| node.view());
+        if other.is_some_and(|view| {
+            view.serving && view.record.is_some_and(|r| r.members.solo() == Some(id(1 - n)))
+        }) {
+            // Legal only if the other one holds it: it was done there before the takeover.
+            let there = &self.disks[1 - n].cur;
+            if done.kind.writes() && !self.promised[done.first as usize].contains(&there[done.first as usize])
+            {
+                self.broken.get_or_insert("a node acknowledged what the serving one lacks (I1)".into());
+            }
+        }
+        if done.kind == Kind::WriteFlush {
+            let promised = &mut self.promised[done.first as usize];
+            if let Some(at) = promised.iter().position(|v| *v == done.value) {
+                promised.drain(..at);
+            }
+        }
+        if done.kind == Kind::Flush {
+            // Everything acknowledged before the flush was issued; the scenarios issue it last.
+            for block in 0..BLOCKS as usize {
+                let value = self.disks[n].cur[block];
+                if let Some(at) = self.promised[block].iter().position(|v| *v == value) {
+                    self.promised[block].drain(..at);
+                }
+            }
+        }
+    }
+
+    /// I3: every acknowledged flushed value, or a newer one, is in the image that begins to serve.
+    fn check_image(&mut self, n: usize) {
+        for block in 0..BLOCKS as usize {
+            let value = self.disks[n].cur[block];
+            if !self.promised[block].contains(&value) {
+                let text = format!(
+                    "{}: block {block} is {value}, not one of {:?} (I3)",
+                    id(n),
+                    self.promised[block]
+                );
+                self.broken.get_or_insert(text);
+            }
+        }
+    }
+
+    /// A write (and flush) by the application on `n`.
+    pub fn write(&mut self, n: usize, kind: Kind, block: u64) -> OpId {
+        self.ops += 1;
+        self.values += 1;
+        let op = OpId(self.ops);
+        let value = self.values;
+        if kind.writes() && self.nodes[n].as_ref().is_some_and(|node| node.view().serving) {
+            self.promised[block as usize].push(value);
+        }
+        self.running[n].insert(op, Running { kind, first: block, value });
+        let count = u64::from(kind.writes());
+        self.step(n, Event::Issue { op, kind, first: BlockNo(block), count });
+        op
+    }
+
+    pub fn is_done(&self, op: OpId) -> bool {
+        self.acked.contains(&Acked::Done(op))
+    }
+
+    pub fn operator(&mut self, n: usize, operator: Operator) {
+        self.step(n, Event::Operator(operator));
+    }
+
+    /// The next message on its way to `n` arrives.
+    pub fn deliver(&mut self, n: usize) -> bool {
+        let Some((link, message, value)) = self.wire[n].pop_front() else { return false };
+        let payload = match &message {
+            Message::Op { session, seq, kind, first, .. } => Some((*session, *seq, *kind, *first)),
+            _ => None,
+        };
+        let now = self.clocks[n];
+        let mut out = Vec::new();
+        if let Some(node) = self.nodes[n].as_mut() {
+            node.step(now, Event::Received { link, message }, &mut out);
+        }
+        for action in out {
+            if let Action::Apply { session, seq, .. } = &action {
+                let (s, q, kind, first) = payload.expect("an Apply answers an Op");
+                assert!((s, q) == (*session, *seq), "the Apply is for the Op that came");
+                let disk = &mut self.disks[n];
+                if kind.writes() {
+                    disk.hot.insert(first.0);
+                    disk.cur[first.0 as usize] = value;
+                }
+                if kind.flushes() {
+                    disk.stable = disk.cur.clone();
+                    disk.hot.clear();
+                }
+                self.owed[n].push_back(Event::Applied { session: s, seq: q });
+            } else {
+                self.execute(n, action);
+            }
+        }
+        true
+    }
+
+    pub fn beat(&mut self, n: usize) -> bool {
+        let Some(heartbeat) = self.beats[n].pop_front() else { return false };
+        self.step(n, Event::Heartbeat { path: PathId(0), heartbeat });
+        true
+    }
+
+    pub fn pay(&mut self, n: usize) -> bool {
+        let Some(event) = self.owed[n].pop_front() else { return false };
+        self.step(n, event);
+        true
+    }
+
+    pub fn ask(&mut self) -> bool {
+        let Some((n, nonce, request)) = self.questions.pop_front() else { return false };
+        if !self.witness_cut[n] {
+            let (reply, _) = self.witness.answer(VolumeId(1), id(n), &request);
+            self.answers[n].push_back((nonce, reply));
+        }
+        true
+    }
+
+    pub fn answer(&mut self, n: usize) -> bool {
+        let Some((nonce, reply)) = self.answers[n].pop_front() else { return false };
+        self.step(n, Event::WitnessReply { nonce, reply });
+        true
+    }
+
+    /// Everything that can happen without time passing.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let mut moved = self.ask();
+            for n in [A, B] {
+                moved |= self.pay(n) || self.deliver(n) || self.beat(n) || self.answer(n);
+            }
+            if !moved {
+                return;
+            }
+        }
+        panic!("the pair never comes to rest: {}", self.why());
+    }
+
+    /// `ms` pass on both clocks; a link that is not cut comes back by itself.
+    pub fn run(&mut self, ms: u64) {
+        self.settle();
+        for _ in 0..ms / 50 {
+            for n in [A, B] {
+                self.clocks[n] = self.clocks[n] + Span::from_millis(50);
+                self.step(n, Event::Tick);
+            }
+            if !self.cut {
+                self.connect();
+            }
+            self.settle();
+        }
+    }
+
+    /// Time passes for one node only, in one jump.
+    pub fn jump(&mut self, n: usize, ms: u64) {
+        self.clocks[n] = self.clocks[n] + Span::from_millis(ms);
+        self.step(n, Event::Tick);
+    }
+
+    pub fn word(&self, n: usize) -> StateWord {
+        self.nodes[n].as_ref().expect("running").view().state
+    }
+
+    pub fn why(&self) -> String {
+        let one = |n: usize| {
+            let view = self.nodes[n].as_ref().map(|node| node.view());
+            view.map(|v| format!("{}: {:?} {} {:?} {}", id(n), v.role, v.state, v.record, v.reason.text))
+        };
+        let conv = |n: usize| {
+            let text = format!("{:?}", self.nodes[n]);
+            text.find("phase: ").map(|at| text[at..].chars().take(400).collect::<String>())
+        };
+        format!("{:?}\n{:?}\nbroken: {:?}\n{:?}\n{:?}", one(A), one(B), self.broken, conv(A), conv(B))
+    }
+
+    pub fn assert_in_sync(&self) {
+        assert_eq!(self.broken, None);
+        assert_eq!((self.word(A), self.word(B)), (StateWord::InSync, StateWord::InSync), "{}", self.why());
+        assert_eq!(self.disks[A].cur, self.disks[B].cur, "{}", self.why());
+    }
+
+    /// The promises that hold at every instant.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        let views: Vec<_> = self.nodes.iter().flatten().map(|node| node.view()).collect();
+        let alone = |n: usize| {
+            self.nodes[n].as_ref().is_some_and(|node| {
+                node.view().serving && node.view().record.is_some_and(|r| r.members.solo() == Some(id(n)))
+            })
+        };
+        if alone(A) && alone(B) {
+            return Err("both nodes serve alone (I1)".into());
+        }
+        for node in self.nodes.iter().flatten() {
+            node.check()?;
+        }
+        let quiet = views.len() == 2
+            && views.iter().all(|v| v.state == StateWord::InSync && v.operations == 0)
+            && views[0].record == views[1].record
+            && self.wire.iter().all(VecDeque::is_empty)
+            && self.owed.iter().all(VecDeque::is_empty);
+        if quiet && self.disks[A].cur != self.disks[B].cur {
+            return Err(format!("in sync, but {:?} and {:?} (I6)", self.disks[A].cur, self.disks[B].cur));
+        }
+        Ok(())
+    }
+}
+
+fn blocks(runs: &[Run]) -> impl Iterator<Item = u64> {
+    runs.iter().flat_map(|run| run.first.0..run.first.0 + run.count)
+}

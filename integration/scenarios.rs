@@ -1,0 +1,350 @@
+//! S1 to S11 of the protocol, each in about ten lines, on the production machines.
+
+mod pair;
+
+use pair::{A, B, World};
+use twinfs::node::{Arbitration, Mutations, Operator, StateWord};
+use twinfs::wire::Kind;
+
+fn whole(arbitration: Arbitration) -> World {
+    World::whole(arbitration, Mutations::default())
+}
+
+const ALL: [Arbitration; 3] = [Arbitration::Witness, Arbitration::Yield, Arbitration::Manual];
+
+#[test]
+fn s1_a_write_is_acknowledged_when_both_have_it_and_not_before() {
+    for arbitration in ALL {
+        let mut w = whole(arbitration);
+        let op = w.write(A, Kind::WriteFlush, 1);
+        while w.pay(A) {}
+        assert!(!w.is_done(op), "acknowledged before the peer");
+        w.settle();
+        assert!(w.is_done(op));
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn s2_when_the_secondary_dies_the_primary_waits_asks_and_goes_on_alone() {
+    for arbitration in [Arbitration::Witness, Arbitration::Manual] {
+        let mut w = whole(arbitration);
+        w.crash(B, false);
+        let op = w.write(A, Kind::WriteFlush, 1);
+        w.run(2_000);
+        assert!(!w.is_done(op), "acknowledged alone before slow_peer");
+        w.run(2_000);
+        assert!(w.is_done(op), "{}", w.why());
+        assert_eq!(w.word(A), StateWord::Alone);
+        w.boot(B);
+        w.run(5_000);
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn s3_when_the_primary_dies_the_secondary_serves_after_the_deadtime_with_everything() {
+    for arbitration in [Arbitration::Witness, Arbitration::Yield] {
+        let mut w = whole(arbitration);
+        w.write(A, Kind::WriteFlush, 1);
+        w.settle();
+        w.write(A, Kind::WriteFlush, 2);
+        w.crash(A, true);
+        w.run(9_000);
+        assert!(!w.mounted[B], "took over within the deadtime");
+        w.run(3_000);
+        assert!(w.mounted[B], "{}", w.why());
+        let op = w.write(B, Kind::WriteFlush, 0);
+        w.settle();
+        assert!(w.is_done(op));
+        w.boot(A);
+        w.run(5_000);
+        w.assert_in_sync();
+        assert!(w.mounted[B] && !w.mounted[A]);
+    }
+}
+
+#[test]
+fn s3_manual_nobody_takes_over_without_a_word() {
+    let mut w = whole(Arbitration::Manual);
+    w.crash(A, true);
+    w.run(60_000);
+    assert!(!w.mounted[B]);
+    w.operator(B, Operator::Promote { peer_is_down: true });
+    w.run(1_000);
+    assert!(w.mounted[B], "{}", w.why());
+}
+
+#[test]
+fn s4_a_switchover_moves_the_primary_in_seconds_and_loses_nothing() {
+    for (arbitration, asked) in ALL.into_iter().flat_map(|a| [(a, A), (a, B)]) {
+        let mut w = whole(arbitration);
+        w.write(A, Kind::WriteFlush, 1);
+        w.operator(asked, Operator::Switchover);
+        w.run(2_000);
+        assert!(w.mounted[B] && !w.mounted[A], "{arbitration:?}: {}", w.why());
+        let op = w.write(B, Kind::WriteFlush, 2);
+        w.settle();
+        assert!(w.is_done(op));
+        w.assert_in_sync();
+        w.operator(A, Operator::Promote { peer_is_down: false });
+        w.run(2_000);
+        assert!(w.mounted[A] && !w.mounted[B], "{}", w.why());
+    }
+}
+
+#[test]
+fn s4_a_switchover_cut_anywhere_is_completed_or_undone_when_the_link_is_back() {
+    for arbitration in ALL {
+        for cut_after in 0..40 {
+            let mut w = whole(arbitration);
+            w.write(A, Kind::WriteFlush, 1);
+            w.settle();
+            w.operator(A, Operator::Switchover);
+            for step in 0..cut_after {
+                let n = step % 2;
+                let _ = w.pay(n) || w.deliver(n) || w.ask() || w.answer(n);
+                w.check().unwrap();
+            }
+            w.part();
+            w.run(1_000);
+            w.connect();
+            w.run(6_000);
+            w.check().unwrap();
+            w.assert_in_sync();
+            assert!(w.mounted[A] != w.mounted[B], "{arbitration:?} {cut_after}: {}", w.why());
+        }
+    }
+}
+
+#[test]
+fn s5_a_cut_link_leaves_one_primary() {
+    for arbitration in ALL {
+        let mut w = whole(arbitration);
+        w.part();
+        let op = w.write(A, Kind::WriteFlush, 1);
+        for _ in 0..60 {
+            w.run(1_000);
+            w.check().unwrap();
+        }
+        assert!(!(w.mounted[A] && w.mounted[B]));
+        assert_eq!(w.is_done(op), arbitration != Arbitration::Yield);
+        assert_eq!(w.mounted[B], arbitration == Arbitration::Yield, "{}", w.why());
+        w.connect();
+        w.run(5_000);
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn s6_a_resync_interrupted_anywhere_starts_again_and_ends_in_sync() {
+    for stop_after in 0..60 {
+        for keep in [false, true] {
+            let mut w = whole(Arbitration::Witness);
+            w.part();
+            w.run(5_000);
+            for block in 0..3 {
+                w.write(A, Kind::Write, block);
+                w.settle();
+            }
+            w.connect();
+            for step in 0..stop_after {
+                let n = step % 2;
+                let _ = w.pay(n) || w.deliver(n) || w.beat(n) || w.ask() || w.answer(n);
+                w.check().unwrap();
+            }
+            w.crash(B, keep);
+            w.run(200);
+            w.write(A, Kind::WriteFlush, 1);
+            w.boot(B);
+            w.run(8_000);
+            w.assert_in_sync();
+        }
+    }
+}
+
+#[test]
+fn s6_the_primary_keeps_serving_while_the_peer_catches_up() {
+    let mut w = whole(Arbitration::Witness);
+    w.part();
+    w.run(5_000);
+    w.write(A, Kind::Write, 0);
+    w.settle();
+    w.connect();
+    let mut done = 0;
+    for _ in 0..200 {
+        let op = w.write(A, Kind::Write, 2);
+        w.settle();
+        done += u32::from(w.is_done(op));
+    }
+    assert_eq!(done, 200);
+    w.run(2_000);
+    w.assert_in_sync();
+}
+
+#[test]
+fn s7_both_lose_power_and_one_returns() {
+    for (arbitration, who, serves) in [
+        (Arbitration::Witness, B, true),
+        (Arbitration::Witness, A, true),
+        (Arbitration::Manual, A, true),
+        (Arbitration::Manual, B, false),
+        (Arbitration::Yield, A, false),
+        (Arbitration::Yield, B, false),
+    ] {
+        let mut w = whole(arbitration);
+        w.write(A, Kind::WriteFlush, 1);
+        w.settle();
+        w.write(A, Kind::Write, 2);
+        w.settle();
+        w.crash(A, false);
+        w.crash(B, true);
+        w.boot(who);
+        w.run(29_000);
+        assert!(!w.mounted[who], "served before initdead");
+        w.run(12_000);
+        assert_eq!(w.mounted[who], serves, "{arbitration:?}: {}", w.why());
+        w.boot(1 - who);
+        w.run(8_000);
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn s7_both_lose_power_and_both_return() {
+    for arbitration in ALL {
+        let mut w = whole(arbitration);
+        for block in 0..3 {
+            w.write(A, Kind::Write, block);
+            w.settle();
+        }
+        w.crash(A, false);
+        w.crash(B, true);
+        w.boot(A);
+        w.boot(B);
+        w.run(5_000);
+        assert!(w.mounted[A], "{}", w.why());
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn s8_failback_comes_by_itself_only_where_it_is_asked_for() {
+    let mut w = World::new(Arbitration::Witness, Mutations::default());
+    w.config.failback_to = Some(twinfs::base::NodeId::A);
+    w.boot(A);
+    w.boot(B);
+    w.connect();
+    w.run(3_000);
+    w.crash(A, true);
+    w.run(12_000);
+    assert!(w.mounted[B]);
+    w.boot(A);
+    w.run(50_000);
+    assert!(w.mounted[B], "failback before its delay");
+    w.run(15_000);
+    assert!(w.mounted[A] && !w.mounted[B], "{}", w.why());
+}
+
+#[test]
+fn s9_a_paused_primary_acknowledges_nothing_after_the_takeover() {
+    for arbitration in [Arbitration::Witness, Arbitration::Yield] {
+        let mut w = whole(arbitration);
+        let op = w.write(A, Kind::WriteFlush, 1);
+        // A is stopped: nothing is paid or delivered to it, its clock is not looked at.
+        let asleep = w.nodes[A].take();
+        w.owed[A].clear();
+        w.cut_link();
+        w.run(15_000);
+        assert!(w.mounted[B], "{}", w.why());
+        w.write(B, Kind::WriteFlush, 1);
+        w.settle();
+        w.nodes[A] = asleep;
+        w.run(6_000);
+        assert!(!w.is_done(op), "acknowledged after the takeover");
+        assert!(!w.mounted[A], "{}", w.why());
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn s10_a_cut_in_one_direction_ends_with_one_primary() {
+    for (arbitration, deaf) in [
+        (Arbitration::Witness, A),
+        (Arbitration::Witness, B),
+        (Arbitration::Yield, A),
+        (Arbitration::Yield, B),
+    ] {
+        let mut w = whole(arbitration);
+        w.deaf[deaf] = true;
+        w.cut = false;
+        w.cut_link();
+        for _ in 0..40 {
+            for n in [A, B] {
+                w.clocks[n] = w.clocks[n] + twinfs::base::Span::from_secs(1);
+                w.step(n, twinfs::node::Event::Tick);
+            }
+            w.settle();
+            w.check().unwrap();
+        }
+        assert!(w.mounted[A] != w.mounted[B], "{arbitration:?}: {}", w.why());
+        w.deaf[deaf] = false;
+        w.connect();
+        w.run(6_000);
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn s11_the_node_that_sees_the_witness_wins() {
+    for (blind, winner) in [(A, B), (B, A)] {
+        let mut w = whole(Arbitration::Witness);
+        w.witness_cut[blind] = true;
+        w.part();
+        for _ in 0..30 {
+            w.run(1_000);
+            w.check().unwrap();
+        }
+        assert!(w.mounted[winner] && !w.mounted[blind], "{}", w.why());
+        w.witness_cut[blind] = false;
+        w.connect();
+        w.run(6_000);
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn a_link_that_comes_back_quickly_costs_no_ownership_change() {
+    for arbitration in ALL {
+        let mut w = whole(arbitration);
+        let op = w.write(A, Kind::WriteFlush, 1);
+        w.part();
+        w.run(1_000);
+        assert!(!w.is_done(op));
+        w.connect();
+        w.run(1_000);
+        assert!(w.is_done(op), "{}", w.why());
+        w.assert_in_sync();
+        assert_eq!(w.nodes[A].as_ref().unwrap().view().record.unwrap().v, 1);
+    }
+}
+
+#[test]
+fn a_disk_error_on_the_primary_moves_the_service_to_the_peer() {
+    let mut w = whole(Arbitration::Witness);
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.step(A, twinfs::node::Event::LocalFailed { op });
+    w.run(15_000);
+    assert!(w.mounted[B] && !w.mounted[A], "{}", w.why());
+}
+
+#[test]
+fn a_demoted_pair_stays_demoted_until_told_otherwise() {
+    let mut w = whole(Arbitration::Witness);
+    w.operator(A, Operator::Demote);
+    w.run(60_000);
+    assert!(!w.mounted[A] && !w.mounted[B]);
+    w.operator(B, Operator::Promote { peer_is_down: false });
+    w.run(2_000);
+    assert!(w.mounted[B], "{}", w.why());
+}
