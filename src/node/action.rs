@@ -114,8 +114,8 @@ pub enum Action {
         token: Token,
         runs: Vec<Run>,
     },
-    /// The blocks are stable on the peer as well, or covered by stable marks: an extent may leave the activity log, once nothing in it is in
-    /// flight or in the window.
+    /// The blocks are stable on the peer as well, or covered by stable marks: an extent may leave the activity log,
+    /// once nothing in it is in flight or in the window.
     Settled {
         runs: Vec<Run>,
     },
