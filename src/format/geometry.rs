@@ -26,8 +26,6 @@ const SLOT_BASE: u64 = 8192;
 /// More would not fit the numbers of a ring transaction: 2^40 extents are 4 EiB.
 const EXTENTS_MAX: u64 = 1 << 40;
 
-const _: () = assert!(8 * 31 == GROUP_EXTENTS && 31 * 16 + 16 == 512);
-
 /// Offsets in bytes, all multiples of 4 KiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {

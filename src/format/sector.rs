@@ -17,6 +17,7 @@ const MAGIC: [u8; 4] = *b"twSc";
 
 const _: () = assert!(BITMAP_SECTORS * SECTOR_PAYLOAD * 8 == super::GROUP_EXTENTS as usize * 1024);
 const _: () = assert!(ENTRIES_PER_SECTOR * SummaryEntry::BYTES == SECTOR_PAYLOAD);
+const _: () = assert!((SUMMARY_SECTORS * ENTRIES_PER_SECTOR) as u64 == super::GROUP_EXTENTS);
 
 /// What a sector holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Making an image, and looking at what lies on a medium before.
 //!
-//! Decides the first bytes. Writes some 700 KiB whatever the size. Invariant: `format` is stable and readable on return,
+//! Decides the first bytes. Writes some 700 KiB whatever the size. Invariant: `format` is stable on return,
 //! and nothing an older image left there can pass for part of the new one (every hash is salted with the incarnation).
 
 use std::sync::Arc;

@@ -71,8 +71,8 @@ fn run(seed: u64, operations: usize) -> Run {
                     _ => (block_of(&mut random), 1),
                 };
                 for block in first..first + count {
-                    if latest.contains_key(&block) {
-                        latest.insert(block, 0);
+                    if let Some(version) = latest.get_mut(&block) {
+                        *version = 0;
                         model.since.entry(block).or_default().insert(0);
                     }
                 }
