@@ -16,9 +16,12 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use twinfs::format::ResyncMark;
 use twinfs::image::Disk;
 use twinfs::offline::ReadOnlyFile;
+use twinfs::sys::lock::ImageLock;
 
 use findings::{Findings, Progress};
 use medium::Stop;
@@ -30,6 +33,8 @@ const CLEAN: u8 = 0;
 const ERRORS_LEFT: u8 = 4;
 const OPERATIONAL: u8 = 8;
 const USAGE: u8 = 16;
+/// A daemon that was told to stop a moment ago may still hold its image.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> =
@@ -105,9 +110,22 @@ fn check(
     findings: &mut Findings,
     progress: &mut Progress,
 ) -> Result<Option<store::Seen>, Stop> {
+    // Held to the end: what changes while it is read cannot be checked.
+    let _lock = ImageLock::shared(path, LOCK_WAIT).map_err(|error| Stop::Unusable(error.to_string()))?;
     let file = ReadOnlyFile::open(path).map_err(|error| Stop::Unusable(error.to_string()))?;
     let disk: Arc<dyn Disk> = Arc::new(file);
     let image = Arc::new(medium::check(&disk, options.contents, findings, progress)?);
+    let state = image.state();
+    if state.record.is_none() && state.gens.is_empty() {
+        findings.note("a blank copy: it gets its filesystem from the peer".to_string());
+        return Ok(None);
+    }
+    if let ResyncMark::Target { .. } = state.resync {
+        findings.note(
+            "a copy is being brought up to date here; its files can be checked when that is done".to_string(),
+        );
+        return Ok(None);
+    }
     progress.pass();
     Ok(store::check(&image, findings))
 }

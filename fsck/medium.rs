@@ -107,7 +107,7 @@ fn superblock(disk: &dyn Disk, label: &Label, findings: &mut Findings) -> Result
         let (have, need) = (disk.len_bytes(), sup.geometry.image_bytes);
         findings.add("superblock", format!("the image is truncated: {have} bytes of {need}"));
     }
-    if sup.state.gens.is_empty() {
+    if sup.state.gens.is_empty() && sup.state.record.is_some() {
         findings.add("superblock", "there is no generation");
     }
     Ok(sup)

@@ -343,6 +343,44 @@ fn garbage_truncated_and_missing_images_end_in_an_operational_error() {
         let output = fsck(&["-f"], &copy);
         assert!(matches!(output.status.code(), Some(4 | 8)), "{len}: {output:?}");
     }
+    let held =
+        twinfs::sys::lock::ImageLock::take(&scratch.image(), std::time::Duration::ZERO).expect("locks");
+    expect(&scratch.image(), &["-f"], 8, "in use");
+    drop(held);
     let output = fsck(&["-q"], &scratch.image());
     assert_eq!(output.status.code(), Some(16));
+}
+
+#[test]
+fn dump_shows_the_structures_of_an_image_and_changes_nothing() {
+    let scratch = Scratch::new("dump");
+    make(&scratch.image(), false);
+    let before = std::fs::read(scratch.image()).expect("reads");
+    let image = scratch.image().display().to_string();
+    let dump = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_twinfs"))
+            .arg("dump")
+            .args(words)
+            .arg(&image)
+            .output()
+            .expect("runs dump");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, tree) = dump(&["tree"]);
+    assert_eq!((code, tree.lines().count()), (Some(0), 125), "{tree}");
+    assert!(tree.contains("/dir0/dir1/dir2/link -> ../file1"), "{tree}");
+    let line = tree.lines().find(|line| line.ends_with("/dir0/file3")).expect("a file");
+    let ino = line.split_whitespace().next().expect("its number");
+    let (_, inode) = dump(&["inode", ino]);
+    assert!(inode.contains("size           12000") && inode.contains("extents"), "{inode}");
+    let (_, json) = dump(&["--json", "superblock"]);
+    assert!(json.contains("\"schema\":1") && json.contains("\"label\":\"test\""), "{json}");
+    let (_, record) = dump(&["record"]);
+    assert!(record.contains("members        {A}"), "{record}");
+    let (_, block) = dump(&["block", "0"]);
+    assert!(block.contains("twinfsB1"), "{block}");
+    let (_, log) = dump(&["log"]);
+    assert!(log.contains("put dirents") && log.contains("checkpoint: record"), "{log}");
+    assert_eq!(dump(&["block", "99999999"]).0, Some(2));
+    assert!(before == std::fs::read(scratch.image()).expect("reads"), "dump wrote to the image");
 }

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -15,9 +16,14 @@ use crate::format::{
 use crate::image::{Disk, Image, OpenOptions};
 use crate::offline::{self, ReadOnlyFile, Record, Tables, Volume};
 
+use crate::sys::lock::ImageLock;
+
 use super::{Exit, Failure, Output};
 
 mod tree;
+
+/// A process that was told to stop a moment ago may still hold its image.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -65,29 +71,34 @@ enum What {
 
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     match &args.what {
-        What::Superblock { image } => superblock(&open(image)?, output),
-        What::Record { image } => record(&open(image)?, output),
-        What::Block { number, image } => block(&open(image)?, BlockNo(*number), output)?,
-        What::Inode { number, image } => inode(&volume(image)?.tables, Ino(*number), output)?,
-        What::Tree { image } => tree::show(&volume(image)?.tables, output)?,
-        What::Log { image } => log(&volume(image)?, output),
+        What::Superblock { image } => superblock(&open(image)?.image, output),
+        What::Record { image } => record(&open(image)?.image, output),
+        What::Block { number, image } => block(&open(image)?.image, BlockNo(*number), output)?,
+        What::Inode { number, image } => inode(&volume(&open(image)?, image)?.tables, Ino(*number), output)?,
+        What::Tree { image } => tree::show(&volume(&open(image)?, image)?.tables, output)?,
+        What::Log { image } => log(&volume(&open(image)?, image)?, output),
     }
     Ok(Exit::DONE)
 }
 
-fn open(path: &Path) -> anyhow::Result<Image> {
-    let file = ReadOnlyFile::open(path)
-        .map_err(|error| Failure::new(Exit::CONFIG, format!("{}: {error}", path.display())))?;
-    let disk: Arc<dyn Disk> = Arc::new(file);
-    let image = Image::open(disk, &OpenOptions::read_only())
-        .map_err(|error| Failure::new(Exit::CONFIG, format!("{}: {error}", path.display())))?;
-    Ok(image)
+/// An image that nobody writes to while it is looked at.
+struct Opened {
+    image: Arc<Image>,
+    _lock: ImageLock,
 }
 
-fn volume(path: &Path) -> anyhow::Result<Volume> {
-    let image = Arc::new(open(path)?);
-    let opened = offline::superblock(&image).and_then(|(sup, _)| Volume::open(&image, sup));
-    opened.map_err(|text| Failure::new(Exit::CONFIG, format!("{}: {text}", path.display())).into())
+fn open(path: &Path) -> anyhow::Result<Opened> {
+    let lock =
+        ImageLock::shared(path, LOCK_WAIT).map_err(|error| Failure::new(Exit::CONFIG, error.to_string()))?;
+    let broken = |text: String| Failure::new(Exit::CONFIG, format!("{}: {text}", path.display()));
+    let disk: Arc<dyn Disk> = Arc::new(ReadOnlyFile::open(path).map_err(|error| broken(error.to_string()))?);
+    let image = Image::open(disk, &OpenOptions::read_only()).map_err(|error| broken(error.to_string()))?;
+    Ok(Opened { image: Arc::new(image), _lock: lock })
+}
+
+fn volume(opened: &Opened, path: &Path) -> anyhow::Result<Volume> {
+    let volume = offline::superblock(&opened.image).and_then(|(sup, _)| Volume::open(&opened.image, sup));
+    volume.map_err(|text| Failure::new(Exit::CONFIG, format!("{}: {text}", path.display())).into())
 }
 
 /// Prints an object: `name value` lines, or one JSON object.
