@@ -5,6 +5,7 @@
 //! flush B (line 13); a released block is discarded before it can be reused (W21) and never while somebody reads it.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use redb::{Durability, ReadableTable};
@@ -24,6 +25,9 @@ use super::tables::{FREE, META, META_LOG, Snapshot, definition, redb_error};
 
 /// Free runs of at least this many blocks are discarded: 1 MiB.
 const DISCARD_MIN: u64 = 256;
+
+/// Free blocks below which the free pages inside the tables are counted: 16 MiB.
+const NEARLY_FULL: u64 = 4096;
 
 /// Everything that one checkpoint moves.
 pub(super) struct Batch {
@@ -92,8 +96,32 @@ impl Store {
         // Whoever reads through an older view is done once the gate has been shut.
         drop(self.gate_write());
         self.release(&freed)?;
+        self.count_slack()?;
         self.return_chunks();
         Ok(())
+    }
+
+    /// On a volume that is nearly full, counts the free pages inside the tables: they are as good as a reserve. The
+    /// count walks all tables, so it is not made while there is room.
+    pub(super) fn count_slack(&self) -> Result<(), FsError> {
+        let roomy = self.core_read().space.free_total() > NEARLY_FULL;
+        let slack = if roomy {
+            0
+        } else {
+            let counted = catch_unwind(AssertUnwindSafe(|| self.used_pages()));
+            let used =
+                counted.map_err(|_| corrupt("tables: redb does not understand them".to_string()))??;
+            self.chunks.bound_pages().saturating_sub(used)
+        };
+        self.core_write().tables_slack = slack;
+        Ok(())
+    }
+
+    fn used_pages(&self) -> Result<u64, FsError> {
+        let txn = self.db.begin_write().map_err(redb_error)?;
+        let used = txn.stats().map_err(redb_error)?.allocated_pages();
+        txn.abort().map_err(redb_error)?;
+        Ok(used)
     }
 
     /// Discards large free runs, then lets the allocator have all of them.

@@ -75,6 +75,9 @@ pub(super) struct Core {
     pub(super) owned: BTreeMap<BlockNo, Owned>,
     pub(super) deltas: Vec<Delta>,
     pub(super) space: Space,
+    /// Pages inside the tables' chunks that were free at the last checkpoint; counted only when the volume is nearly
+    /// full.
+    pub(super) tables_slack: u64,
     pub(super) ring: Ring,
     pub(super) files: FastMap<Ino, DirtyFile>,
     pub(super) dirty_pages: usize,

@@ -151,6 +151,7 @@ impl Store {
         // Makes what was found stable (it may only have been readable, U4) and starts a new inode generation.
         store.seal(&mut lock(&store.chain), Seal::Force)?;
         store.back_ahead(1024)?;
+        store.count_slack()?;
         if store.core_read().ring.is_tight() {
             store.checkpoint()?;
         }
@@ -260,6 +261,7 @@ fn fresh_core(sup: &FsSuper, snapshot: Snapshot, meta: &LogMeta) -> Core {
         owned: BTreeMap::new(),
         deltas: Vec::new(),
         space: Space::default(),
+        tables_slack: 0,
         ring: Ring {
             first: sup.ring_first,
             blocks: sup.ring_blocks,

@@ -20,6 +20,9 @@ use super::rules::Rules;
 
 /// Chunks that only operations which make room may use up: 1 MiB.
 const CHUNKS_TO_DELETE: u64 = 4;
+/// What one operation may add: the largest extended attribute and some entries.
+const OP_ENTRIES: u64 = 64;
+const OP_BYTES: u64 = 80 << 10;
 
 pub(super) fn corrupt(what: String) -> FsError {
     FsError::Corrupt(what)
@@ -189,10 +192,12 @@ impl Store {
         if tight {
             self.checkpoint()?;
         }
-        if short && self.admit(&mut self.core_write(), 0, 0).is_err() {
+        let room = || self.admit(&mut self.core_write(), OP_ENTRIES, OP_BYTES).is_ok();
+        if short && !room() {
             self.back_ahead(0)?;
-            if self.admit(&mut self.core_write(), 0, 0).is_err() {
+            if !room() {
                 self.checkpoint()?;
+                room();
             }
         }
         Ok(())
@@ -212,12 +217,13 @@ impl Store {
             + core.active.bytes() as u64
             + frozen.map_or(0, |overlay| overlay.bytes() as u64);
         let pages = entries.min(self.chunks.bound_pages()) * 3 / 2 + bytes / 1024 + 128;
-        pages.div_ceil(CHUNK_BLOCKS)
+        // Half of the free pages inside: the rest may be in pieces that do not fit.
+        pages.saturating_sub(core.tables_slack / 2).div_ceil(CHUNK_BLOCKS)
     }
 
     /// Blocks that the pool of chunks lacks.
     pub(super) fn chunk_shortage(&self, core: &Core) -> u64 {
-        let want = self.chunks_needed(core, 0, 0) + CHUNKS_TO_DELETE;
+        let want = self.chunks_needed(core, OP_ENTRIES, OP_BYTES) + CHUNKS_TO_DELETE;
         want.saturating_sub(self.chunks.pool_len() as u64) * CHUNK_BLOCKS
     }
 
@@ -236,7 +242,7 @@ impl Store {
     /// After a checkpoint: chunks beyond what the next small one needs go back to the files.
     pub(super) fn return_chunks(&self) {
         let mut core = self.core_write();
-        let keep = self.chunks_needed(&core, 0, 0) + 2 * CHUNKS_TO_DELETE;
+        let keep = self.chunks_needed(&core, OP_ENTRIES, OP_BYTES) + 2 * CHUNKS_TO_DELETE;
         for chunk in self.chunks.shrink_pool(keep as usize) {
             let blocks = &self.blocks;
             core.space.add(chunk.0, CHUNK_BLOCKS, &|extent| blocks.is_backed(extent));

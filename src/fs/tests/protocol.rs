@@ -304,6 +304,7 @@ fn redb_error_never_reached_by_enospc() {
         assert!(made < 200_000);
     };
     assert_eq!(full, FsError::NoSpace);
+    assert!(made > 4000, "only {made} names fitted");
     store.checkpoint().unwrap();
     let again = open(&blocks.copy());
     assert_eq!(again.dirents_after(Ino::ROOT, 0, usize::MAX).unwrap().len(), made);
@@ -540,4 +541,56 @@ fn a_log_that_wraps_many_times_loses_nothing() {
         }
     }
     assert_eq!(read_all(&reopen_copy(&blocks), ino), read_all(&store, ino));
+}
+
+#[test]
+fn many_threads_at_once_end_with_what_each_wrote() {
+    let blocks = fresh_blocks(16_384);
+    let store = open(&blocks);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let files: Vec<Ino> = (0..4u8).map(|n| create(&store, &[b'0' + n])).collect();
+    std::thread::scope(|scope| {
+        let (store, stop) = (&store, &stop);
+        for background in 0..3 {
+            scope.spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    match background {
+                        0 => store.writeback(false).unwrap(),
+                        1 => store.checkpoint().unwrap(),
+                        _ => drop(store.dirents_after(Ino::ROOT, 0, 1000).unwrap()),
+                    }
+                    std::thread::sleep(std::time::Duration::from_micros(300));
+                }
+            });
+        }
+        let workers: Vec<_> = (0..4u8)
+            .zip(files.clone())
+            .map(|(n, ino)| {
+                scope.spawn(move || {
+                    for round in 0..300u64 {
+                        let at = (round * 7919) % 200 * 4096;
+                        store.write(ino, at, &[n + 1; 6000], NOW).unwrap();
+                        match round % 5 {
+                            0 => fsync(store, ino),
+                            1 => drop(create(store, format!("{n}-{round}").as_bytes())),
+                            2 => store.set_size(ino, at + 6000, NOW).unwrap(),
+                            3 => drop(read_all(store, ino)),
+                            _ => unlink(store, format!("{n}-{}", round - 3).as_bytes()),
+                        }
+                    }
+                    store.write(ino, 0, &vec![n + 1; 900_000], NOW).unwrap();
+                    fsync(store, ino);
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let again = reopen_copy(&blocks);
+    for (n, ino) in (0..4u8).zip(files) {
+        assert_eq!(again.read(ino, 0, 900_000).unwrap(), vec![n + 1; 900_000]);
+    }
+    assert_eq!(again.dirents_after(Ino::ROOT, 0, 1000).unwrap().len(), 4);
 }
