@@ -1,7 +1,8 @@
 //! An image's medium: a file or a block device, past the page cache where that is possible.
 //!
 //! Decides how bytes reach the medium: O_DIRECT with aligned buffers, through a bounce buffer otherwise, through the
-//! page cache where the host filesystem knows no O_DIRECT or the range is not in whole 4 KiB. Does not know what they mean.
+//! page cache where the host filesystem knows no O_DIRECT or the range is not in whole 4 KiB. Does not know what they
+//! mean.
 //! Invariant: an error is reported with the path; a full host disk is `Full`, never a plain error.
 #![allow(clippy::disallowed_methods, reason = "a shell: the machine's files")]
 
