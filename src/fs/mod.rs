@@ -3,6 +3,8 @@
 //! `Store` keeps inodes, names, attributes and data crash-safe; the layer of names gives them POSIX meaning. Does not
 //! know that a peer exists, nor the kernel.
 
+mod acl;
+mod attr;
 mod buffers;
 mod checkpoint;
 mod chunks;
@@ -10,25 +12,45 @@ mod commit;
 mod core;
 mod cut;
 mod data;
+mod dir;
 mod error;
+mod file;
+#[allow(clippy::module_inception, reason = "the type `Fs` is what the module is about")]
+mod fs;
+mod live;
 mod locks;
 mod log;
 mod mapping;
+mod modes;
+mod names;
 mod op;
 mod open;
 mod overlay;
+mod rename;
 mod rules;
 mod space;
 mod store;
 mod tables;
+mod xattr;
 
+pub use attr::SetAttr;
 pub use commit::Ticket;
 pub use cut::Fallocate;
 pub use data::FILE_BYTES_MAX;
+pub use dir::DirItem;
 pub use error::FsError;
+pub use file::FilePart;
+pub use fs::{Atime, Ctx, Fs, Node};
+pub use names::NewNode;
 pub use op::Op;
 pub use open::VOLUME_BLOCKS_MIN;
+pub use rename::{Place, RenameHow};
 pub use store::{FormatOptions, Statfs, Store, StoreOptions};
+pub use xattr::SetXattr;
 
+#[cfg(test)]
+mod names_model_tests;
+#[cfg(test)]
+mod names_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,0 +1,167 @@
+//! `Fs`: the operations of a file system over the `Store` engine, without kernel types.
+//!
+//! Decides when an operation may run at all (serving, read-only, shut down) and that changes happen one at a time.
+//! Does not know permissions (the kernel checks them) nor threads. Invariants: every change is one `Op` of the store and
+//! thus whole or absent after a crash; an inode with no name lives until nobody holds it.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::base::Ino;
+use crate::format::{InodeRec, Time};
+use crate::fs::FsError;
+use crate::fs::live::Live;
+use crate::fs::{Op, Statfs, Store, Ticket};
+
+pub(super) type Result<T> = std::result::Result<T, FsError>;
+
+/// Who asks, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ctx {
+    pub uid: u32,
+    pub gid: u32,
+    pub pid: u32,
+    pub umask: u32,
+    pub now: Time,
+}
+
+/// An inode with its number: what a lookup answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub ino: Ino,
+    pub rec: InodeRec,
+}
+
+/// When a read moves the access time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Atime {
+    /// When it is older than the last change, or than a day.
+    #[default]
+    Relative,
+    Never,
+    /// At every read that reaches the file system; what a kernel answers from its cache does not.
+    Strict,
+}
+
+const SERVING: u8 = 0;
+const READ_ONLY: u8 = 1;
+const DOWN: u8 = 2;
+
+/// The file system.
+pub struct Fs {
+    pub(super) store: Store,
+    pub(super) atime: Atime,
+    pub(super) live: Live,
+    state: AtomicU8,
+}
+
+impl Fs {
+    pub fn new(store: Store, atime: Atime) -> Fs {
+        Fs { store, atime, live: Live::default(), state: AtomicU8::new(SERVING) }
+    }
+
+    /// The engine below, for the threads that commit, write back and checkpoint.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Refuses every change from now on: something happened after which memory is not trusted any more.
+    pub fn make_read_only(&self) {
+        self.state.fetch_max(READ_ONLY, Ordering::SeqCst);
+    }
+
+    /// Answers every further operation with an error. What was committed stays; nothing else is added to it.
+    pub fn shut_down(&self) {
+        self.state.store(DOWN, Ordering::SeqCst);
+    }
+
+    /// Whether `shut_down` was called.
+    pub fn is_down(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == DOWN
+    }
+
+    /// The "going down" request of recovery tests: makes stable what was done so far, then answers errors.
+    pub fn go_down(&self) -> Result<()> {
+        self.may_read()?;
+        let committed = self.store.commit().map(|_| ());
+        self.shut_down();
+        committed
+    }
+
+    /// Counts of blocks and inodes.
+    pub fn statfs(&self) -> Result<Statfs> {
+        self.may_read()?;
+        Ok(self.store.statfs())
+    }
+
+    pub(super) fn may_read(&self) -> Result<()> {
+        match self.state.load(Ordering::SeqCst) {
+            DOWN => Err(FsError::Io("the file system was shut down".to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a change when the state forbids changes.
+    pub(super) fn may_change(&self) -> Result<()> {
+        match self.state.load(Ordering::SeqCst) {
+            SERVING => Ok(()),
+            READ_ONLY => Err(FsError::ReadOnly),
+            _ => self.may_read(),
+        }
+    }
+
+    /// One atomic change; the store admits one at a time. `body` may give up at any point; then nothing happened.
+    pub(super) fn change<T>(&self, body: impl FnOnce(&mut Op<'_>) -> Result<T>) -> Result<T> {
+        self.may_change()?;
+        let mut op = self.store.begin();
+        let answer = body(&mut op)?;
+        op.finish()?;
+        Ok(answer)
+    }
+
+    /// The inode, or `Stale`: the caller holds a number that no longer names anything.
+    pub(super) fn inode(&self, ino: Ino) -> Result<InodeRec> {
+        self.may_read()?;
+        self.store.inode(ino)?.ok_or(FsError::Stale)
+    }
+
+    /// The kernel looked at this inode once more; it may use the number until `forget`.
+    pub fn remember(&self, ino: Ino) {
+        self.live.add(ino);
+    }
+
+    /// The kernel gave `count` looks back. Answers whether an inode may have become free: then `reap` has work.
+    pub fn forget(&self, ino: Ino, count: u64) -> bool {
+        self.live.sub(ino, count)
+    }
+
+    /// Frees inodes that have neither a name nor a user. Answers how many.
+    pub fn reap(&self) -> Result<usize> {
+        let mut freed = 0;
+        while let Some(ino) = self.live.next_unused() {
+            self.may_change()?;
+            let unnamed = self.store.inode(ino)?.is_some_and(|rec| rec.nlink == 0);
+            if unnamed && !self.live.is_used(ino) {
+                self.store.drop_inode(ino)?;
+                freed += 1;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// An inode lost its last name: it goes as soon as nobody uses it.
+    pub(super) fn unnamed(&self, ino: Ino) {
+        self.live.check_later(ino);
+    }
+
+    /// What must be committed so that this file is stable.
+    pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<Ticket> {
+        self.may_read()?;
+        Ok(self.store.fsync_ticket(Some(ino), data_only))
+    }
+
+    /// What must be committed so that everything done so far is stable.
+    pub fn fsync_all(&self) -> Result<Ticket> {
+        self.may_read()?;
+        Ok(self.store.fsync_ticket(None, false))
+    }
+}
