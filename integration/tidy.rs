@@ -30,7 +30,7 @@ const MATRIX: &[(&str, &str)] = &[
     ("sys", "base image"),
     ("link", "base wire sys"),
     ("history", "base events sys"),
-    ("mount", "base image fs events sys"),
+    ("mount", "base format image fs events sys"),
     ("services", "base config events sys"),
     ("daemon", "base format wire image fs mirror node cluster config events sys link history mount services"),
     (

@@ -3,7 +3,15 @@
 //! Decides which flags are asked of the kernel, which thread answers what, and how a mount begins and ends. Does not
 //! know peers. Invariant: a thread that reads requests never waits for a disk or a peer.
 
+mod adapter;
+mod attr;
 mod errno;
+mod ioctl;
+mod mounted;
 mod options;
+mod served;
+mod threads;
 
-pub use options::{Atime, MountOptions, UnknownOption};
+pub use mounted::{MountError, Mounted, Unmounted, unmount_path};
+pub use options::{MountOptions, UnknownOption};
+pub use threads::{Answer, FsThreads, Job};

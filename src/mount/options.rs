@@ -3,18 +3,8 @@
 //! Decides what each word means and that an unknown word is refused by name. Does not know FUSE or files.
 //! Invariant: whatever mount(8) may pass on for any file system is accepted.
 
+use crate::fs::Atime;
 use crate::sys::mount::KernelFlags;
-
-/// When a read moves the access time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Atime {
-    /// When it is older than the last change, or than a day.
-    #[default]
-    Relative,
-    Never,
-    /// At every read that reaches the daemon; what the kernel answers from its cache does not.
-    Strict,
-}
 
 /// How to mount. The default is what root expects of any file system: devices and set-id programs work.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,232 @@
+//! What the requests share: who asks and when, answers that wait for a commit, writes that wait for room.
+//!
+//! Decides which answers wait. Does not know the layout of requests. Invariant: a write at the dirty limit is kept whole
+//! with its reply until there is room; it is never answered short.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Generation, INodeNo, OpenFlags, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyWrite, Request,
+};
+
+use crate::base::Ino;
+use crate::fs::{Ctx, Fallocate, FilePart, Fs, FsError, Node, Ticket};
+
+use super::attr::{attr, from_clock};
+use super::errno::errno;
+use super::threads::FsThreads;
+
+/// Nobody else changes the tree while we serve it, so the kernel may keep what it knows.
+pub(super) const TTL: Duration = Duration::from_secs(10 * 365 * 86_400);
+const O_DIRECT: i32 = nix::fcntl::OFlag::O_DIRECT.bits();
+/// Between two tries of a write that found no room although writeback ran.
+const ROOM_WAIT: Duration = Duration::from_millis(5);
+
+/// A file system with its threads, as requests see it.
+pub(super) struct Served {
+    pub(super) fs: Arc<Fs>,
+    pub(super) threads: Arc<FsThreads>,
+    /// Every write is answered only when it is stable.
+    pub(super) strict_writes: bool,
+    /// Every change of a name is answered only when it is stable.
+    pub(super) dir_sync: bool,
+}
+
+pub(super) fn ino(number: INodeNo) -> Ino {
+    Ino(number.0)
+}
+
+pub(super) fn reply_entry(outcome: Result<Node, FsError>, reply: ReplyEntry) {
+    match outcome {
+        Ok(node) => reply.entry(&TTL, &attr(&node), Generation(u64::from(node.rec.generation))),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_empty(outcome: Result<(), FsError>, reply: ReplyEmpty) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_written(outcome: Result<usize, FsError>, reply: ReplyWrite) {
+    match outcome {
+        Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+impl Served {
+    /// Runs one request. After a panic memory is not trusted: no more changes.
+    pub(super) fn guarded(&self, body: impl FnOnce(&Served)) {
+        if catch_unwind(AssertUnwindSafe(|| body(self))).is_err() {
+            self.fs.make_read_only();
+            tracing::error!("a request failed inside twinfs; the file system is read-only now");
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a shell: reads the clock")]
+    pub(super) fn ctx(&self, req: &Request, umask: u32) -> Ctx {
+        Ctx { uid: req.uid(), gid: req.gid(), pid: req.pid(), umask, now: from_clock(SystemTime::now()) }
+    }
+
+    /// Answers a change of names: at once, or with `dirsync` when it is stable.
+    pub(super) fn after_change(&self, answer: impl FnOnce(Result<(), FsError>) + Send + 'static) {
+        if !self.dir_sync {
+            return answer(Ok(()));
+        }
+        match self.fs.fsync_all() {
+            Ok(ticket) => self.threads.when_stable(ticket, Box::new(answer)),
+            Err(error) => answer(Err(error)),
+        }
+    }
+
+    pub(super) fn made(&self, outcome: Result<Node, FsError>, reply: ReplyEntry) {
+        match outcome {
+            Ok(node) => self.after_change(move |stable| reply_entry(stable.map(|()| node), reply)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    pub(super) fn changed(&self, outcome: Result<(), FsError>, reply: ReplyEmpty) {
+        // A change may have freed an inode that nobody holds.
+        match outcome {
+            Ok(()) => self.after_change(move |stable| reply_empty(stable, reply)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    pub(super) fn fsync(&self, ticket: Result<Ticket, FsError>, reply: ReplyEmpty) {
+        match ticket {
+            Ok(ticket) => {
+                self.threads.when_stable(ticket, Box::new(move |stable| reply_empty(stable, reply)));
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    /// O_DIRECT, and every write under `strict_writes`, is answered when stable; O_SYNC sends its own FSYNC.
+    #[allow(clippy::too_many_arguments, reason = "the fields of one request")]
+    pub(super) fn write(
+        &self,
+        ctx: Ctx,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        drop_set_id: bool,
+        flags: OpenFlags,
+        reply: ReplyWrite,
+    ) {
+        let stable = self.strict_writes || flags.0 & O_DIRECT != 0;
+        let len = data.len();
+        match self.fs.write(&ctx, ino, offset, data, drop_set_id) {
+            Err(FsError::WouldBlock) => {
+                let data = data.to_vec();
+                self.when_there_is_room(
+                    move |fs| fs.write(&ctx, ino, offset, &data, drop_set_id).map(|()| len),
+                    move |fs, threads, written| answer_write(fs, threads, ino, written, stable, reply),
+                );
+            }
+            other => answer_write(&self.fs, &self.threads, ino, other.map(|()| len), stable, reply),
+        }
+    }
+
+    pub(super) fn fallocate(
+        &self,
+        ctx: Ctx,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        how: Fallocate,
+        reply: ReplyEmpty,
+    ) {
+        match self.fs.fallocate(&ctx, ino, offset, len, how) {
+            Err(FsError::WouldBlock) => self.when_there_is_room(
+                move |fs| fs.fallocate(&ctx, ino, offset, len, how).map(|()| 0),
+                move |_, _, done| reply_empty(done.map(|_| ()), reply),
+            ),
+            other => reply_empty(other, reply),
+        }
+    }
+
+    /// A copy reads, so it may wait for the disk: it never runs on a thread that reads requests.
+    pub(super) fn copy(&self, ctx: Ctx, from: FilePart, to: FilePart, len: u64, reply: ReplyWrite) {
+        self.when_there_is_room(
+            move |fs| fs.copy_range(&ctx, from, to, len).map(|n| usize::try_from(n).unwrap_or(0)),
+            move |_, _, done| reply_written(done, reply),
+        );
+    }
+
+    /// Tries `attempt` on the slow thread until it does not meet the dirty limit, then gives its outcome to `answer`.
+    fn when_there_is_room(
+        &self,
+        mut attempt: impl FnMut(&Fs) -> Result<usize, FsError> + Send + 'static,
+        answer: impl FnOnce(&Fs, &FsThreads, Result<usize, FsError>) + Send + 'static,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        let threads = Arc::clone(&self.threads);
+        self.threads.slowly(Box::new(move || {
+            let outcome = loop {
+                match attempt(&fs) {
+                    Err(FsError::WouldBlock) => {
+                        if let Err(error) = fs.store().writeback(false) {
+                            break Err(error);
+                        }
+                        std::thread::park_timeout(ROOM_WAIT);
+                    }
+                    other => break other,
+                }
+            };
+            answer(&fs, &threads, outcome);
+        }));
+    }
+
+    /// Fills a listing with attributes; every entry in it but `.` and `..` counts as a look-up.
+    pub(super) fn list_with_attributes(
+        &self,
+        dir: Ino,
+        after: u64,
+        max: usize,
+        reply: &mut ReplyDirectoryPlus,
+    ) -> Result<(), FsError> {
+        for item in self.fs.readdir(dir, after, max)? {
+            let node = match self.fs.getattr(item.ino) {
+                // The name went away since it was listed.
+                Err(FsError::Stale) => continue,
+                other => other?,
+            };
+            let generation = Generation(u64::from(node.rec.generation));
+            let name = OsStr::from_bytes(&item.name);
+            if reply.add(INodeNo(item.ino.0), item.cookie, name, &TTL, &attr(&node), generation) {
+                break;
+            }
+            if item.name != b"." && item.name != b".." {
+                self.fs.remember(item.ino);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn answer_write(
+    fs: &Fs,
+    threads: &FsThreads,
+    ino: Ino,
+    written: Result<usize, FsError>,
+    stable: bool,
+    reply: ReplyWrite,
+) {
+    match written {
+        Ok(bytes) if stable => match fs.fsync(ino, true) {
+            Ok(ticket) => threads
+                .when_stable(ticket, Box::new(move |done| reply_written(done.map(|()| bytes), reply))),
+            Err(error) => reply.error(errno(&error)),
+        },
+        other => reply_written(other, reply),
+    }
+}

@@ -1,0 +1,265 @@
+//! The threads behind a served file system: committer, readers, slow writers, writeback and housekeeping.
+//!
+//! Decides who may wait for a disk or a peer, and that everybody who asked for stability before a commit is answered by
+//! that one commit. Does not know FUSE: answers are closures. Invariants: a waiter is told success only after its ticket
+//! is stable; a panic anywhere here makes the file system read-only.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::fs::Fs;
+use crate::fs::FsError;
+use crate::fs::Ticket;
+
+/// Nobody who does not ask waits longer than this for stability.
+const COMMIT_EVERY: Duration = Duration::from_millis(900);
+/// How often writeback and housekeeping look for work when nobody calls them.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Threads that may wait for cold blocks.
+const READERS: usize = 4;
+
+/// Work for a thread that may wait.
+pub type Job = Box<dyn FnOnce() + Send>;
+/// Told how a commit went.
+pub type Answer = Box<dyn FnOnce(Result<(), FsError>) + Send>;
+
+struct Waiter {
+    ticket: Ticket,
+    answer: Answer,
+}
+
+/// A queue that threads wait on.
+struct Queue<T> {
+    items: Mutex<VecDeque<T>>,
+    changed: Condvar,
+}
+
+impl<T> Queue<T> {
+    fn new() -> Queue<T> {
+        Queue { items: Mutex::new(VecDeque::new()), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<T>> {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, item: T) {
+        self.lock().push_back(item);
+        self.changed.notify_one();
+    }
+
+    /// Everything there is, after at most `patience`.
+    fn take_all(&self, patience: Duration, closed: &AtomicBool) -> VecDeque<T> {
+        let idle = |items: &mut VecDeque<T>| items.is_empty() && !closed.load(Ordering::SeqCst);
+        let waited = self.changed.wait_timeout_while(self.lock(), patience, idle);
+        std::mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// The next item; `None` once closed and empty.
+    fn take_one(&self, closed: &AtomicBool) -> Option<T> {
+        let idle = |items: &mut VecDeque<T>| items.is_empty() && !closed.load(Ordering::SeqCst);
+        let mut items =
+            self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        items.pop_front()
+    }
+
+    /// Wakes everybody who waits; under the lock, so that nobody falls asleep between look and wait.
+    fn wake_all(&self) {
+        let _items = self.lock();
+        self.changed.notify_all();
+    }
+}
+
+struct Shared {
+    fs: Arc<Fs>,
+    closed: AtomicBool,
+    commits: Queue<Waiter>,
+    reads: Queue<Job>,
+    slow: Queue<Job>,
+    writeback: Queue<()>,
+    chores: Queue<()>,
+}
+
+/// The running threads. `stop` ends them; a drop without it does the same.
+pub struct FsThreads {
+    shared: Arc<Shared>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl FsThreads {
+    pub fn start(fs: Arc<Fs>) -> io::Result<FsThreads> {
+        let shared = Arc::new(Shared {
+            fs,
+            closed: AtomicBool::new(false),
+            commits: Queue::new(),
+            reads: Queue::new(),
+            slow: Queue::new(),
+            writeback: Queue::new(),
+            chores: Queue::new(),
+        });
+        let threads = FsThreads { shared, handles: Mutex::new(Vec::new()) };
+        threads.spawn("commit", Shared::commit_loop)?;
+        threads.spawn("writeback", Shared::writeback_loop)?;
+        threads.spawn("checkpoint", Shared::chores_loop)?;
+        threads.spawn("slow-write", |shared| shared.job_loop(&shared.slow))?;
+        for _ in 0..READERS {
+            threads.spawn("read", |shared| shared.job_loop(&shared.reads))?;
+        }
+        Ok(threads)
+    }
+
+    fn spawn(&self, name: &str, body: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let run = move || {
+            if catch_unwind(AssertUnwindSafe(|| body(&shared))).is_err() {
+                shared.fs.make_read_only();
+            }
+        };
+        let handle = std::thread::Builder::new().name(format!("twinfs-{name}")).spawn(run)?;
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        Ok(())
+    }
+
+    /// `answer` is called once `ticket` is stable, or with the reason why it never will be.
+    pub fn when_stable(&self, ticket: Ticket, answer: Answer) {
+        if self.shared.closed.load(Ordering::SeqCst) {
+            return answer(Err(FsError::Stopped));
+        }
+        self.shared.commits.push(Waiter { ticket, answer });
+    }
+
+    /// Runs `job` on a thread that may wait for cold blocks.
+    pub fn read(&self, job: Job) {
+        self.shared.reads.push(job);
+    }
+
+    /// Runs `job` on the thread that may wait for writeback: writes that met the dirty limit.
+    pub fn slowly(&self, job: Job) {
+        self.shared.slow.push(job);
+        self.shared.writeback.push(());
+    }
+
+    /// An inode may have become free.
+    pub fn reap_soon(&self) {
+        self.shared.chores.push(());
+    }
+
+    /// Answers what is queued, commits once more and ends the threads.
+    pub fn stop(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.commits.wake_all();
+        self.shared.reads.wake_all();
+        self.shared.slow.wake_all();
+        self.shared.writeback.wake_all();
+        self.shared.chores.wake_all();
+        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
+        for handle in handles {
+            let _ = handle.join();
+        }
+        for left in std::mem::take(&mut *self.shared.commits.lock()) {
+            (left.answer)(Err(FsError::Stopped));
+        }
+    }
+}
+
+impl Drop for FsThreads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn commit_loop(&self) {
+        loop {
+            let last = self.is_closed();
+            let waiters = self.commits.take_all(COMMIT_EVERY, &self.closed);
+            self.commit_for(waiters);
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// One commit for everybody who waits; a second one for those whose data it did not reach.
+    fn commit_for(&self, mut waiters: VecDeque<Waiter>) {
+        loop {
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.fs.store().commit()));
+            let outcome = outcome.unwrap_or_else(|_| Err(FsError::Io("the committer failed".to_string())));
+            let done = match outcome {
+                Ok(done) => done,
+                Err(error) => {
+                    self.failed("commit", &error);
+                    waiters.into_iter().for_each(|w| (w.answer)(Err(error.clone())));
+                    return;
+                }
+            };
+            let mut left = VecDeque::new();
+            for waiter in waiters {
+                if waiter.ticket <= done {
+                    (waiter.answer)(Ok(()));
+                } else {
+                    left.push_back(waiter);
+                }
+            }
+            if left.is_empty() {
+                return;
+            }
+            waiters = left;
+        }
+    }
+
+    /// What was promised to be kept cannot be: nothing new is accepted.
+    fn failed(&self, what: &str, error: &FsError) {
+        if !self.fs.is_down() {
+            tracing::error!("{what} failed, the file system is read-only now: {error}");
+        }
+        self.fs.make_read_only();
+    }
+
+    fn writeback_loop(&self) {
+        while !self.is_closed() {
+            self.writeback.take_all(LOOK_EVERY, &self.closed);
+            if self.fs.store().needs_writeback() {
+                self.write_back();
+            }
+        }
+    }
+
+    fn write_back(&self) {
+        if let Err(error) = self.fs.store().writeback(false) {
+            self.failed("writeback", &error);
+        }
+    }
+
+    fn chores_loop(&self) {
+        while !self.is_closed() {
+            self.chores.take_all(LOOK_EVERY, &self.closed);
+            match self.fs.reap() {
+                Ok(_) | Err(FsError::ReadOnly | FsError::Stopped | FsError::Io(_)) => {}
+                Err(error) => tracing::error!("freeing deleted files: {error}"),
+            }
+            if self.fs.store().needs_checkpoint()
+                && let Err(error) = self.fs.store().checkpoint()
+            {
+                self.failed("checkpoint", &error);
+            }
+        }
+    }
+
+    fn job_loop(&self, queue: &Queue<Job>) {
+        while let Some(job) = queue.take_one(&self.closed) {
+            if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                self.fs.make_read_only();
+            }
+        }
+    }
+}
