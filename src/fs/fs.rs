@@ -82,7 +82,7 @@ impl Fs {
     /// The "going down" request of recovery tests: makes stable what was done so far, then answers errors.
     pub fn go_down(&self) -> Result<()> {
         self.may_read()?;
-        let committed = self.store.commit().map(|_| ());
+        let committed = self.store.sync();
         self.shut_down();
         committed
     }
@@ -109,8 +109,19 @@ impl Fs {
         }
     }
 
-    /// One atomic change; the store admits one at a time. `body` may give up at any point; then nothing happened.
-    pub(super) fn change<T>(&self, body: impl FnOnce(&mut Op<'_>) -> Result<T>) -> Result<T> {
+    /// One atomic change; the store admits one at a time. `body` may give up at any point; then nothing happened. It runs
+    /// a second time if the first found no room: space freed since the last checkpoint is usable only after the next.
+    pub(super) fn change<T>(&self, body: impl Fn(&mut Op<'_>) -> Result<T>) -> Result<T> {
+        match self.try_change(&body) {
+            Err(FsError::NoSpace) => {
+                self.store.checkpoint()?;
+                self.try_change(&body)
+            }
+            other => other,
+        }
+    }
+
+    fn try_change<T>(&self, body: &impl Fn(&mut Op<'_>) -> Result<T>) -> Result<T> {
         self.may_change()?;
         let mut op = self.store.begin();
         let answer = body(&mut op)?;

@@ -94,7 +94,6 @@ impl Served {
     }
 
     pub(super) fn changed(&self, outcome: Result<(), FsError>, reply: ReplyEmpty) {
-        // A change may have freed an inode that nobody holds.
         match outcome {
             Ok(()) => self.after_change(move |stable| reply_empty(stable, reply)),
             Err(error) => reply.error(errno(&error)),
@@ -125,7 +124,7 @@ impl Served {
         let stable = self.strict_writes || flags.0 & O_DIRECT != 0;
         let len = data.len();
         match self.fs.write(&ctx, ino, offset, data, drop_set_id) {
-            Err(FsError::WouldBlock) => {
+            Err(FsError::WouldBlock | FsError::NoSpace) => {
                 let data = data.to_vec();
                 self.when_there_is_room(
                     move |fs| fs.write(&ctx, ino, offset, &data, drop_set_id).map(|()| len),
@@ -146,7 +145,7 @@ impl Served {
         reply: ReplyEmpty,
     ) {
         match self.fs.fallocate(&ctx, ino, offset, len, how) {
-            Err(FsError::WouldBlock) => self.when_there_is_room(
+            Err(FsError::WouldBlock | FsError::NoSpace) => self.when_there_is_room(
                 move |fs| fs.fallocate(&ctx, ino, offset, len, how).map(|()| 0),
                 move |_, _, done| reply_empty(done.map(|_| ()), reply),
             ),
@@ -162,7 +161,8 @@ impl Served {
         );
     }
 
-    /// Tries `attempt` on the slow thread until it does not meet the dirty limit, then gives its outcome to `answer`.
+    /// Tries `attempt` on the slow thread until it does not meet the dirty limit, then gives its outcome to `answer`. A
+    /// full volume is asked once more after a checkpoint, which makes freed space usable.
     fn when_there_is_room(
         &self,
         mut attempt: impl FnMut(&Fs) -> Result<usize, FsError> + Send + 'static,
@@ -171,8 +171,16 @@ impl Served {
         let fs = Arc::clone(&self.fs);
         let threads = Arc::clone(&self.threads);
         self.threads.slowly(Box::new(move || {
+            let mut cleaned = false;
             let outcome = loop {
                 match attempt(&fs) {
+                    Err(FsError::NoSpace) if !cleaned => {
+                        cleaned = true;
+                        let room = fs.store().sync().and_then(|()| fs.store().checkpoint());
+                        if let Err(error) = room {
+                            break Err(error);
+                        }
+                    }
                     Err(FsError::WouldBlock) => {
                         if let Err(error) = fs.store().writeback(false) {
                             break Err(error);

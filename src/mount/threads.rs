@@ -3,6 +3,7 @@
 //! Decides who may wait for a disk or a peer, and that everybody who asked for stability before a commit is answered by
 //! that one commit. Does not know FUSE: answers are closures. Invariants: a waiter is told success only after its ticket
 //! is stable; a panic anywhere here makes the file system read-only.
+#![allow(clippy::disallowed_methods, reason = "a shell: threads and time")]
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::fs::Fs;
 use crate::fs::FsError;
@@ -20,6 +21,8 @@ use crate::fs::Ticket;
 const COMMIT_EVERY: Duration = Duration::from_millis(900);
 /// How often writeback and housekeeping look for work when nobody calls them.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What stayed dirty from one call to the next goes home.
+const WRITEBACK_EVERY: Duration = Duration::from_millis(500);
 /// Threads that may wait for cold blocks.
 const READERS: usize = 4;
 
@@ -179,9 +182,15 @@ impl Shared {
     }
 
     fn commit_loop(&self) {
+        let mut last_all = Instant::now();
         loop {
             let last = self.is_closed();
             let waiters = self.commits.take_all(COMMIT_EVERY, &self.closed);
+            if waiters.is_empty() || last_all.elapsed() > COMMIT_EVERY {
+                // Nobody asked for the rest: it is bounded by time instead.
+                self.fs.store().fsync_ticket(None, false);
+                last_all = Instant::now();
+            }
             self.commit_for(waiters);
             if last {
                 return;
@@ -226,10 +235,12 @@ impl Shared {
     }
 
     fn writeback_loop(&self) {
+        let mut last = Instant::now();
         while !self.is_closed() {
             self.writeback.take_all(LOOK_EVERY, &self.closed);
-            if self.fs.store().needs_writeback() {
+            if self.fs.store().needs_writeback() || last.elapsed() > WRITEBACK_EVERY {
                 self.write_back();
+                last = Instant::now();
             }
         }
     }
