@@ -7,9 +7,13 @@ pub mod completions;
 pub mod dump;
 pub mod install;
 pub mod key;
+pub mod mkfs;
+pub mod mount;
 pub mod output;
 pub mod progress;
 pub mod sim;
+mod standalone;
+pub mod umount;
 pub mod witness;
 
 use std::ffi::OsString;
@@ -54,6 +58,12 @@ pub enum Verb {
     /// Run two simulated nodes and a witness under faults
     #[command(hide = true)]
     Sim(sim::Args),
+    /// Make an image with an empty file system
+    Mkfs(mkfs::Args),
+    /// Serve an image without a peer
+    Mount(mount::Args),
+    /// End a mount
+    Umount(umount::Args),
     /// Keep one record per volume for two nodes elsewhere; needs no root and no data
     Witness(witness::Args),
 }
@@ -66,6 +76,9 @@ impl Verb {
             Verb::Install(args) => install::run(args, output),
             Verb::Key(args) => key::run(args, output),
             Verb::Sim(args) => sim::run(args, output),
+            Verb::Mkfs(args) => mkfs::run(args, output),
+            Verb::Mount(args) => mount::run(args, output),
+            Verb::Umount(args) => umount::run(args, output),
             Verb::Witness(args) => witness::run(args, output),
         }
     }

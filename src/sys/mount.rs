@@ -149,10 +149,11 @@ pub fn absolute(dir: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Whether a lookup at `dir` answers that its daemon is gone.
+/// Whether the daemon of the FUSE mount at `dir` is gone. Asked with statfs(2): a stat could be answered from a cache
+/// that outlives the daemon.
 pub fn is_dead(dir: &Path) -> bool {
-    let gone = [nix::errno::Errno::ENOTCONN as i32, nix::errno::Errno::ECONNABORTED as i32];
-    std::fs::symlink_metadata(dir).err().and_then(|e| e.raw_os_error()).is_some_and(|e| gone.contains(&e))
+    use nix::errno::Errno;
+    matches!(nix::sys::statvfs::statvfs(dir), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
 #[cfg(test)]

@@ -1,0 +1,197 @@
+//! `twinfs mount`, also `mount.twinfs` and `mount.fuse.twinfs`: serves an image without a peer.
+//!
+//! Decides the calling convention of mount(8)'s helpers and when the command returns: when the mount answers. Does not
+//! know FUSE. Invariants: nothing is printed on success; the daemon keeps no stream, folder or descriptor of its caller.
+#![allow(clippy::disallowed_methods, reason = "a shell: paths, signals, processes")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::standalone::{self, Access};
+use super::{Exit, Failure, Output};
+use crate::fs::Fs;
+use crate::mount::{MountOptions, Mounted};
+use crate::sys::background::{self, Answer, Side};
+use crate::sys::signals::Signals;
+
+/// mount(8): the mount failed.
+const MOUNT_FAILED: Exit = Exit(32);
+/// How long users of the mount may take to leave after SIGTERM.
+const UNMOUNT_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Serve an image file or device without a peer
+    #[arg(long)]
+    standalone: bool,
+    /// Write to the image of a pair: it leaves the pair and goes on alone
+    #[arg(long)]
+    force: bool,
+    /// Stay in the foreground and report to standard error
+    #[arg(long, short = 'F')]
+    foreground: bool,
+    /// Options, separated by commas
+    #[arg(short = 'o', value_name = "OPTIONS", allow_hyphen_values = true)]
+    options: Vec<String>,
+    /// Check everything, mount nothing (mount -f)
+    #[arg(short = 'f')]
+    fake: bool,
+    /// Let unknown options pass (mount -s)
+    #[arg(short = 's')]
+    sloppy: bool,
+    /// Accepted for mount(8)
+    #[arg(short = 'n', hide = true)]
+    no_mtab: bool,
+    /// Accepted for mount(8)
+    #[arg(short = 'v', hide = true)]
+    verbose: bool,
+    /// Accepted for mount(8)
+    #[arg(short = 'N', value_name = "NAMESPACE", hide = true)]
+    namespace: Option<String>,
+    /// Accepted for mount(8)
+    #[arg(short = 't', value_name = "TYPE", hide = true)]
+    fs_type: Option<String>,
+    /// Image file or device
+    #[arg(value_name = "IMAGE")]
+    spec: String,
+    /// An empty directory
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+/// What the arguments ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Plan {
+    options: MountOptions,
+    force: bool,
+    foreground: bool,
+}
+
+fn plan(args: &Args) -> anyhow::Result<Plan> {
+    let mut options = MountOptions { source: args.spec.clone(), ..MountOptions::default() };
+    let (mut force, mut foreground) = (args.force, args.foreground);
+    for list in &args.options {
+        let own = |word: &str| matches!(word, "force" | "foreground" | "standalone");
+        let (ours, theirs): (Vec<&str>, Vec<&str>) = list.split(',').map(str::trim).partition(|w| own(w));
+        force |= ours.contains(&"force");
+        foreground |= ours.contains(&"foreground");
+        options
+            .apply(&theirs.join(","), args.sloppy)
+            .map_err(|error| Failure::new(Exit(1), error.to_string()))?;
+    }
+    Ok(Plan { options, force, foreground })
+}
+
+pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
+    let plan = plan(args)?;
+    let image = std::fs::canonicalize(&args.spec).map_err(|error| {
+        let text = format!("{}: {error}; give an image, or `twinfs up` to start a volume", args.spec);
+        Failure::new(MOUNT_FAILED, text)
+    })?;
+    let dir = crate::sys::mount::absolute(&args.dir)
+        .map_err(|error| Failure::new(MOUNT_FAILED, format!("{}: {error}", args.dir.display())))?;
+    if args.fake {
+        return Ok(Exit::DONE);
+    }
+    if plan.foreground {
+        serve(&image, &dir, &plan, None).map_err(failed)?;
+        return Ok(Exit::DONE);
+    }
+    match background::split().context("starting the serving process")? {
+        Side::Parent(Ok(())) => {
+            output.object(serde_json::json!({ "mounted": dir, "image": image }));
+            Ok(Exit::DONE)
+        }
+        Side::Parent(Err(text)) => Err(Failure::new(MOUNT_FAILED, text).into()),
+        Side::Child(answer) => {
+            // The parent tells the user what went wrong before the mount; afterwards nobody listens.
+            let _ = serve(&image, &dir, &plan, Some(answer));
+            Ok(Exit::DONE)
+        }
+    }
+}
+
+fn failed(error: anyhow::Error) -> anyhow::Error {
+    let exit = error.downcast_ref::<Failure>().map_or(MOUNT_FAILED, |f| f.exit);
+    Failure::new(exit, format!("{error:#}")).into()
+}
+
+/// Opens, mounts and serves until a signal or an unmount ends it.
+fn serve(image: &Path, dir: &Path, plan: &Plan, answer: Option<Answer>) -> anyhow::Result<()> {
+    let signals = Signals::block()?;
+    let (mounted, fs, rest) = match start(image, dir, plan) {
+        Ok(started) => started,
+        Err(error) => {
+            if let Some(answer) = answer {
+                answer.failed(&format!("{error:#}"));
+            }
+            return Err(error);
+        }
+    };
+    if let Some(answer) = answer {
+        answer.ready()?;
+    }
+    let mut ended = mounted.end_stream()?;
+    signals.wait(&mut ended)?;
+    let last = mounted.unmount(UNMOUNT_WAIT);
+    if fs.is_down() {
+        return Ok(());
+    }
+    last.context("the last commit")?;
+    fs.store().close().context("closing the file system")?;
+    drop(fs);
+    rest.close()
+}
+
+fn start(image: &Path, dir: &Path, plan: &Plan) -> anyhow::Result<(Mounted, Arc<Fs>, standalone::Rest)> {
+    let access = match plan.options.flags.read_only {
+        true => Access::ReadOnly,
+        false => Access::ReadWrite { force: plan.force },
+    };
+    // A dead mount of a predecessor goes first: its daemon may be what holds the lock.
+    let (store, rest) = standalone::open(image, access)?.split();
+    let fs = Arc::new(Fs::new(store, plan.options.atime));
+    let mounted = Mounted::mount(Arc::clone(&fs), dir, &plan.options)?;
+    Ok((mounted, fs, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Call {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn call(words: &[&str]) -> Plan {
+        plan(&Call::try_parse_from([&["mount"], words].concat()).unwrap().args).unwrap()
+    }
+
+    #[test]
+    fn the_helper_convention_of_mount_8_is_understood_in_any_order() {
+        let one = call(&["img", "/mnt", "-o", "ro,noatime,_netdev", "-n", "-s", "-v", "-t", "fuse.twinfs"]);
+        let other = call(&["-n", "-v", "-s", "-o", "noatime,ro", "-t", "fuse.twinfs", "img", "/mnt"]);
+        assert_eq!(one, other);
+        assert!(one.options.flags.read_only && one.options.flags.no_atime);
+        assert_eq!(one.options.source, "img", "letter by letter");
+    }
+
+    #[test]
+    fn our_own_words_may_stand_among_the_options() {
+        let plan = call(&["img", "/mnt", "-o", "force,nodev", "-o", "foreground"]);
+        assert!(plan.force && plan.foreground && plan.options.flags.no_dev);
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused_by_name() {
+        let args = Call::try_parse_from(["mount", "img", "/mnt", "-o", "quux"]).unwrap().args;
+        assert!(plan(&args).unwrap_err().to_string().contains("quux"));
+    }
+}

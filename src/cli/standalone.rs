@@ -1,0 +1,163 @@
+//! An image in the hands of one program: lock, medium, image and file system, opened in this order.
+//!
+//! Decides when an image that belongs to a pair may be written without the pair. Does not know mounts. Invariant (W24):
+//! whoever writes an image whose record names two members has minted a generation and gone solo first.
+#![allow(clippy::disallowed_methods, reason = "a shell: opens files")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::{Exit, Failure};
+use crate::base::{Generation, Members};
+use crate::format::{GenEntry, GenReason, ResyncMark, State};
+use crate::fs::{Store, StoreOptions};
+use crate::image::{Blocks, Disk, Image, LocalBlocks, OpenOptions, OverlayBlocks};
+use crate::sys::disk::FileDisk;
+use crate::sys::lock::ImageLock;
+use crate::sys::random;
+
+/// How long a predecessor may take to let go of the image: after umount a daemon still writes its last blocks.
+const LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// An image that nobody else has.
+pub struct Taken {
+    pub disk: Arc<dyn Disk>,
+    _lock: ImageLock,
+}
+
+/// How to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Changes stay in memory; the image is not written.
+    ReadOnly,
+    ReadWrite {
+        /// Go solo if the record names two members.
+        force: bool,
+    },
+}
+
+/// An open file system and what it stands on.
+pub struct Opened {
+    pub store: Store,
+    image: Arc<Image>,
+    access: Access,
+    _taken: Taken,
+}
+
+impl Opened {
+    /// Splits off the store; the rest closes the image once the store is closed.
+    pub fn split(self) -> (Store, Rest) {
+        (self.store, Rest { image: self.image, access: self.access, _taken: self._taken })
+    }
+}
+
+/// What must outlive the store.
+pub struct Rest {
+    image: Arc<Image>,
+    access: Access,
+    _taken: Taken,
+}
+
+impl Rest {
+    /// Leaves an image that opens at once. The store is closed.
+    pub fn close(self) -> anyhow::Result<()> {
+        match self.access {
+            Access::ReadOnly => Ok(()),
+            Access::ReadWrite { .. } => self.image.close().context("closing the image"),
+        }
+    }
+}
+
+/// The medium at `path`.
+pub fn open_disk(path: &Path, writable: bool) -> anyhow::Result<Arc<dyn Disk>> {
+    let disk = FileDisk::open(path, writable).with_context(|| path.display().to_string())?;
+    Ok(Arc::new(disk))
+}
+
+/// Takes the image for making it new; a missing file is made, `size` sets the length of a file.
+pub fn take_for_mkfs(path: &Path, size: Option<u64>) -> anyhow::Result<Taken> {
+    let context = || path.display().to_string();
+    if !path.exists() {
+        std::fs::OpenOptions::new().write(true).create_new(true).open(path).with_context(context)?;
+    }
+    let lock = ImageLock::take(path, Duration::ZERO)?;
+    if let Some(size) = size {
+        let file = std::fs::OpenOptions::new().write(true).open(path).with_context(context)?;
+        if file.metadata().with_context(context)?.is_file() {
+            file.set_len(size).with_context(context)?;
+        }
+    }
+    Ok(Taken { disk: open_disk(path, true)?, _lock: lock })
+}
+
+/// Takes and opens the image and its file system; waits for a predecessor.
+pub fn open(path: &Path, access: Access) -> anyhow::Result<Opened> {
+    let context = || path.display().to_string();
+    let lock = ImageLock::take(path, LOCK_WAIT)?;
+    let writable = access != Access::ReadOnly;
+    let taken = Taken { disk: open_disk(path, writable)?, _lock: lock };
+    let options = if writable { OpenOptions::read_write() } else { OpenOptions::read_only() };
+    let image = Arc::new(Image::open(Arc::clone(&taken.disk), &options).with_context(context)?);
+    if let Access::ReadWrite { force } = access {
+        take_from_pair(&image, force).with_context(context)?;
+    }
+    let local = LocalBlocks::new(Arc::clone(&image)).with_context(context)?;
+    let blocks: Arc<dyn Blocks> = match access {
+        Access::ReadOnly => Arc::new(OverlayBlocks::new(local)),
+        Access::ReadWrite { .. } => Arc::new(local),
+    };
+    let store = Store::open(blocks, &StoreOptions::default()).with_context(context)?;
+    Ok(Opened { store, image, access, _taken: taken })
+}
+
+/// An image of a pair is written only by the pair, or by force after it has left the pair.
+fn take_from_pair(image: &Image, force: bool) -> anyhow::Result<()> {
+    let state = image.state();
+    if state.resync != ResyncMark::None && !force {
+        let text = "the copy is inconsistent: a resync into it was interrupted; let the pair finish it, or read \
+                    what there is with -o ro, or use --force";
+        return Err(Failure::new(Exit::WOULD_LOSE_DATA, text).into());
+    }
+    let Some(record) = state.record else {
+        let text = "the copy has never been in sync; nothing can be read from it";
+        return Err(Failure::new(Exit::WOULD_LOSE_DATA, text).into());
+    };
+    if record.members == Members::only(state.node) {
+        return Ok(());
+    }
+    if !force {
+        let text = format!(
+            "the image belongs to a pair in sync {}; writing to it alone makes it diverge from the other copy. \
+             Stop the pair and use -o ro to look, or --force to go on with this copy alone",
+            record.members
+        );
+        return Err(Failure::new(Exit::WOULD_LOSE_DATA, text).into());
+    }
+    image.store(&alone(state, Generation(random::id128())))?;
+    Ok(())
+}
+
+/// The state of a copy that goes on without its peer, by force.
+fn alone(mut state: State, id: Generation) -> State {
+    let base = state.head();
+    if let Some(record) = &mut state.record {
+        record.v += 1;
+        record.members = Members::only(state.node);
+        record.primary = state.node;
+        let at_v = record.v;
+        state.gens.push(GenEntry {
+            id,
+            minted_by: state.node,
+            at_v,
+            reason: GenReason::Standalone,
+            first_txn: 0,
+        });
+    }
+    let surplus = state.gens.len().saturating_sub(crate::base::limits::GENERATIONS_MAX);
+    state.gens.drain(..surplus);
+    state.bitmap_base = base;
+    state
+}
