@@ -93,9 +93,7 @@ impl Rig {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        wait_until("the mount", || {
-            self.is_mounted() && nix::sys::statvfs::statvfs(&self.mnt()).is_ok()
-        });
+        wait_until("the mount", || self.is_mounted() && nix::sys::statvfs::statvfs(&self.mnt()).is_ok());
     }
 
     fn signal(&self, signal: Signal) {
@@ -236,7 +234,8 @@ fn a_shared_mapping_and_reads_see_each_other() {
     let flags = nix::sys::mman::ProtFlags::PROT_READ | nix::sys::mman::ProtFlags::PROT_WRITE;
     // SAFETY: a fresh mapping of a file of this length, unmapped below, used only in between.
     unsafe {
-        let map = nix::sys::mman::mmap(None, length, flags, nix::sys::mman::MapFlags::MAP_SHARED, &file, 0).unwrap();
+        let map = nix::sys::mman::mmap(None, length, flags, nix::sys::mman::MapFlags::MAP_SHARED, &file, 0)
+            .unwrap();
         let bytes = std::slice::from_raw_parts_mut(map.as_ptr().cast::<u8>(), 8192);
         bytes[5000] = b'M';
         let mut seen = [0];
@@ -262,9 +261,8 @@ fn two_appending_processes_lose_no_line() {
     }
     let rig = Rig::mounted();
     let script = "for i in $(seq 500); do echo $1 $i >> \"$2\"; done";
-    let start = |name: &str| {
-        Command::new("sh").args(["-c", script, "sh", name]).arg(rig.at("log")).spawn().unwrap()
-    };
+    let start =
+        |name: &str| Command::new("sh").args(["-c", script, "sh", name]).arg(rig.at("log")).spawn().unwrap();
     for mut child in [start("a"), start("b")] {
         assert!(child.wait().unwrap().success());
     }
@@ -279,8 +277,12 @@ fn direct_writes_are_stable_when_they_return() {
         return;
     }
     let mut rig = Rig::mounted();
-    let direct =
-        OpenOptions::new().write(true).create(true).custom_flags(OFlag::O_DIRECT.bits()).open(rig.at("d")).unwrap();
+    let direct = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .custom_flags(OFlag::O_DIRECT.bits())
+        .open(rig.at("d"))
+        .unwrap();
     for n in 0..8_u8 {
         let mut page = Pages::zeroed(1);
         page.fill(n + 1);
@@ -394,9 +396,9 @@ fn a_listing_of_ten_thousand_names_under_change_misses_and_repeats_nothing() {
     let stay: Vec<&String> = seen.iter().filter(|name| name.starts_with("stay-")).collect();
     assert_eq!((stay.len(), stay.iter().collect::<BTreeSet<_>>().len()), (10_000, 10_000));
     rig.remount();
-    let again = fs::read_dir(rig.at("big")).unwrap().filter(|e| {
-        e.as_ref().unwrap().file_name().to_string_lossy().starts_with("stay-")
-    });
+    let again = fs::read_dir(rig.at("big"))
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("stay-"));
     assert_eq!(again.count(), 10_000);
     fs::remove_dir_all(rig.at("big")).unwrap();
 }
@@ -516,7 +518,8 @@ fn the_helper_of_mount_8_is_silent_returns_when_the_mount_answers_and_applies_it
     let helper = rig.root.join("mount.fuse.twinfs");
     std::os::unix::fs::symlink(PROGRAM, &helper).unwrap();
     let call = |args: &[&str]| Command::new(&helper).args(args).current_dir(&rig.root).output().unwrap();
-    let done = call(&["image", "mnt", "-n", "-o", "ro,nosuid,noatime,_netdev,nofail,x-systemd.mount-timeout=9"]);
+    let done =
+        call(&["image", "mnt", "-n", "-o", "ro,nosuid,noatime,_netdev,nofail,x-systemd.mount-timeout=9"]);
     assert!(done.status.success() && done.stdout.is_empty() && done.stderr.is_empty(), "{done:?}");
     assert_eq!(fs::read(rig.at("f")).unwrap(), b"here");
     assert_eq!(errno(File::create(rig.at("g"))), nix::errno::Errno::EROFS as i32);

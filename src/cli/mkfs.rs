@@ -15,7 +15,7 @@ use super::{Exit, Failure, Output};
 use crate::base::{Generation, Members, NodeId, Record, VolumeId};
 use crate::format::{GenEntry, GenReason, ResyncMark, State, Time};
 use crate::fs::Store;
-use crate::image::{self, Disk, Image, LocalBlocks, OpenOptions, Probe};
+use crate::image::{self, Image, LocalBlocks, OpenOptions, Probe};
 use crate::sys::random;
 
 #[derive(clap::Args, Debug)]
@@ -103,18 +103,12 @@ fn check_target(args: &Args, size: Option<u64>) -> anyhow::Result<()> {
 
 fn make(taken: &Taken, args: &Args, uuid: u128) -> anyhow::Result<()> {
     let path = args.image.display().to_string();
-    let options =
-        image::FormatOptions { state: fresh_state(), uuid, label: args.label.clone(), al_slots: 0 };
+    let options = image::FormatOptions { state: fresh_state(), uuid, label: args.label.clone(), al_slots: 0 };
     image::format(&taken.disk, &options).context(path.clone())?;
     let image = Image::open(Arc::clone(&taken.disk), &OpenOptions::read_write()).context(path.clone())?;
     let image = Arc::new(image);
-    let options = crate::fs::FormatOptions {
-        log_id: random::id128(),
-        now: now(),
-        uid: 0,
-        gid: 0,
-        ring_blocks: None,
-    };
+    let options =
+        crate::fs::FormatOptions { log_id: random::id128(), now: now(), uid: 0, gid: 0, ring_blocks: None };
     let local = LocalBlocks::new(Arc::clone(&image)).context(path.clone())?;
     Store::format(Arc::new(local), &options).context(path.clone())?;
     image.close().context(path)

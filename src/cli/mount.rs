@@ -1,7 +1,8 @@
 //! `twinfs mount`, also `mount.twinfs` and `mount.fuse.twinfs`: serves an image without a peer.
 //!
 //! Decides the calling convention of mount(8)'s helpers and when the command returns: when the mount answers. Does not
-//! know FUSE. Invariants: nothing is printed on success; the daemon keeps no stream, folder or descriptor of its caller.
+//! know FUSE. Invariants: nothing is printed on success; the daemon keeps no stream, folder or descriptor of its
+//! caller.
 #![allow(clippy::disallowed_methods, reason = "a shell: paths, signals, processes")]
 
 use std::path::{Path, PathBuf};

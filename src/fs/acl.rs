@@ -36,8 +36,8 @@ pub struct Acl {
 }
 
 impl Acl {
-    /// Decodes and checks the attribute's value: each of the three base entries once, ordered tags, a mask when users or
-    /// groups are named. An empty list is `None`: it means "no list".
+    /// Decodes and checks the attribute's value: each of the three base entries once, ordered tags, a mask when users
+    /// or groups are named. An empty list is `None`: it means "no list".
     pub fn parse(value: &[u8]) -> Result<Option<Acl>, FsError> {
         let (head, body) = value.split_at_checked(HEADER).ok_or(FsError::Invalid)?;
         if u32_at(head, 0) != VERSION || body.len() % ENTRY != 0 {
@@ -145,7 +145,13 @@ mod tests {
     }
 
     fn with_user() -> Vec<u8> {
-        acl(&[(USER_OBJ, 7, NO_ID), (USER, 6, 1000), (GROUP_OBJ, 5, NO_ID), (MASK, 7, NO_ID), (OTHER, 5, NO_ID)])
+        acl(&[
+            (USER_OBJ, 7, NO_ID),
+            (USER, 6, 1000),
+            (GROUP_OBJ, 5, NO_ID),
+            (MASK, 7, NO_ID),
+            (OTHER, 5, NO_ID),
+        ])
     }
 
     #[test]
@@ -185,7 +191,10 @@ mod tests {
     fn chmod_moves_the_mask_of_a_list_with_names() {
         let mut list = Acl::parse(&with_user()).unwrap().unwrap();
         list.set_mode_bits(0o701);
-        assert_eq!((list.perm(USER_OBJ), list.perm(MASK), list.perm(GROUP_OBJ), list.perm(OTHER)), (7, 0, 5, 1));
+        assert_eq!(
+            (list.perm(USER_OBJ), list.perm(MASK), list.perm(GROUP_OBJ), list.perm(OTHER)),
+            (7, 0, 5, 1)
+        );
         assert_eq!(list.mode_bits(), 0o701);
     }
 }

@@ -6,13 +6,13 @@
 use crate::base::Ino;
 use crate::format::{FileKind, InodeRec, Time};
 use crate::fs::FsError;
+use crate::fs::Op;
 use crate::fs::acl::{self, Acl};
 use crate::fs::fs::{Atime, Ctx, Fs, Node, Result};
 use crate::fs::modes::{
     APPEND_ONLY, FLAGS_SETTABLE, IMMUTABLE, NO_ATIME, PERMISSIONS, is_append_only, is_dir, is_file, is_free,
     is_immutable, without_set_id,
 };
-use crate::fs::Op;
 
 /// Attribute of executables that grants capabilities; lost when somebody changes the file.
 const CAPABILITY: &[u8] = b"security.capability";

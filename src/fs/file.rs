@@ -4,11 +4,11 @@
 //! Invariant: a write is whole or an error, never short.
 
 use crate::base::Ino;
+use crate::fs::Fallocate;
 use crate::fs::FsError;
 use crate::fs::attr::{drop_rights, may_write};
 use crate::fs::fs::{Ctx, Fs, Result};
 use crate::fs::modes::{is_dir, is_file, without_set_id};
-use crate::fs::Fallocate;
 
 /// Most bytes of one copy_file_range: the caller asks again for the rest.
 const COPY_BYTES_MAX: u64 = 4 << 20;

@@ -1,8 +1,8 @@
 //! `Fs`: the operations of a file system over the `Store` engine, without kernel types.
 //!
 //! Decides when an operation may run at all (serving, read-only, shut down) and that changes happen one at a time.
-//! Does not know permissions (the kernel checks them) nor threads. Invariants: every change is one `Op` of the store and
-//! thus whole or absent after a crash; an inode with no name lives until nobody holds it.
+//! Does not know permissions (the kernel checks them) nor threads. Invariants: every change is one `Op` of the store
+//! and thus whole or absent after a crash; an inode with no name lives until nobody holds it.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -109,7 +109,8 @@ impl Fs {
         }
     }
 
-    /// One atomic change; the store admits one at a time. `body` may give up at any point; then nothing happened. It runs
+    /// One atomic change; the store admits one at a time. `body` may give up at any point; then nothing happened. It
+    /// runs
     /// a second time if the first found no room: space freed since the last checkpoint is usable only after the next.
     pub(super) fn change<T>(&self, body: impl Fn(&mut Op<'_>) -> Result<T>) -> Result<T> {
         match self.try_change(&body) {

@@ -8,10 +8,10 @@ use crate::base::Ino;
 use crate::base::limits::{LINKS_MAX, NAME_BYTES_MAX, SYMLINK_BYTES_MAX};
 use crate::format::{Dirent, FileKind, InodeRec};
 use crate::fs::FsError;
+use crate::fs::Op;
 use crate::fs::acl::{self, Acl};
 use crate::fs::fs::{Ctx, Fs, Node, Result};
 use crate::fs::modes::{PERMISSIONS, S_ISGID, is_dir, is_free, is_immutable};
-use crate::fs::Op;
 
 /// What to make.
 #[derive(Clone, Copy, Debug)]

@@ -130,7 +130,8 @@ impl Model {
 
     fn make(&mut self, fs: &Fs, ctx: &Ctx) {
         let (dir, name) = (self.dir(), self.name());
-        let kinds = [FileKind::File, FileKind::Dir, FileKind::File, FileKind::Dir, FileKind::Symlink, FileKind::Fifo];
+        let kinds =
+            [FileKind::File, FileKind::Dir, FileKind::File, FileKind::Dir, FileKind::Symlink, FileKind::Fifo];
         let kind = kinds[self.random(6) as usize];
         let target: &[u8] = if kind == FileKind::Symlink { b"some/where" } else { b"" };
         let mode = if kind == FileKind::Symlink { 0o777 } else { 0o666 };
@@ -442,7 +443,11 @@ impl Model {
                 assert_eq!(rec.size, node.data.len() as u64, "{}", context());
                 let real = fs.read(ino, 0, 200_000).unwrap();
                 let wrong = real.iter().zip(&node.data).position(|(a, b)| a != b);
-                assert!(real.len() == node.data.len() && wrong.is_none(), "differs at {wrong:?} {}", context());
+                assert!(
+                    real.len() == node.data.len() && wrong.is_none(),
+                    "differs at {wrong:?} {}",
+                    context()
+                );
             }
             _ => {}
         }
@@ -465,6 +470,7 @@ pub(super) fn list(fs: &Fs, dir: Ino) -> Vec<(Vec<u8>, Ino)> {
         let items = fs.readdir(dir, after, 3).unwrap();
         let Some(last) = items.last() else { return found };
         after = last.cookie;
-        found.extend(items.into_iter().filter(|i| i.name != b"." && i.name != b"..").map(|i| (i.name, i.ino)));
+        found
+            .extend(items.into_iter().filter(|i| i.name != b"." && i.name != b"..").map(|i| (i.name, i.ino)));
     }
 }

@@ -8,13 +8,13 @@ use crate::base::Ino;
 use crate::base::limits::LINKS_MAX;
 use crate::format::{Dirent, FileKind, InodeRec};
 use crate::fs::FsError;
+use crate::fs::Op;
 use crate::fs::fs::{Ctx, Fs, Result};
 use crate::fs::modes::{is_dir, is_free};
 use crate::fs::names::{
-    NewNode, check_name, check_new_name, dangling, drop_name, make_node, may_be_removed, may_lose_names, parent_of,
-    touch,
+    NewNode, check_name, check_new_name, dangling, drop_name, make_node, may_be_removed, may_lose_names,
+    parent_of, touch,
 };
-use crate::fs::Op;
 
 /// Flags of renameat2(2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

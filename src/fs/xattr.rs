@@ -7,10 +7,10 @@ use crate::base::Ino;
 use crate::base::limits::{NAME_BYTES_MAX, XATTR_BYTES_MAX};
 use crate::format::InodeRec;
 use crate::fs::FsError;
+use crate::fs::Op;
 use crate::fs::acl::{self, Acl};
 use crate::fs::fs::{Ctx, Fs, Result};
 use crate::fs::modes::{S_ISGID, is_dir, is_free};
-use crate::fs::Op;
 
 /// When setxattr refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

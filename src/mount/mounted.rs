@@ -63,7 +63,11 @@ impl Ended {
         match patience {
             None => *self.changed.wait_while(done, |d| !*d).unwrap_or_else(PoisonError::into_inner),
             Some(time) => {
-                *self.changed.wait_timeout_while(done, time, |d| !*d).unwrap_or_else(PoisonError::into_inner).0
+                *self
+                    .changed
+                    .wait_timeout_while(done, time, |d| !*d)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
             }
         }
     }
@@ -104,7 +108,8 @@ impl Mounted {
         };
         let device = sys::fuse_mount(&options.source, &dir, options.flags).map_err(MountError::Kernel)?;
         let started = start_session(served, device, options.workers).and_then(|started| {
-            let line = sys::mounted_at(&dir)?.ok_or_else(|| io::Error::other("the mount went away at once"))?;
+            let line =
+                sys::mounted_at(&dir)?.ok_or_else(|| io::Error::other("the mount went away at once"))?;
             Ok((started, line.minor))
         });
         match started {
@@ -147,8 +152,8 @@ impl Mounted {
         }
     }
 
-    /// Unmounts, waiting at most `timeout` for users to go; then detaches and stops serving those who stayed. Everything
-    /// written before is committed.
+    /// Unmounts, waiting at most `timeout` for users to go; then detaches and stops serving those who stayed.
+    /// Everything written before is committed.
     pub fn unmount(mut self, timeout: Duration) -> Result<Unmounted, crate::fs::FsError> {
         let how = self.leave(timeout);
         self.threads.stop();

@@ -1,7 +1,7 @@
 //! What the requests share: who asks and when, answers that wait for a commit, writes that wait for room.
 //!
-//! Decides which answers wait. Does not know the layout of requests. Invariant: a write at the dirty limit is kept whole
-//! with its reply until there is room; it is never answered short.
+//! Decides which answers wait. Does not know the layout of requests. Invariant: a write at the dirty limit is kept
+//! whole with its reply until there is room; it is never answered short.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -231,8 +231,9 @@ fn answer_write(
 ) {
     match written {
         Ok(bytes) if stable => match fs.fsync(ino, true) {
-            Ok(ticket) => threads
-                .when_stable(ticket, Box::new(move |done| reply_written(done.map(|()| bytes), reply))),
+            Ok(ticket) => {
+                threads.when_stable(ticket, Box::new(move |done| reply_written(done.map(|()| bytes), reply)))
+            }
             Err(error) => reply.error(errno(&error)),
         },
         other => reply_written(other, reply),

@@ -1,8 +1,8 @@
 //! The threads behind a served file system: committer, readers, slow writers, writeback and housekeeping.
 //!
 //! Decides who may wait for a disk or a peer, and that everybody who asked for stability before a commit is answered by
-//! that one commit. Does not know FUSE: answers are closures. Invariants: a waiter is told success only after its ticket
-//! is stable; a panic anywhere here makes the file system read-only.
+//! that one commit. Does not know FUSE: answers are closures. Invariants: a waiter is told success only after its
+//! ticket is stable; a panic anywhere here makes the file system read-only.
 #![allow(clippy::disallowed_methods, reason = "a shell: threads and time")]
 
 use std::collections::VecDeque;
@@ -66,8 +66,7 @@ impl<T> Queue<T> {
     /// The next item; `None` once closed and empty.
     fn take_one(&self, closed: &AtomicBool) -> Option<T> {
         let idle = |items: &mut VecDeque<T>| items.is_empty() && !closed.load(Ordering::SeqCst);
-        let mut items =
-            self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let mut items = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         items.pop_front()
     }
 
