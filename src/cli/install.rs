@@ -2,11 +2,11 @@
 //!
 //! Decides what lies where on a machine. Everything but the two programs is inside this binary, so that an upgrade
 //! never mixes two versions. Invariants: a running program is never overwritten in place (written beside, renamed);
-//! nothing is started, stopped or enabled; no file of the administrator (`/etc/twinfs`) is touched.
+//! nothing is started, stopped or enabled; no file of the administrator (in `/etc/twinfs`) is touched.
 #![allow(clippy::disallowed_methods, reason = "a shell: copies files")]
 
 use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -84,6 +84,13 @@ pub fn install(root: &Path, own: &Path) -> anyhow::Result<Vec<PathBuf>> {
         put(&path, text.as_bytes(), 0o644)?;
         done.push(path);
     }
+    let secrets = root.join("etc/twinfs");
+    if !secrets.exists() {
+        // The key will lie there: nobody else may look in, from the start.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&secrets);
+        made.map_err(|error| cannot(&secrets, &error))?;
+        done.push(secrets);
+    }
     for (target, shell) in COMPLETIONS {
         let path = root.join(target);
         put(&path, completions::script(*shell)?.as_bytes(), 0o644)?;
@@ -149,7 +156,11 @@ mod tests {
         let root = dir.join("root");
         let first = install(&root, &own).unwrap();
         std::fs::write(&own, "newer").unwrap();
-        assert_eq!(first, install(&root, &own).unwrap());
+        let mode = std::fs::metadata(root.join("etc/twinfs")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        std::fs::write(root.join("etc/twinfs/key"), "secret").unwrap();
+        assert_eq!(install(&root, &own).unwrap().len(), first.len() - 1, "the folder is made once");
+        assert_eq!(std::fs::read(root.join("etc/twinfs/key")).unwrap(), b"secret");
         assert_eq!(std::fs::read(root.join("usr/sbin/mkfs.twinfs")).unwrap(), b"newer");
         assert_eq!(std::fs::read_link(root.join("usr/sbin/mount.fuse.twinfs")).unwrap(), Path::new("twinfs"));
         assert_eq!(std::fs::read(root.join("usr/sbin/fsck.twinfs")).unwrap(), b"checker");
@@ -163,7 +174,6 @@ mod tests {
                 assert!(!name.to_string_lossy().ends_with(".new"), "left behind: {name:?}");
             }
         }
-        assert!(!root.join("etc/twinfs").exists());
         // Installed programs can install themselves again, for instance into a package.
         let again = install(&dir.join("second"), &root.join("usr/sbin/twinfs")).unwrap();
         assert_eq!(again.len(), first.len());
