@@ -3,17 +3,26 @@
 //! Decides which verb runs and turns its result into an exit code. Does not know how a daemon works: verbs that need
 //! one talk to its control socket. Invariant: an error is one line on standard error; no verb prompts.
 
+pub mod adopt;
 pub mod completions;
+pub mod config;
+pub mod daemon;
 pub mod dump;
+pub mod events;
+pub mod init;
 pub mod install;
 pub mod key;
 pub mod mkfs;
 pub mod mount;
 pub mod output;
+pub mod place;
 pub mod progress;
+pub mod roles;
 pub mod sim;
 mod standalone;
+pub mod status;
 pub mod umount;
+pub mod updown;
 pub mod witness;
 
 use std::ffi::OsString;
@@ -47,14 +56,38 @@ pub struct Global {
 /// The verbs. `Verb::run` is the only place that names them again.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
+    /// Move directories onto a volume and leave symlinks, on both nodes
+    Adopt(adopt::Args),
     /// Print a completion script
     Completions(completions::Args),
+    /// Look at the configuration
+    Config(config::Args),
+    /// Use the link to the peer again
+    Connect(roles::ConnectArgs),
+    /// Keep this node's volumes until told to stop
+    Daemon(daemon::Args),
+    /// Stop serving here, and stay stopped until told otherwise
+    Demote(roles::Args),
+    /// Leave the peer alone
+    Disconnect(roles::Args),
+    /// Stop the daemon; the peer takes over where it can
+    Down(updown::DownArgs),
     /// Show the structures of an image that is not in use
     Dump(dump::Args),
+    /// Show what happened
+    Events(events::Args),
+    /// Make configuration, key and image on the first node
+    Init(init::InitArgs),
     /// Put the program, its helper names, manual pages and units in place
     Install(install::Args),
+    /// Make the image on the second node
+    Join(init::JoinArgs),
     /// Make the shared key of a pair
     Key(key::Args),
+    /// Become primary here
+    Promote(roles::PromoteArgs),
+    /// Move adopted directories back to this node
+    Release(adopt::Args),
     /// Run two simulated nodes and a witness under faults
     #[command(hide = true)]
     Sim(sim::Args),
@@ -64,6 +97,14 @@ pub enum Verb {
     Mount(mount::Args),
     /// End a mount
     Umount(umount::Args),
+    /// Show how this node and its volumes are
+    Status(status::Args),
+    /// The primary hands over to the other node
+    Switchover(roles::Args),
+    /// Make everything written so far stable on both nodes
+    Sync(roles::Args),
+    /// Start the daemon in the background
+    Up(updown::UpArgs),
     /// Keep one record per volume for two nodes elsewhere; needs no root and no data
     Witness(witness::Args),
 }
@@ -71,14 +112,30 @@ pub enum Verb {
 impl Verb {
     fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
+            Verb::Adopt(args) => adopt::adopt(args, output),
             Verb::Completions(args) => completions::run(args, output),
+            Verb::Config(args) => config::run(args, output),
+            Verb::Connect(args) => roles::connect(args, output),
+            Verb::Daemon(args) => daemon::run(args, output),
+            Verb::Demote(args) => roles::demote(args, output),
+            Verb::Disconnect(args) => roles::disconnect(args, output),
+            Verb::Down(args) => updown::down(args, output),
             Verb::Dump(args) => dump::run(args, output),
+            Verb::Events(args) => events::run(args, output),
+            Verb::Init(args) => init::init(args, output),
             Verb::Install(args) => install::run(args, output),
+            Verb::Join(args) => init::join(args, output),
             Verb::Key(args) => key::run(args, output),
+            Verb::Promote(args) => roles::promote(args, output),
+            Verb::Release(args) => adopt::release(args, output),
             Verb::Sim(args) => sim::run(args, output),
             Verb::Mkfs(args) => mkfs::run(args, output),
             Verb::Mount(args) => mount::run(args, output),
             Verb::Umount(args) => umount::run(args, output),
+            Verb::Status(args) => status::run(args, output),
+            Verb::Switchover(args) => roles::switchover(args, output),
+            Verb::Sync(args) => roles::sync(args, output),
+            Verb::Up(args) => updown::up(args, output),
             Verb::Witness(args) => witness::run(args, output),
         }
     }

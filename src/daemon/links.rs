@@ -89,6 +89,14 @@ impl Links {
         !self.closing.load(Ordering::SeqCst)
     }
 
+    /// Waits, at most so long, until a stream stands.
+    pub fn wait_until_up(&self, patience: Duration) {
+        let current = self.current();
+        let waiting =
+            |current: &mut Option<Arc<Link>>| current.is_none() && !self.closing.load(Ordering::SeqCst);
+        drop(self.changed.wait_timeout_while(current, patience, waiting));
+    }
+
     /// Takes a fresh stream into service; an older one ends.
     pub fn attach(self: &Arc<Links>, connection: Connection) {
         let id = LinkId(self.next.fetch_add(1, Ordering::SeqCst));
@@ -150,6 +158,7 @@ impl Links {
             return;
         }
         *current = Some(Arc::clone(link));
+        self.changed.notify_all();
         drop(current);
         (self.on_change)(Ok(link.connection.peer_addr().to_string()));
         let why = match self.mirror() {

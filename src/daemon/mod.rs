@@ -5,11 +5,47 @@
 //! node that may not serve answers nothing, whatever is still mounted; whatever a dead predecessor left is removed
 //! before anything new begins.
 
+mod control;
+mod files;
+mod journal;
+mod leftovers;
 mod links;
+pub mod make;
 mod node_file;
+mod peer;
 pub mod protocol;
+mod pulse;
 mod reflexes;
+mod runtime;
 mod serving;
 mod shell;
 pub mod status;
+mod volume;
 pub mod witness;
+
+use std::path::PathBuf;
+
+pub use node_file::NodeFile;
+pub use runtime::{node_of, read_config, run};
+pub use volume::{Dirs, volume_id};
+
+/// What a daemon is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub dirs: Dirs,
+    /// `None`: found out by host name or address.
+    pub node: Option<String>,
+}
+
+/// Why a daemon does not run. The text is one line and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("{0}")]
+    Config(String),
+    #[error("{}: {text}", .path.display())]
+    Image { path: PathBuf, text: String },
+    #[error("a daemon is running already with the run directory {}", .0.display())]
+    Running(PathBuf),
+    #[error("{0}")]
+    State(String),
+}

@@ -6,12 +6,26 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::services::address::Addresses;
+
 /// Where the address goes.
 pub trait AddressWish: Send + Sync {
     /// Raise, or give a new lifetime.
     fn raise(&self, seconds: u64);
     fn renew(&self, seconds: u64);
     fn drop_now(&self);
+}
+
+impl AddressWish for Addresses {
+    fn raise(&self, seconds: u64) {
+        Addresses::raise(self, seconds);
+    }
+    fn renew(&self, seconds: u64) {
+        Addresses::renew(self, seconds);
+    }
+    fn drop_now(&self) {
+        Addresses::drop_now(self);
+    }
 }
 
 /// Where requests wait.

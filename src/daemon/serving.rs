@@ -33,12 +33,12 @@ pub trait Served: Send + Sync {
     fn abort(&self);
     /// Unmounts, waiting for users at most so long, and makes everything stable unless aborted. `false`: somebody still
     /// held it, and gets errors now.
-    fn unmount(self: Box<Self>, limit: Duration) -> Result<bool, String>;
+    fn unmount(&self, limit: Duration) -> Result<bool, String>;
 }
 
 /// Opens the filesystem and mounts it.
 pub trait Mounter: Send {
-    fn mount(&self) -> Result<Box<dyn Served>, String>;
+    fn mount(&self) -> Result<Arc<dyn Served>, String>;
     /// Where.
     fn place(&self) -> PathBuf;
 }
@@ -52,7 +52,7 @@ pub enum Task {
 }
 
 /// The mount, as the rest of the daemon may see it.
-pub type Slot = Arc<Mutex<Option<Box<dyn Served>>>>;
+pub type Slot = Arc<Mutex<Option<Arc<dyn Served>>>>;
 
 /// Everything a volume's serving thread works with.
 pub struct Serving {
@@ -119,7 +119,8 @@ impl Serving {
         } else {
             self.reflexes.stop();
             self.addresses.drop_and_wait(ADDRESS_LIMIT);
-            if let Some(mounted) = &*self.lock() {
+            let mounted = self.lock().clone();
+            if let Some(mounted) = mounted {
                 mounted.abort();
             }
             self.services.down(self.release_time);
@@ -141,7 +142,7 @@ impl Serving {
         self.reflexes.stop();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Box<dyn Served>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<dyn Served>>> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -122,6 +122,8 @@ events! {
         "{} speaks protocol {theirs}, this node {ours}: upgrade the older one", n.of(*peer));
 
     // The copies.
+    /// Both nodes looked at both copies and agreed on what to do.
+    Compared { text: String } Info plain |_n| format!("the copies were compared: {text}");
     InSync { peer: NodeId } Notice plain |n| format!("in sync with {}: every write is on both nodes", n.of(*peer));
     SlowPeer { peer: NodeId, waited_ms: u64 } Warning plain |n|
         format!("{} acknowledged nothing for {} (slow_peer)", n.of(*peer), ms(*waited_ms));

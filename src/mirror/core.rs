@@ -38,6 +38,10 @@ impl Machine for Node {
     fn may_answer(&self, now: Moment) -> bool {
         Node::may_answer(self, now)
     }
+
+    fn view(&self, _: Moment) -> Option<View> {
+        Some(Node::view(self))
+    }
 }
 
 /// How far an operation of a caller is.

@@ -26,7 +26,7 @@ use crate::fs::{Fallocate, FilePart, FsError, NewNode, Place, RenameHow, SetAttr
 use super::attr::{attr, file_type, from_request, nothing};
 use super::errno::errno;
 use super::ioctl;
-use super::served::{Served, TTL, ino, reply_entry};
+use super::served::{Served, TTL, ino, reply_entry, vouch};
 
 /// What fuser calls: a thin layer over `Served`.
 pub(super) struct Adapter(pub(super) Arc<Served>);
@@ -95,7 +95,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.0.guarded(|s| match s.fs.lookup(ino(parent), name.as_bytes()) {
+        self.0.guarded(|s| match s.vouch(s.fs.lookup(ino(parent), name.as_bytes())) {
             Err(FsError::NotFound) => reply.entry(&TTL, &nothing(), Generation(0)),
             other => reply_entry(other, reply),
         });
@@ -110,7 +110,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.0.guarded(|s| match s.fs.getattr(ino(number)) {
+        self.0.guarded(|s| match s.vouch(s.fs.getattr(ino(number))) {
             Ok(node) => reply.attr(&TTL, &attr(&node)),
             Err(error) => reply.error(errno(&error)),
         });
@@ -149,7 +149,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, number: INodeNo, reply: ReplyData) {
-        self.0.guarded(|s| match s.fs.readlink(ino(number)) {
+        self.0.guarded(|s| match s.vouch(s.fs.readlink(ino(number))) {
             Ok(target) => {
                 s.fs.accessed(&s.ctx(req, 0), ino(number));
                 reply.data(&target);
@@ -269,13 +269,15 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.0.guarded(|s| {
-            let (fs, ctx) = (Arc::clone(&s.fs), s.ctx(req, 0));
-            s.threads.read(Box::new(move || match fs.read(ino(number), offset, size as usize) {
-                Ok(data) => {
-                    fs.accessed(&ctx, ino(number));
-                    reply.data(&data);
+            let (fs, ctx, gate) = (Arc::clone(&s.fs), s.ctx(req, 0), s.gate.clone());
+            s.threads.read(Box::new(move || {
+                match vouch(gate.as_ref(), fs.read(ino(number), offset, size as usize)) {
+                    Ok(data) => {
+                        fs.accessed(&ctx, ino(number));
+                        reply.data(&data);
+                    }
+                    Err(error) => reply.error(errno(&error)),
                 }
-                Err(error) => reply.error(errno(&error)),
             }));
         });
     }
@@ -312,7 +314,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.0.guarded(|s| match s.fs.readdir(ino(number), offset, LISTING) {
+        self.0.guarded(|s| match s.vouch(s.fs.readdir(ino(number), offset, LISTING)) {
             Ok(items) => {
                 for item in items {
                     let name = OsStr::from_bytes(&item.name);
@@ -378,11 +380,11 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.0.guarded(|s| reply_xattr(s.fs.getxattr(ino(number), name.as_bytes()), size, reply));
+        self.0.guarded(|s| reply_xattr(s.vouch(s.fs.getxattr(ino(number), name.as_bytes())), size, reply));
     }
 
     fn listxattr(&self, _req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        self.0.guarded(|s| reply_xattr(s.fs.listxattr(ino(number)), size, reply));
+        self.0.guarded(|s| reply_xattr(s.vouch(s.fs.listxattr(ino(number))), size, reply));
     }
 
     fn removexattr(&self, req: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -433,7 +435,7 @@ impl Filesystem for Adapter {
                 SEEK_HOLE => s.fs.seek_hole(ino(number), start),
                 _ => Err(FsError::Invalid),
             };
-            match found {
+            match s.vouch(found) {
                 Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
                 Err(error) => reply.error(errno(&error)),
             }

@@ -14,4 +14,5 @@ mod threads;
 
 pub use mounted::{MountError, Mounted, Unmounted, unmount_path};
 pub use options::{MountOptions, UnknownOption};
+pub use served::Gate;
 pub use threads::{Answer, FsThreads, Job};

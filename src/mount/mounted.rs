@@ -19,7 +19,7 @@ use crate::sys::mount as sys;
 
 use super::adapter::Adapter;
 use super::options::MountOptions;
-use super::served::Served;
+use super::served::{Gate, Served};
 use super::threads::FsThreads;
 
 /// Between two tries to unmount.
@@ -96,6 +96,16 @@ pub enum Unmounted {
 impl Mounted {
     /// Mounts `fs` at `dir` and serves it. Returns when the kernel has accepted the session.
     pub fn mount(fs: Arc<Fs>, dir: &Path, options: &MountOptions) -> Result<Mounted, MountError> {
+        Mounted::mount_gated(fs, dir, options, None)
+    }
+
+    /// `mount`, with every answer subject to `gate`.
+    pub fn mount_gated(
+        fs: Arc<Fs>,
+        dir: &Path,
+        options: &MountOptions,
+        gate: Option<Arc<dyn Gate>>,
+    ) -> Result<Mounted, MountError> {
         let dir = sys::absolute(dir).map_err(|error| MountError::Dir { dir: dir.to_path_buf(), error })?;
         clear_dead(&dir)?;
         check_mount_point(&dir)?;
@@ -105,6 +115,7 @@ impl Mounted {
             threads: Arc::clone(&threads),
             strict_writes: options.strict_writes,
             dir_sync: options.flags.dir_sync,
+            gate,
         };
         let device = sys::fuse_mount(&options.source, &dir, options.flags).map_err(MountError::Kernel)?;
         let started = start_session(served, device, options.workers).and_then(|started| {

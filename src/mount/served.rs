@@ -34,6 +34,23 @@ pub(super) struct Served {
     pub(super) strict_writes: bool,
     /// Every change of a name is answered only when it is stable.
     pub(super) dir_sync: bool,
+    /// Asked before every answer; `None`: nobody can take the right to serve away.
+    pub(super) gate: Option<Arc<dyn Gate>>,
+}
+
+/// Whether an answer may be given at this moment.
+pub trait Gate: Send + Sync {
+    /// Waits while that is open; `false`: never again, answer with an error.
+    fn pass(&self) -> bool;
+}
+
+/// What was found or done, if the gate still lets it out. Asked after the data was taken: an answer is never older than
+/// the right to give it.
+pub(super) fn vouch<T>(gate: Option<&Arc<dyn Gate>>, outcome: Result<T, FsError>) -> Result<T, FsError> {
+    match gate {
+        Some(gate) if !gate.pass() => Err(FsError::Io("this node may not serve any more".to_string())),
+        _ => outcome,
+    }
 }
 
 pub(super) fn ino(number: INodeNo) -> Ino {
@@ -62,6 +79,10 @@ fn reply_written(outcome: Result<usize, FsError>, reply: ReplyWrite) {
 }
 
 impl Served {
+    pub(super) fn vouch<T>(&self, outcome: Result<T, FsError>) -> Result<T, FsError> {
+        vouch(self.gate.as_ref(), outcome)
+    }
+
     /// Runs one request. After a panic memory is not trusted: no more changes.
     pub(super) fn guarded(&self, body: impl FnOnce(&Served)) {
         if catch_unwind(AssertUnwindSafe(|| body(self))).is_err() {
@@ -77,6 +98,9 @@ impl Served {
 
     /// Answers a change of names: at once, or with `dirsync` when it is stable.
     pub(super) fn after_change(&self, answer: impl FnOnce(Result<(), FsError>) + Send + 'static) {
+        if let Err(error) = self.vouch(Ok(())) {
+            return answer(Err(error));
+        }
         if !self.dir_sync {
             return answer(Ok(()));
         }
@@ -131,7 +155,10 @@ impl Served {
                     move |fs, threads, written| answer_write(fs, threads, ino, written, stable, reply),
                 );
             }
-            other => answer_write(&self.fs, &self.threads, ino, other.map(|()| len), stable, reply),
+            other => {
+                let written = self.vouch(other.map(|()| len));
+                answer_write(&self.fs, &self.threads, ino, written, stable, reply);
+            }
         }
     }
 
@@ -149,7 +176,7 @@ impl Served {
                 move |fs| fs.fallocate(&ctx, ino, offset, len, how).map(|()| 0),
                 move |_, _, done| reply_empty(done.map(|_| ()), reply),
             ),
-            other => reply_empty(other, reply),
+            other => reply_empty(self.vouch(other), reply),
         }
     }
 
@@ -170,6 +197,7 @@ impl Served {
     ) {
         let fs = Arc::clone(&self.fs);
         let threads = Arc::clone(&self.threads);
+        let gate = self.gate.clone();
         self.threads.slowly(Box::new(move || {
             let mut cleaned = false;
             let outcome = loop {
@@ -190,7 +218,7 @@ impl Served {
                     other => break other,
                 }
             };
-            answer(&fs, &threads, outcome);
+            answer(&fs, &threads, vouch(gate.as_ref(), outcome));
         }));
     }
 
@@ -202,7 +230,7 @@ impl Served {
         max: usize,
         reply: &mut ReplyDirectoryPlus,
     ) -> Result<(), FsError> {
-        for item in self.fs.readdir(dir, after, max)? {
+        for item in self.vouch(self.fs.readdir(dir, after, max))? {
             let node = match self.fs.getattr(item.ino) {
                 // The name went away since it was listed.
                 Err(FsError::Stale) => continue,

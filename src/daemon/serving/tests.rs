@@ -57,7 +57,7 @@ impl Served for Log {
     fn abort(&self) {
         self.add("abort");
     }
-    fn unmount(self: Box<Self>, limit: Duration) -> Result<bool, String> {
+    fn unmount(&self, limit: Duration) -> Result<bool, String> {
         self.add(if limit.is_zero() { "detach" } else { "unmount" });
         Ok(true)
     }
@@ -66,12 +66,12 @@ impl Served for Log {
 struct FakeMounter(Log, bool);
 
 impl Mounter for FakeMounter {
-    fn mount(&self) -> Result<Box<dyn Served>, String> {
+    fn mount(&self) -> Result<Arc<dyn Served>, String> {
         if self.1 {
             return Err("no space".into());
         }
         self.0.add("mount");
-        Ok(Box::new(self.0.clone()))
+        Ok(Arc::new(self.0.clone()))
     }
     fn place(&self) -> PathBuf {
         "/nowhere".into()

@@ -19,7 +19,8 @@ use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::tree::{self, Tally, TreeError};
+pub use super::tree::Tally;
+use super::tree::{self, TreeError};
 
 pub use check::users_of;
 use links::{Found, beside, found, put_link, rename, sync_parent, take_link};

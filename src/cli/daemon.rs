@@ -1,0 +1,39 @@
+//! `twinfs daemon`: keeps this node's volumes until it is told to stop.
+//!
+//! Decides where the log goes. Does not know what a daemon does.
+#![allow(clippy::disallowed_methods, reason = "a shell: reads the environment")]
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::place::{Place, failure, need_root_and_fuse};
+use super::{Exit, Output};
+use crate::daemon::{self, Options};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    place: Place,
+}
+
+pub fn run(args: &Args, _: &Output) -> anyhow::Result<Exit> {
+    need_root_and_fuse()?;
+    log();
+    let options = Options { dirs: args.place.dirs(), node: args.place.node.clone() };
+    daemon::run(&options).map_err(failure)?;
+    Ok(Exit::DONE)
+}
+
+/// To the journal where systemd gave us one, else to standard error.
+fn log() {
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let failed = match journal {
+        Some(layer) => tracing_subscriber::registry().with(layer).try_init().is_err(),
+        None => {
+            let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false);
+            tracing_subscriber::registry().with(layer.with_writer(std::io::stderr)).try_init().is_err()
+        }
+    };
+    // Only a second subscriber in one process can fail: a test.
+    let _ = failed;
+}

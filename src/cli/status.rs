@@ -1,0 +1,144 @@
+//! `twinfs status`: how this node and its volumes are, in words.
+//!
+//! Decides the layout and the exit code (0 healthy, 3 not running, 4 degraded, 5 broken). Does not know how a state
+//! came about.
+#![allow(clippy::disallowed_methods, reason = "a shell: waits between two looks")]
+
+use std::time::Duration;
+
+use super::place::RunDir;
+use super::{Exit, Failure, Output};
+use crate::daemon::protocol::Request;
+use crate::daemon::status::{Health, NodeStatus, VolumeStatus, age, bytes};
+
+/// Between two looks of `--watch`.
+const EVERY: Duration = Duration::from_secs(1);
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Only this volume
+    volume: Option<String>,
+    /// Look again every second until interrupted
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    run: RunDir,
+}
+
+pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
+    loop {
+        let status = ask(args)?;
+        if args.watch && !output.is_json() {
+            // Home and clear: the screen shows one state.
+            output.raw("\x1b[H\x1b[2J");
+        }
+        print(&status, output);
+        if !args.watch {
+            return Ok(match status.health {
+                Health::Ok => Exit::DONE,
+                Health::Degraded => Exit::DEGRADED,
+                Health::Broken => Exit::BROKEN,
+            });
+        }
+        std::thread::sleep(EVERY);
+    }
+}
+
+fn ask(args: &Args) -> anyhow::Result<NodeStatus> {
+    let reply = args.run.ask(&Request::Status)?;
+    let mut status = reply.status.ok_or_else(|| Failure::new(Exit::FAILED, reply.text))?;
+    if let Some(name) = &args.volume {
+        status.volumes.retain(|volume| volume.name == *name);
+        if status.volumes.is_empty() {
+            return Err(Failure::new(Exit::USAGE, format!("this node has no volume {name}")).into());
+        }
+        status.judge();
+    }
+    Ok(status)
+}
+
+fn print(status: &NodeStatus, output: &Output) {
+    output.object(serde_json::to_value(status).unwrap_or_default());
+    let word = match status.health {
+        Health::Ok => "healthy",
+        Health::Degraded => "degraded",
+        Health::Broken => "broken",
+    };
+    let config =
+        if status.config_equal == Some(false) { "; twinfs.toml differs from the peer's" } else { "" };
+    output.line(format_args!(
+        "node {}  {}  ({} with {}){config}",
+        output.bold(&status.node),
+        output.health(status.health as u8, word),
+        status.arbitration,
+        status.peer
+    ));
+    for volume in &status.volumes {
+        output.line("");
+        for line in lines(volume, &status.peer, output) {
+            output.line(line);
+        }
+    }
+}
+
+fn lines(volume: &VolumeStatus, peer: &str, output: &Output) -> Vec<String> {
+    let name = output.bold(&volume.name);
+    let mut lines = vec![
+        format!("{name}: {}", output.health(volume.health as u8, &volume.role)),
+        format!("  state     {}", volume.state_line(peer)),
+    ];
+    let heard = volume.peer_heard_ms.map_or("never heard".to_string(), |ms| format!("heard {} ago", age(ms)));
+    let link = if volume.connected { "connected" } else { "not connected" };
+    let serving = if volume.peer_serving { ", primary" } else { "" };
+    lines.push(format!("  {peer:<9} {link}, {heard}{serving}"));
+    if let (Some(v), Some(primary)) = (volume.record_v, &volume.primary) {
+        let members = volume.members.join(", ");
+        lines.push(format!("  record    {v}: in sync {members}; primary {primary}"));
+    }
+    if let Some(left) = volume.lease_left_ms {
+        lines.push(format!("  lease     {} left", age(left)));
+    }
+    if volume.dirty_blocks > 0 {
+        lines.push(format!("  to copy   {} that {peer} may lack", bytes(volume.dirty_blocks * 4096)));
+    }
+    let mounted = if volume.mounted { "mounted" } else { "not mounted here" };
+    lines.push(format!("  mount     {} ({mounted})", volume.mount));
+    lines.push(format!("  image     {} ({})", volume.image, bytes(volume.size_bytes)));
+    if !volume.addresses.is_empty() {
+        lines.push(format!("  address   {}", volume.addresses.join(", ")));
+    }
+    for service in &volume.services {
+        let remark = if service.remark.is_empty() { String::new() } else { format!(": {}", service.remark) };
+        lines.push(format!("  service   {} {}{remark}", service.name, service.state));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_primary_says_so_in_at_most_eighty_columns() {
+        let volume = VolumeStatus {
+            name: "mail".into(),
+            role: "primary".into(),
+            state: "alone".into(),
+            reason: "beta does not answer on any path".into(),
+            serving: true,
+            peer_heard_ms: Some(184_000),
+            record_v: Some(4),
+            members: vec!["alpha".into()],
+            primary: Some("alpha".into()),
+            dirty_blocks: 256,
+            mount: "/replicated".into(),
+            image: "/var/lib/twinfs/mail.img".into(),
+            size_bytes: 1 << 30,
+            ..VolumeStatus::default()
+        };
+        let text = lines(&volume, "beta", &Output::new(false, false));
+        assert!(text.iter().all(|line| line.len() <= 80), "{text:#?}");
+        assert!(text.iter().any(|line| line.contains("not connected, heard 3 min 4 s ago")), "{text:#?}");
+        assert!(text.iter().any(|line| line.contains("1.0 MiB that beta may lack")), "{text:#?}");
+    }
+}

@@ -1,0 +1,142 @@
+//! The filesystem of a promoted volume: opened over the mirror, mounted, gated by the lease.
+//!
+//! Decides whether a request is answered now, waits, or gets an error. Does not know what a request asks. Invariant:
+//! the gate is asked after the data of an answer was taken, so an answer is never older than the right to give it.
+#![allow(clippy::disallowed_methods, reason = "a shell: mounts")]
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use crate::config;
+use crate::fs::{Fs, Store, StoreOptions};
+use crate::image::Blocks;
+use crate::mirror::Mirror;
+use crate::mount::{Gate, MountOptions, Mounted, Unmounted};
+
+use super::reflexes::RequestGate;
+use super::serving::{Mounter, Served};
+
+/// How often a waiting request looks again at the lease by itself.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Held,
+    #[default]
+    Stopped,
+}
+
+/// The gate of one volume's requests.
+#[derive(Default)]
+pub struct MountGate {
+    mode: Mutex<Mode>,
+    changed: Condvar,
+    mirror: Mutex<Weak<Mirror>>,
+}
+
+impl MountGate {
+    /// From now on the lease is this mirror's.
+    pub fn ask(&self, mirror: &Arc<Mirror>) {
+        *self.mirror.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(mirror);
+    }
+
+    fn set(&self, mode: Mode) {
+        *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+        self.changed.notify_all();
+    }
+
+    fn lease_holds(&self) -> bool {
+        let mirror = self.mirror.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        mirror.is_some_and(|mirror| mirror.may_answer())
+    }
+}
+
+impl RequestGate for MountGate {
+    fn open(&self) {
+        self.set(Mode::Open);
+    }
+    fn hold(&self) {
+        self.set(Mode::Held);
+    }
+    fn stop(&self) {
+        self.set(Mode::Stopped);
+    }
+}
+
+impl Gate for MountGate {
+    fn pass(&self) -> bool {
+        let mut mode = *self.mode.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match mode {
+                Mode::Stopped => return false,
+                // The clock may have run past the lease before any timer noticed: a stopped process that goes on.
+                Mode::Open if self.lease_holds() => return true,
+                Mode::Open | Mode::Held => {}
+            }
+            let held = self.mode.lock().unwrap_or_else(PoisonError::into_inner);
+            mode = *self.changed.wait_timeout(held, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Opens and mounts one volume.
+pub struct Files {
+    mirror: Arc<Mirror>,
+    place: PathBuf,
+    options: MountOptions,
+    gate: Arc<MountGate>,
+}
+
+impl Files {
+    pub fn new(mirror: Arc<Mirror>, settings: &config::Volume, gate: Arc<MountGate>) -> Files {
+        let options = MountOptions {
+            source: settings.name.clone(),
+            strict_writes: settings.write_ack == config::WriteAck::Strict,
+            ..MountOptions::default()
+        };
+        Files { mirror, place: settings.mount.clone(), options, gate }
+    }
+}
+
+impl Mounter for Files {
+    fn mount(&self) -> Result<Arc<dyn Served>, String> {
+        std::fs::create_dir_all(&self.place).map_err(|e| format!("{}: {e}", self.place.display()))?;
+        let blocks = Arc::clone(&self.mirror) as Arc<dyn Blocks>;
+        let store = Store::open(blocks, &StoreOptions::default()).map_err(|e| e.to_string())?;
+        let fs = Arc::new(Fs::new(store, self.options.atime));
+        let gate = Arc::clone(&self.gate) as Arc<dyn Gate>;
+        let mounted = Mounted::mount_gated(Arc::clone(&fs), &self.place, &self.options, Some(gate))
+            .map_err(|e| e.to_string())?;
+        Ok(Arc::new(Open { fs, mounted: Mutex::new(Some(mounted)) }))
+    }
+
+    fn place(&self) -> PathBuf {
+        self.place.clone()
+    }
+}
+
+struct Open {
+    fs: Arc<Fs>,
+    /// Taken by `unmount`.
+    mounted: Mutex<Option<Mounted>>,
+}
+
+impl Served for Open {
+    fn sync(&self) -> Result<(), String> {
+        self.fs.store().sync().map_err(|e| e.to_string())
+    }
+
+    fn abort(&self) {
+        if let Some(mounted) = &*self.mounted.lock().unwrap_or_else(PoisonError::into_inner) {
+            mounted.abort();
+        }
+    }
+
+    fn unmount(&self, limit: Duration) -> Result<bool, String> {
+        let mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mounted) = mounted else { return Ok(true) };
+        mounted.unmount(limit).map(|how| how == Unmounted::Clean).map_err(|e| e.to_string())
+    }
+}

@@ -1,0 +1,114 @@
+//! Where events are told: the journal (or standard error), the history, and a short memory for `events` and `status`.
+//!
+//! Decides the wording of a node's notices. Does not decide what is worth telling. Invariant: telling never holds up
+//! the one who tells for longer than a queue's lock.
+#![allow(clippy::disallowed_methods, reason = "a shell: a thread")]
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::base::NodeId;
+use crate::events::{Entry, Event, Names, Severity};
+use crate::history::History;
+use crate::node::Notice;
+use crate::sys::clock;
+
+/// Entries kept in memory.
+const RECENT_MAX: usize = 1000;
+
+/// The history may take so long to answer; then the short memory stands in.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The journal of one node.
+pub struct Journal {
+    me: NodeId,
+    names: Names,
+    recent: Mutex<VecDeque<Entry>>,
+    history: Option<History>,
+}
+
+impl Journal {
+    pub fn new(me: NodeId, names: Names, history: Option<History>) -> Journal {
+        Journal { me, names, recent: Mutex::default(), history }
+    }
+
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Tells an event of `volume` (`None`: of the node).
+    pub fn tell(&self, volume: Option<&str>, event: Event) {
+        let entry =
+            Entry { unix_ms: clock::unix_ms(), node: self.me, volume: volume.map(str::to_string), event };
+        let line = entry.line(&self.names);
+        match entry.event.severity() {
+            Severity::Critical => tracing::error!("{line}"),
+            Severity::Warning => tracing::warn!("{line}"),
+            Severity::Notice | Severity::Info => tracing::info!("{line}"),
+        }
+        if let Some(history) = &self.history {
+            history.record(entry.clone());
+        }
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(entry);
+    }
+
+    /// The newest `count` entries of `volume` (`None`: of all), oldest first.
+    pub fn newest(&self, volume: Option<&str>, count: usize) -> Vec<Entry> {
+        // Entries of other volumes are passed over, so more are asked for.
+        let wanted = if volume.is_some() { count.saturating_mul(8) } else { count };
+        let kept = self.history.as_ref().map(|history| history.last(wanted, PATIENCE)).unwrap_or_default();
+        let entries: Vec<Entry> = if kept.is_empty() {
+            self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        } else {
+            kept.into_iter().map(|(_, entry)| entry).collect()
+        };
+        let fits =
+            |entry: &&Entry| volume.is_none() || entry.volume.is_none() || entry.volume.as_deref() == volume;
+        let mut chosen: Vec<Entry> = entries.iter().filter(fits).cloned().collect();
+        chosen.drain(..chosen.len().saturating_sub(count));
+        chosen
+    }
+}
+
+/// The event for a node's notice; `None`: it is shown in the state only.
+pub fn event_of(notice: Notice, me: NodeId, image: &str) -> Option<Event> {
+    let peer = me.other();
+    Some(match notice {
+        Notice::Decided { text, .. } => Event::Compared { text },
+        Notice::InSync => Event::InSync { peer },
+        // The end of the stream was told, and what follows from it will be.
+        Notice::PeerLost => return None,
+        Notice::WentSolo { record } => {
+            Event::WentAlone { peer, v: record.v, reason: "it acknowledges nothing".to_string() }
+        }
+        Notice::Removed { record } => Event::StoppedPrimary {
+            reason: format!("record {} does not count this copy as current", record.v),
+        },
+        Notice::ResyncStarted { source, kind, blocks } => Event::ResyncStarted {
+            source,
+            target: source.other(),
+            bytes: blocks.saturating_mul(4096),
+            how: match kind {
+                crate::wire::CopyKind::Full => "everything written",
+                crate::wire::CopyKind::Bits => "what changed meanwhile",
+                crate::wire::CopyKind::Compare => "what differs by digest",
+            }
+            .to_string(),
+        },
+        Notice::ResyncFinished => return None,
+        Notice::LeaseLapsed => Event::LeaseLapsed { peer },
+        Notice::HandedOver { to } => Event::StoppedPrimary {
+            reason: if to == me { "handed over to this node".to_string() } else { "handed over".to_string() },
+        },
+        Notice::TookOver => Event::BecamePrimary { v: 0, reason: "the peer is gone".to_string() },
+        Notice::SplitBrain => Event::Diverged { peer },
+        Notice::Refused { text, .. } => Event::PeerRefused { peer, reason: text },
+        Notice::WitnessSuspect { text } => Event::TakeoverRefused { reason: format!("the witness: {text}") },
+        Notice::Fault { text } => Event::DiskFailed { image: image.to_string(), reason: text },
+    })
+}

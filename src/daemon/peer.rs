@@ -1,0 +1,68 @@
+//! Small talk with the peer's daemon outside the replication stream: which directories are adopted.
+//!
+//! Decides nothing about data. A talk is one authenticated stream on its own channel: a question, an answer. Invariant:
+//! both are bounded in length and time; a peer that does not answer costs a time-out and nothing else.
+#![allow(clippy::disallowed_methods, reason = "a shell: streams")]
+
+use serde::{Deserialize, Serialize};
+
+use crate::link::{Connection, Opening, Paths};
+use crate::services::adopt::{self, Adopted, Places};
+
+/// Channel of the replication stream.
+pub const CHANNEL_DATA: u8 = 0;
+/// Channel of these talks.
+pub const CHANNEL_TALK: u8 = 1;
+/// Longest question or answer.
+const TALK_BYTES_MAX: usize = 1 << 20;
+
+/// A question.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "talk", rename_all = "kebab-case")]
+enum Question {
+    /// Make your symlinks agree with this list.
+    Adopted { list: Vec<Adopted> },
+}
+
+/// The answer: what was done, and what could not be.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Answer {
+    pub done: Vec<String>,
+    pub failed: Vec<String>,
+}
+
+/// Sends the list of adopted directories to the peer and waits for its answer.
+pub fn tell_adopted(paths: &Paths, opening: Opening, list: Vec<Adopted>) -> Result<Answer, String> {
+    let question = serde_json::to_vec(&Question::Adopted { list }).map_err(|e| e.to_string())?;
+    let (_, connection) = paths.connect(&opening).map_err(|e| e.to_string())?;
+    connection.send(&[&question]).map_err(|e| e.to_string())?;
+    let mut answer = Vec::new();
+    connection.recv(&mut answer).map_err(|e| e.to_string())?;
+    serde_json::from_slice(&answer).map_err(|e| format!("the peer's answer makes no sense: {e}"))
+}
+
+/// Answers one talk of the peer. Runs on a thread of its own.
+pub fn answer(connection: &Connection, places: &Places) {
+    let mut question = Vec::new();
+    if connection.recv(&mut question).is_err() || question.len() > TALK_BYTES_MAX {
+        return;
+    }
+    let answer = match serde_json::from_slice(&question) {
+        Ok(Question::Adopted { list }) => follow(&list, places),
+        Err(e) => Answer { done: Vec::new(), failed: vec![format!("the question makes no sense here: {e}")] },
+    };
+    if let Ok(bytes) = serde_json::to_vec(&answer) {
+        let _ = connection.send(&[&bytes]);
+    }
+}
+
+fn follow(list: &[Adopted], places: &Places) -> Answer {
+    let mut answer = Answer::default();
+    for result in adopt::follow(list, places) {
+        match result {
+            Ok(text) => answer.done.push(text),
+            Err(e) => answer.failed.push(e.to_string()),
+        }
+    }
+    answer
+}

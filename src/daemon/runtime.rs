@@ -1,0 +1,438 @@
+//! The whole node: configuration, keys, volumes, listener, control plane; from start to orderly stop.
+//!
+//! Decides the order in which the parts come up and go down. Does not know what a volume does. Invariants: leftovers of
+//! a predecessor go before an image is opened; one daemon per run directory; a stop is bounded in time.
+#![allow(clippy::disallowed_methods, reason = "a shell: files, sockets, threads")]
+
+use std::fs::{DirBuilder, File};
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::base::{Moment, NodeId, Span, VolumeId};
+use crate::config::{ClusterKey, Config, Purpose, WitnessKeys};
+use crate::events::{Event as Told, Names};
+use crate::history::History;
+use crate::link::{
+    Connection, Datagrams, Identity, Listener, Opening, Path as LinkPath, Paths, WitnessClient,
+};
+use crate::node::{Operator, StateWord};
+use crate::services::address::Addresses;
+use crate::services::run::{self, Services};
+use crate::sys::{clock, notify, secret};
+
+use super::journal::Journal;
+use super::peer;
+use super::protocol::SOCKET_NAME;
+use super::pulse::{self, HeartbeatKeys};
+use super::shell::Outgoing;
+use super::volume::{Shared, Volume};
+use super::{DaemonError, Options, control, leftovers};
+
+/// For a hand-over before the daemon stops.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks while waiting for a state.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A node that runs.
+pub struct Running {
+    pub config: Arc<Config>,
+    pub me: NodeId,
+    pub journal: Arc<Journal>,
+    pub paths: Arc<Paths>,
+    pub strangers: AtomicU64,
+    volumes: Vec<Arc<Volume>>,
+    heard: Mutex<Vec<Option<Moment>>>,
+    config_differs: Arc<AtomicBool>,
+    pub stop: tokio::sync::Notify,
+    pub hand_over: AtomicBool,
+}
+
+impl Running {
+    pub fn volumes(&self) -> &[Arc<Volume>] {
+        &self.volumes
+    }
+
+    pub fn volume_by_id(&self, id: VolumeId) -> Option<&Arc<Volume>> {
+        self.volumes.iter().find(|volume| volume.id == id)
+    }
+
+    pub fn name(&self, node: NodeId) -> &str {
+        &self.config.node(node).name
+    }
+
+    /// `None`: nothing said about it yet.
+    pub fn config_equal(&self) -> Option<bool> {
+        if self.config_differs.load(Ordering::Relaxed) {
+            return Some(false);
+        }
+        self.volumes.iter().any(|volume| volume.links.is_up()).then_some(true)
+    }
+
+    pub fn path_heard(&self, path: usize) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = heard.get_mut(path) {
+            *slot = Some(clock::now());
+        }
+    }
+
+    pub fn paths_heard(&self, out: &mut Vec<Option<Moment>>) {
+        out.clone_from(&self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub fn opening(&self, volume: &str, channel: u8) -> Opening {
+        Opening { config_hash: self.config.hash(), channel, volume: volume.to_string() }
+    }
+}
+
+/// Reads and checks everything that needs no other process.
+struct Prepared {
+    config: Arc<Config>,
+    key: ClusterKey,
+    me: NodeId,
+    lock: File,
+}
+
+fn prepare(options: &Options) -> Result<Prepared, DaemonError> {
+    let config = read_config(&options.dirs.config)?;
+    let me = node_of(&config, options.node.as_deref())?;
+    let text = secret::read(&config.cluster.key_file).map_err(|e| DaemonError::Config(e.to_string()))?;
+    let key_file = config.cluster.key_file.display();
+    let key = ClusterKey::parse(&text).map_err(|e| DaemonError::Config(format!("{key_file}: {e}")))?;
+    for dir in [&options.dirs.run, &options.dirs.state] {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|e| DaemonError::State(format!("{}: {e}", dir.display())))?;
+    }
+    let lock = lock_run_dir(&options.dirs.run)?;
+    Ok(Prepared { config: Arc::new(config), key, me, lock })
+}
+
+/// The configuration in `file`, or every problem of it in one line each.
+pub fn read_config(file: &Path) -> Result<Config, DaemonError> {
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        let hint =
+            if e.kind() == std::io::ErrorKind::NotFound { "; make it with \"twinfs init\"" } else { "" };
+        DaemonError::Config(format!("{}: {e}{hint}", file.display()))
+    })?;
+    Config::parse(&text).map_err(|e| DaemonError::Config(format!("{}: {e}", file.display())))
+}
+
+/// Which node this is: as told, else the one with this machine's host name, else the one with an address of it.
+pub fn node_of(config: &Config, name: Option<&str>) -> Result<NodeId, DaemonError> {
+    let names = || format!("{} or {}", config.nodes[0].name, config.nodes[1].name);
+    if let Some(name) = name {
+        let unknown =
+            || DaemonError::Config(format!("no [node.{name}] in the configuration; it knows {}", names()));
+        return config.node_id(name).ok_or_else(unknown);
+    }
+    let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
+    let short = host.split('.').next().unwrap_or("");
+    if let Some(id) = config.node_id(&host).or_else(|| config.node_id(short)) {
+        return Ok(id);
+    }
+    let own: Vec<IpAddr> = own_addresses();
+    let here = |id: &NodeId| {
+        config.node(*id).addresses.iter().any(|a| own.contains(&a.ip()) && !a.ip().is_loopback())
+    };
+    let found: Vec<NodeId> = [NodeId::A, NodeId::B].into_iter().filter(here).collect();
+    match found.as_slice() {
+        [id] => Ok(*id),
+        _ => Err(DaemonError::Config(format!(
+            "cannot tell which node this is (host name {host}); say --node {}",
+            names()
+        ))),
+    }
+}
+
+fn own_addresses() -> Vec<IpAddr> {
+    let Ok(all) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    all.filter_map(|entry| {
+        let address = entry.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    })
+    .collect()
+}
+
+fn lock_run_dir(run: &Path) -> Result<File, DaemonError> {
+    let path = run.join("daemon.pid");
+    let state = |e: std::io::Error| DaemonError::State(format!("{}: {e}", path.display()));
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(state)?;
+    if file.try_lock().is_err() {
+        return Err(DaemonError::Running(run.to_path_buf()));
+    }
+    file.set_len(0).map_err(state)?;
+    writeln!(file, "{}", std::process::id()).map_err(state)?;
+    Ok(file)
+}
+
+/// Runs the node until it is told to stop.
+pub fn run(options: &Options) -> Result<(), DaemonError> {
+    let Prepared { config, key, me, lock } = prepare(options)?;
+    let names = Names { a: config.nodes[0].name.clone(), b: config.nodes[1].name.clone() };
+    let about_history = |event: Told| tracing::warn!("{}", event.line(&Names::default()));
+    let history = History::start(&options.dirs.state.join("history"), Box::new(about_history));
+    let journal = Arc::new(Journal::new(me, names, Some(history)));
+    remove_leftovers(&config, me, &journal);
+    let (out, out_queue) = tokio::sync::mpsc::unbounded_channel();
+    let dirs = options.dirs.clone();
+    let shared = Shared { config: Arc::clone(&config), me, dirs, journal: Arc::clone(&journal), out };
+    let mut volumes = Vec::new();
+    for settings in &config.volumes {
+        volumes.push(Volume::open(&shared, settings)?);
+    }
+    drop(shared);
+    let identity = identity(&config, &key, me);
+    let ways = ways(&config, me);
+    let differs = Arc::new(AtomicBool::new(false));
+    let listener = listen(&config, me, identity.clone(), &volumes, &differs, &journal)?;
+    let running = Rc::new(Running {
+        me,
+        paths: Arc::new(Paths::new(identity, &ways, config.timing.slow_peer.as_duration())),
+        config,
+        journal,
+        strangers: AtomicU64::new(0),
+        heard: Mutex::new(vec![None; ways.len()]),
+        config_differs: differs,
+        volumes,
+        stop: tokio::sync::Notify::new(),
+        hand_over: AtomicBool::new(true),
+    });
+    running.volumes().iter().for_each(|volume| dial(&running, volume));
+    let version = env!("CARGO_PKG_VERSION").to_string();
+    running.journal.tell(None, Told::DaemonStarted { version });
+    let served = control_plane(&running, &key, &ways, out_queue, &options.dirs.run);
+    drop(listener);
+    running.volumes().iter().for_each(|volume| volume.close());
+    let _ = std::fs::remove_file(options.dirs.run.join(SOCKET_NAME));
+    drop(lock);
+    served
+}
+
+/// Heartbeats, witness and control socket on one thread, until the node is told to stop and has handed over.
+fn control_plane(
+    running: &Rc<Running>,
+    key: &ClusterKey,
+    ways: &[LinkPath],
+    out: tokio::sync::mpsc::UnboundedReceiver<Outgoing>,
+    run_dir: &Path,
+) -> Result<(), DaemonError> {
+    let cluster = &running.config.cluster.name;
+    let keys = Rc::new(HeartbeatKeys::new(key, cluster, running.me));
+    let witness = witness_client(&running.config, &key.witness(cluster), running.me).map(Rc::new);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| DaemonError::State(e.to_string()))?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let datagrams = Rc::new(Datagrams::bind(ways).map_err(|e| DaemonError::State(e.to_string()))?);
+        let socket = control_socket(run_dir)?;
+        let sender = (Rc::clone(running), Rc::clone(&datagrams));
+        tokio::task::spawn_local(pulse::send(sender.0, sender.1, witness, Rc::clone(&keys), out));
+        tokio::task::spawn_local(pulse::receive(Rc::clone(running), datagrams, keys));
+        tokio::task::spawn_local(pulse::watch(Rc::clone(running)));
+        tokio::task::spawn_local(control::serve(Rc::clone(running), socket));
+        notify::ready();
+        wait_for_stop(running).await;
+        leave(running).await;
+        Ok(())
+    })
+}
+
+fn identity(config: &Config, key: &ClusterKey, me: NodeId) -> Identity {
+    let name = &config.cluster.name;
+    Identity {
+        cluster_id: config.cluster.id(),
+        node: me,
+        key_out: key.derive(name, Purpose::Stream, me),
+        key_in: key.derive(name, Purpose::Stream, me.other()),
+        silence_max: config.timing.slow_peer.as_duration().max(Duration::from_secs(1)),
+    }
+}
+
+fn ways(config: &Config, me: NodeId) -> Vec<LinkPath> {
+    let (mine, theirs) = (&config.node(me).addresses, &config.node(me.other()).addresses);
+    mine.iter().zip(theirs).map(|(local, remote)| LinkPath { local: Some(*local), remote: *remote }).collect()
+}
+
+fn witness_client(config: &Config, keys: &WitnessKeys, me: NodeId) -> Option<WitnessClient> {
+    let target = config.cluster.witness.as_ref()?.to_string();
+    let n = usize::from(me.index());
+    Some(WitnessClient::new(
+        target,
+        me,
+        keys.request[n],
+        keys.reply[n],
+        config.timing.witness_timeout.as_duration(),
+    ))
+}
+
+fn remove_leftovers(config: &Config, me: NodeId, journal: &Arc<Journal>) {
+    for settings in &config.volumes {
+        let device = settings.device_on(me).map(str::to_string);
+        let addresses = Addresses::new(settings.address.clone(), device, Box::new(|_| {}));
+        let second = Span::from_secs(1);
+        let pace = crate::services::plan::Pace { check_every: second, forget_after: second, holdoff: second };
+        let limits = run::Settings {
+            limit: settings.service_timeout,
+            status_limit: settings.service_timeout,
+            pace,
+            systemctl: "systemctl".into(),
+        };
+        let clock: run::Clock = Arc::new(clock::now);
+        let services =
+            Services::new(settings.services.clone(), limits, Box::new(run::Machine), clock, Box::new(|_| {}));
+        for event in leftovers::events(leftovers::remove(settings, &addresses, &services)) {
+            journal.tell(Some(&settings.name), event);
+        }
+    }
+}
+
+/// Accepts the peer's streams. Only node B is dialled for data; both may be dialled for talk.
+fn listen(
+    config: &Arc<Config>,
+    me: NodeId,
+    identity: Identity,
+    volumes: &[Arc<Volume>],
+    differs: &Arc<AtomicBool>,
+    journal: &Arc<Journal>,
+) -> Result<Listener, DaemonError> {
+    let hash = config.hash();
+    let known: Vec<Arc<Volume>> = volumes.to_vec();
+    let names: Vec<String> = config.volumes.iter().map(|v| v.name.clone()).collect();
+    let (differs, journal, peer_id) = (Arc::clone(differs), Arc::clone(journal), me.other());
+    let judge = move |opening: &Opening| {
+        if opening.config_hash != hash {
+            if !differs.swap(true, Ordering::SeqCst) {
+                journal.tell(None, Told::ConfigDiffers { peer: peer_id });
+            }
+            return Err("twinfs.toml differs on the two nodes: copy the right one and restart".to_string());
+        }
+        differs.store(false, Ordering::SeqCst);
+        if !names.contains(&opening.volume) || opening.channel > peer::CHANNEL_TALK {
+            return Err(format!("this node has no volume {}", opening.volume));
+        }
+        Ok(())
+    };
+    let deliver = move |opening: Opening, connection: Connection| {
+        let Some(volume) = known.iter().find(|volume| volume.name == opening.volume) else { return };
+        if opening.channel == peer::CHANNEL_DATA {
+            volume.links.attach(connection);
+        } else {
+            peer::answer(&connection, &volume.places);
+        }
+    };
+    let peers = config.node(me.other()).addresses.iter().map(|a| a.ip()).collect();
+    let addresses = &config.node(me).addresses;
+    Listener::bind(addresses, peers, identity, Box::new(judge), Box::new(deliver))
+        .map_err(|e| DaemonError::State(e.to_string()))
+}
+
+/// Node A dials for data, as long as the volume is up; a thread per volume.
+fn dial(running: &Rc<Running>, volume: &Arc<Volume>) {
+    if running.me != NodeId::A {
+        return;
+    }
+    let (paths, links) = (Arc::clone(&running.paths), Arc::clone(&volume.links));
+    let opening = running.opening(&volume.name, peer::CHANNEL_DATA);
+    let (journal, name) = (Arc::clone(&running.journal), volume.name.clone());
+    let differs = Arc::clone(&running.config_differs);
+    std::thread::spawn(move || {
+        let mut last = String::new();
+        while links.wait_until_needed(Duration::from_secs(3600)) {
+            match paths.connect(&opening) {
+                Ok((_, connection)) => {
+                    last.clear();
+                    differs.store(false, Ordering::SeqCst);
+                    links.attach(connection);
+                    links.wait_until_up(Duration::from_secs(1));
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    let told = matches!(
+                        error,
+                        crate::link::LinkError::Unreachable { .. } | crate::link::LinkError::Timeout
+                    );
+                    if why.contains("twinfs.toml differs") {
+                        differs.store(true, Ordering::SeqCst);
+                    }
+                    if why != last && !told {
+                        journal.tell(Some(&name), Told::PeerRefused { peer: NodeId::B, reason: why.clone() });
+                    }
+                    last = why;
+                    let pause = paths
+                        .next_attempt()
+                        .map(|at| at.saturating_duration_since(std::time::Instant::now()));
+                    std::thread::sleep(pause.unwrap_or(Duration::ZERO).max(Duration::from_millis(50)));
+                }
+            }
+        }
+    });
+}
+
+fn control_socket(run: &Path) -> Result<UnixListener, DaemonError> {
+    let path = run.join(SOCKET_NAME);
+    let state = |e: std::io::Error| DaemonError::State(format!("{}: {e}", path.display()));
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(state(e)),
+        _ => {}
+    }
+    // The run directory is 0700 already; the socket's own mode is for whoever moves it.
+    let listener = UnixListener::bind(&path).map_err(state)?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(state)?;
+    Ok(listener)
+}
+
+async fn wait_for_stop(running: &Running) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        running.stop.notified().await;
+        return;
+    };
+    let reason = tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+        () = running.stop.notified() => "twinfs down",
+    };
+    running.journal.tell(None, Told::DaemonStopping { reason: reason.to_string() });
+}
+
+/// Hands over what the peer can take, stops the rest; bounded in time.
+async fn leave(running: &Running) {
+    notify::stopping(HAND_OVER_LIMIT * 2);
+    let hand_over = running.hand_over.load(Ordering::SeqCst);
+    for volume in running.volumes() {
+        let ready = volume.view().is_some_and(|v| v.serving && v.connected && v.state == StateWord::InSync);
+        volume.order(if hand_over && ready { Operator::Switchover } else { Operator::Demote });
+    }
+    for volume in running.volumes() {
+        if !wait_until(volume, HAND_OVER_LIMIT, |volume| !is_serving(volume)).await {
+            volume.order(Operator::Demote);
+            wait_until(volume, HAND_OVER_LIMIT, |volume| !is_serving(volume)).await;
+        }
+    }
+}
+
+/// Whether the node serves, or is on its way up or down.
+pub fn is_serving(volume: &Volume) -> bool {
+    let mounted = volume.slot.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    mounted || volume.view().is_some_and(|view| view.serving)
+}
+
+/// Waits for a state, at most `limit`.
+pub async fn wait_until(volume: &Volume, limit: Duration, reached: impl Fn(&Volume) -> bool) -> bool {
+    let waited = tokio::time::timeout(limit, async {
+        while !reached(volume) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    });
+    waited.await.is_ok()
+}

@@ -1,0 +1,411 @@
+//! One volume of this node: its image, its machine, its mirror and the threads around them.
+//!
+//! Decides the order of coming up (lock, image, boot epoch, machine, threads) and of going down. Does not know the
+//! control socket or the heartbeats' sockets. Invariants: the boot epoch is stable before the first packet can leave;
+//! after `close` no thread of the volume touches the image.
+#![allow(clippy::disallowed_methods, reason = "a shell: threads")]
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::base::{NodeId, Span, VolumeId};
+use crate::config::{self, Config};
+use crate::events::Event as Told;
+use crate::format::State;
+use crate::image::{Disk, Image, OpenOptions};
+use crate::mirror::{Mirror, Worker};
+use crate::node::{
+    Arbitration, Event, Mutations, Node, NodeConfig, Operator, StartInfo, StateWord, Timing, View,
+};
+use crate::services::address::Addresses;
+use crate::services::adopt::Places;
+use crate::services::plan::{Notice as ServiceNotice, Pace};
+use crate::services::run::{self, Services};
+use crate::sys::disk::FileDisk;
+use crate::sys::lock::ImageLock;
+use crate::sys::{clock, random};
+
+use super::DaemonError;
+use super::files::{Files, MountGate};
+use super::journal::{Journal, event_of};
+use super::links::Links;
+use super::node_file::NodeFile;
+use super::reflexes::{AddressWish, Reflexes};
+use super::serving::{Serving, Slot, Task};
+use super::shell::{Outgoing, Shell, Telling};
+
+/// For the programs that look at a service.
+const STATUS_LIMIT: Span = Span::from_secs(10);
+const CHECK_EVERY: Span = Span::from_secs(5);
+const FORGET_AFTER: Span = Span::from_secs(600);
+/// How long an earlier daemon may take to let go of the image.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// Blocks of resync reads in flight.
+const COPY_BLOCKS_MAX: u64 = 2048;
+
+/// Where a node keeps things.
+#[derive(Clone, Debug)]
+pub struct Dirs {
+    pub config: PathBuf,
+    pub run: PathBuf,
+    pub state: PathBuf,
+}
+
+/// The identity of a volume: the same on both nodes without asking.
+pub fn volume_id(config: &Config, name: &str) -> VolumeId {
+    let mut hasher = blake3::Hasher::new_derive_key("twinfs 2026-01 volume id");
+    hasher.update(&config.cluster.id().to_le_bytes());
+    hasher.update(name.as_bytes());
+    let mut id = [0_u8; 16];
+    id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    VolumeId(u128::from_le_bytes(id))
+}
+
+/// A volume that is up.
+pub struct Volume {
+    pub name: String,
+    pub id: VolumeId,
+    pub settings: config::Volume,
+    pub image_path: PathBuf,
+    pub places: Places,
+    pub mirror: Arc<Mirror>,
+    pub links: Arc<Links>,
+    pub slot: Slot,
+    pub addresses: Arc<Addresses>,
+    pub services: Arc<Services>,
+    /// When the newest authentic heartbeat of the peer arrived; 0 = never.
+    pub heard: AtomicU64,
+    shell: Arc<Shell>,
+    tasks: Sender<Task>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    _lock: ImageLock,
+}
+
+/// What every volume of a node shares.
+pub struct Shared {
+    pub config: Arc<Config>,
+    pub me: NodeId,
+    pub dirs: Dirs,
+    pub journal: Arc<Journal>,
+    pub out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
+}
+
+impl Shared {
+    fn node_config(&self, settings: &config::Volume, blocks: u64) -> NodeConfig {
+        let t = &self.config.timing;
+        NodeConfig {
+            me: self.me,
+            arbitration: match self.config.cluster.arbitration {
+                config::Arbitration::Witness => Arbitration::Witness,
+                config::Arbitration::Yield => Arbitration::Yield,
+                config::Arbitration::Manual => Arbitration::Manual,
+            },
+            timing: Timing {
+                keepalive: t.keepalive,
+                deadtime: t.deadtime,
+                initdead: t.initdead,
+                slow_peer: t.slow_peer,
+                release: t.release_time,
+                ..Timing::default()
+            },
+            failback_to: settings.failback,
+            blocks,
+            copy_blocks_max: COPY_BLOCKS_MAX,
+            mutations: Mutations::default(),
+        }
+    }
+
+    /// What must never be adopted onto this volume.
+    fn places(&self, settings: &config::Volume) -> Places {
+        let mut needed =
+            vec![self.dirs.config.clone(), self.config.cluster.key_file.clone(), self.dirs.run.clone()];
+        needed.extend(self.config.volumes.iter().map(|v| v.image_on(self.me).clone()));
+        needed.extend(std::env::current_exe());
+        Places { mount: settings.mount.clone(), state_dir: self.dirs.state.clone(), needed }
+    }
+
+    fn teller(&self, volume: &str) -> Arc<dyn Fn(Told) + Send + Sync> {
+        let (journal, volume) = (Arc::clone(&self.journal), volume.to_string());
+        Arc::new(move |event| journal.tell(Some(&volume), event))
+    }
+}
+
+/// Takes the image, checks that it is this node's copy of this volume, and raises its boot epoch.
+fn take_image(
+    shared: &Shared,
+    settings: &config::Volume,
+) -> Result<(Arc<Image>, ImageLock, NodeFile, bool), DaemonError> {
+    let path = settings.image_on(shared.me);
+    let wrong = |text: String| DaemonError::Image { path: path.clone(), text };
+    let lock = ImageLock::take(path, LOCK_WAIT).map_err(|e| wrong(e.to_string()))?;
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, true).map_err(|e| wrong(e.to_string()))?);
+    let options = OpenOptions::read_write().volume(volume_id(&shared.config, &settings.name));
+    let image = Image::open(disk, &options).map_err(|e| wrong(e.to_string()))?;
+    let mut state: State = image.state();
+    if state.node != shared.me {
+        let other = &shared.config.node(state.node).name;
+        return Err(wrong(format!("it is the copy of node {other}; each node has its own image")));
+    }
+    let file = NodeFile::open(&shared.dirs.state, &settings.name).map_err(DaemonError::State)?;
+    let agrees = file.agrees(&state);
+    state.boot_epoch = file.next_boot_epoch(&state);
+    image.store(&state).map_err(|e| wrong(e.to_string()))?;
+    file.note_start(&state).map_err(DaemonError::State)?;
+    Ok((Arc::new(image), lock, file, agrees))
+}
+
+impl Volume {
+    /// Brings the volume up. The machine decides what happens from here on.
+    pub fn open(shared: &Shared, settings: &config::Volume) -> Result<Arc<Volume>, DaemonError> {
+        let (image, lock, node_file, agrees) = take_image(shared, settings)?;
+        let node_file = Arc::new(node_file);
+        let tell = shared.teller(&settings.name);
+        let (tasks, task_queue) = channel();
+        let (tellings, telling_queue) = channel();
+        let links = Arc::new(Links::new(link_teller(&tell, shared.me.other())));
+        let device = settings.device_on(shared.me).map(str::to_string);
+        let address_tell = Arc::clone(&tell);
+        let addresses = Arc::new(Addresses::new(
+            settings.address.clone(),
+            device,
+            Box::new(move |event| address_tell(event)),
+        ));
+        let gate = Arc::new(MountGate::default());
+        let wish: Arc<dyn AddressWish> = Arc::clone(&addresses) as Arc<dyn AddressWish>;
+        let reflexes = Arc::new(Reflexes::new(wish, Arc::clone(&gate) as _));
+        let id = volume_id(&shared.config, &settings.name);
+        let queues = (tasks.clone(), tellings);
+        let shell = Arc::new(Shell::new(
+            id,
+            Arc::clone(&links),
+            queues,
+            Arc::clone(&reflexes),
+            shared.out.clone(),
+            Arc::clone(&node_file),
+        ));
+        let mirror = start_mirror(shared, settings, &image, &shell, agrees)?;
+        gate.ask(&mirror);
+        links.serve(&mirror);
+        let services = Arc::new(make_services(shared, settings, &mirror, &tell));
+        let slot = Slot::default();
+        let volume = Arc::new(Volume {
+            name: settings.name.clone(),
+            id,
+            settings: settings.clone(),
+            image_path: settings.image_on(shared.me).clone(),
+            places: shared.places(settings),
+            mirror: Arc::clone(&mirror),
+            links,
+            slot: Arc::clone(&slot),
+            addresses: Arc::clone(&addresses),
+            services: Arc::clone(&services),
+            heard: AtomicU64::new(0),
+            shell,
+            tasks,
+            threads: Mutex::default(),
+            _lock: lock,
+        });
+        let answer = Arc::clone(&mirror);
+        let serving = Serving {
+            mounter: Box::new(Files::new(Arc::clone(&mirror), settings, gate)),
+            slot,
+            reflexes,
+            addresses,
+            services,
+            service_count: settings.services.len(),
+            service_timeout: settings.service_timeout,
+            release_time: shared.config.timing.release_time,
+            places: volume.places.clone(),
+            deliver: Box::new(move |event| answer.deliver(event)),
+            tell,
+        };
+        let telling = Teller { journal: Arc::clone(&shared.journal), me: shared.me, node_file };
+        volume.start_threads(serving, task_queue, telling, telling_queue);
+        Ok(volume)
+    }
+
+    fn start_threads(
+        self: &Arc<Volume>,
+        serving: Serving,
+        tasks: Receiver<Task>,
+        teller: Teller,
+        tellings: Receiver<Telling>,
+    ) {
+        let mut threads = Vec::new();
+        for worker in Worker::ALL {
+            let mirror = Arc::clone(&self.mirror);
+            threads.push(std::thread::spawn(move || mirror.work(worker)));
+        }
+        let (shell, mirror) = (Arc::clone(&self.shell), Arc::clone(&self.mirror));
+        threads.push(std::thread::spawn(move || {
+            while shell.next_tick() {
+                mirror.deliver(Event::Tick);
+            }
+        }));
+        threads.push(std::thread::spawn(move || serving.run(&tasks)));
+        let (name, image) = (self.name.clone(), self.image_path.display().to_string());
+        // Ends with the last sender, the shell's: not joined.
+        std::thread::spawn(move || teller.run(&name, &image, &tellings));
+        *self.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+    }
+
+    /// The node as it is now.
+    pub fn view(&self) -> Option<View> {
+        self.mirror.with_machine(|machine| machine.view(clock::now()))
+    }
+
+    /// Asks the machine.
+    pub fn order(&self, operator: Operator) {
+        self.mirror.deliver(Event::Operator(operator));
+    }
+
+    /// An authentic heartbeat arrived.
+    pub fn heard_now(&self) {
+        self.heard.store(clock::now().0, Ordering::Relaxed);
+    }
+
+    /// Ends the volume: whatever is still served is stopped, threads end, the image is closed.
+    pub fn close(&self) {
+        drop(self.tasks.send(Task::Demote { graceful: false }));
+        drop(self.tasks.send(Task::Quit));
+        self.shell.halt();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A panic there was reported when it happened.
+            let _ = thread.join();
+        }
+        if let Err(error) = self.mirror.image().close() {
+            tracing::error!("{}: closing the image: {error}", self.name);
+        }
+    }
+}
+
+fn start_mirror(
+    shared: &Shared,
+    settings: &config::Volume,
+    image: &Arc<Image>,
+    shell: &Arc<Shell>,
+    file_agrees: bool,
+) -> Result<Arc<Mirror>, DaemonError> {
+    let info = StartInfo {
+        seed: random::id128(),
+        marks: image.dirty_blocks() > 0,
+        hot: image.was_unclean(),
+        file_agrees,
+    };
+    let node_config = shared.node_config(settings, image.block_count());
+    let node = Node::new(node_config, image.state(), info, clock::now());
+    let env = Arc::clone(shell) as Arc<dyn crate::mirror::Env>;
+    let mirror = Mirror::new(Arc::clone(image), env, Box::new(node), Mutations::default());
+    let path = settings.image_on(shared.me).clone();
+    let mirror = mirror.map_err(|e| DaemonError::Image { path, text: e.to_string() })?;
+    mirror.deliver(Event::Tick);
+    Ok(mirror)
+}
+
+fn link_teller(tell: &Arc<dyn Fn(Told) + Send + Sync>, peer: NodeId) -> super::links::OnChange {
+    let tell = Arc::clone(tell);
+    Box::new(move |change| {
+        tell(match change {
+            Ok(remote) => Told::PeerConnected { peer, remote },
+            Err(reason) => Told::PeerDisconnected { peer, reason },
+        });
+    })
+}
+
+fn make_services(
+    shared: &Shared,
+    settings: &config::Volume,
+    mirror: &Arc<Mirror>,
+    tell: &Arc<dyn Fn(Told) + Send + Sync>,
+) -> Services {
+    let pace = Pace {
+        check_every: CHECK_EVERY.min(settings.service_timeout),
+        forget_after: FORGET_AFTER,
+        holdoff: Span(shared.config.timing.deadtime.0.saturating_mul(10)),
+    };
+    let settings_of = run::Settings {
+        limit: settings.service_timeout,
+        status_limit: STATUS_LIMIT.min(settings.service_timeout),
+        pace,
+        systemctl: "systemctl".into(),
+    };
+    let names: Vec<String> = settings.services.iter().map(ToString::to_string).collect();
+    let (tell, mirror) = (Arc::clone(tell), Arc::downgrade(mirror));
+    let on_notice = Box::new(move |notice: ServiceNotice| {
+        let name = |n: usize| names.get(n).cloned().unwrap_or_default();
+        match notice {
+            ServiceNotice::Up | ServiceNotice::Down { .. } => {}
+            ServiceNotice::Restarting { service, why } => {
+                tell(Told::ServiceFailed {
+                    service: name(service),
+                    reason: why,
+                    then: "started once more".into(),
+                });
+            }
+            ServiceNotice::WantSwitchover { service, why } => {
+                let reason = format!("{} failed again: {why}", name(service));
+                if let Some(mirror) = mirror.upgrade() {
+                    let view = mirror.with_machine(|machine| machine.view(clock::now()));
+                    let ready = view.is_some_and(|v| v.connected && v.state == StateWord::InSync);
+                    let then = if ready {
+                        "the peer is asked to take over"
+                    } else {
+                        "the peer is not in sync: stays here"
+                    };
+                    tell(Told::ServiceFailed { service: name(service), reason, then: then.into() });
+                    if ready {
+                        mirror.deliver(Event::Operator(Operator::Switchover));
+                    }
+                }
+            }
+            ServiceNotice::GaveUp { service, why } => {
+                tell(Told::ServiceFailed {
+                    service: name(service),
+                    reason: why,
+                    then: "repair it by hand".into(),
+                });
+            }
+            ServiceNotice::StopFailed { service, why } => tell(Told::ServiceFailed {
+                service: name(service),
+                reason: format!("did not stop: {why}"),
+                then: "the mount is taken from it".into(),
+            }),
+            ServiceNotice::Recovered { service } => {
+                tell(Told::ServiceStarted { service: name(service), took_ms: 0 })
+            }
+        }
+    });
+    let list = settings.services.clone();
+    Services::new(list, settings_of, Box::new(run::Machine), Arc::new(clock::now), on_notice)
+}
+
+/// Writes notices where people read them.
+struct Teller {
+    journal: Arc<Journal>,
+    me: NodeId,
+    node_file: Arc<NodeFile>,
+}
+
+impl Teller {
+    fn run(&self, volume: &str, image: &str, tellings: &Receiver<Telling>) {
+        while let Ok(telling) = tellings.recv() {
+            match telling {
+                Telling::Notice(notice) => {
+                    if let Some(event) = event_of(notice, self.me, image) {
+                        self.journal.tell(Some(volume), event);
+                    }
+                }
+                Telling::Unusable(v) => {
+                    if let Err(reason) = self.node_file.note_unusable(v) {
+                        self.journal.tell(Some(volume), Told::CopyUnusable { reason });
+                    }
+                }
+            }
+        }
+    }
+}
