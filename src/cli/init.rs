@@ -284,8 +284,14 @@ mod tests {
 
     #[test]
     fn the_configuration_that_init_writes_passes_the_check() {
-        let mut args =
-            args(&["--address", "10.0.0.100/24", "--service", "exec:/etc/init.d/x", "--service", "y"]);
+        let mut args = args(&[
+            "--address",
+            "10.0.0.100/24",
+            "--service",
+            "exec:/etc/init.d/x",
+            "--service",
+            "y.service",
+        ]);
         args.peers[0] = "alpha=10.0.0.1,10.1.0.1".into();
         for (way, witness) in [("yield", None), ("manual", None), ("witness", Some("w.example:99"))] {
             args.witness = witness.map(str::to_string);

@@ -82,6 +82,8 @@ struct Slot {
 pub struct Plan {
     slots: Vec<Slot>,
     pace: Pace,
+    /// A wish was made: before the first one nothing is touched.
+    asked: bool,
     want_up: bool,
     wanted_since: Moment,
     in_hand: Option<Command>,
@@ -104,6 +106,7 @@ impl Plan {
         Plan {
             slots: vec![slot; count],
             pace,
+            asked: false,
             want_up: false,
             wanted_since: Moment::default(),
             in_hand: None,
@@ -115,6 +118,7 @@ impl Plan {
 
     /// The services shall run.
     pub fn wish_up(&mut self, now: Moment) {
+        self.asked = true;
         if !self.want_up {
             self.want_up = true;
             self.wanted_since = now;
@@ -133,6 +137,7 @@ impl Plan {
 
     /// The services shall not run. The command in hand must be ended by the caller.
     pub fn wish_down(&mut self) {
+        self.asked = true;
         self.want_up = false;
         self.told = false;
         for slot in &mut self.slots {
@@ -178,7 +183,7 @@ impl Plan {
     /// The next command, which the caller carries out and answers with `started`, `stopped` or `checked`; or a notice
     /// that all is settled.
     pub fn next(&mut self, now: Moment) -> (Option<Command>, Option<Notice>) {
-        if self.in_hand.is_some() {
+        if self.in_hand.is_some() || !self.asked {
             return (None, None);
         }
         self.in_hand = if self.want_up { self.next_up(now) } else { self.next_down() };

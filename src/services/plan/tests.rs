@@ -58,6 +58,14 @@ fn a_fresh_plan_stops_what_a_predecessor_may_have_left() {
 }
 
 #[test]
+fn nothing_is_touched_before_the_first_wish() {
+    let mut plan = Plan::new(2, PACE);
+    assert_eq!(plan.next(at(0)), (None, None));
+    plan.wish_up(at(0));
+    assert_eq!(plan.next(at(0)).0, Some(Command::Start(0)));
+}
+
+#[test]
 fn a_dead_service_is_restarted_once_then_the_peer_is_asked_then_it_is_reported() {
     let mut plan = up(2, at(0));
     assert_eq!(plan.next(at(100)).0, Some(Command::Check(0)));
