@@ -111,13 +111,13 @@ impl Env for Shell {
             }
             Order::Promote => {
                 self.reflexes.promoting();
-                drop(self.tasks.send(Task::Promote));
+                let _ = self.tasks.send(Task::Promote);
             }
             Order::Demote { graceful } => {
                 if !graceful {
                     self.reflexes.stop();
                 }
-                drop(self.tasks.send(Task::Demote { graceful }));
+                let _ = self.tasks.send(Task::Demote { graceful });
             }
             Order::Freeze => self.reflexes.freeze(),
             Order::Thaw => self.reflexes.thaw(),

@@ -270,8 +270,8 @@ impl Volume {
 
     /// Ends the volume: whatever is still served is stopped, threads end, the image is closed.
     pub fn close(&self) {
-        drop(self.tasks.send(Task::Demote { graceful: false }));
-        drop(self.tasks.send(Task::Quit));
+        let _ = self.tasks.send(Task::Demote { graceful: false });
+        let _ = self.tasks.send(Task::Quit);
         self.shell.halt();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {

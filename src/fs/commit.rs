@@ -318,7 +318,7 @@ impl Core {
                     if small || owned {
                         let fits = self.payload_room().min(piece.count());
                         if fits > 0 {
-                            self.to_payload(ino, at, piece, fits)?;
+                            self.log_piece(ino, at, piece, fits)?;
                             moved = true;
                             *cursor = at + fits;
                         }
@@ -326,7 +326,7 @@ impl Core {
                             break 'runs;
                         }
                     } else {
-                        self.to_home(ino, at, piece, &mut homes)?;
+                        self.send_piece_home(ino, at, piece, &mut homes)?;
                         *cursor = at + piece.count();
                     }
                 }
@@ -373,7 +373,7 @@ impl Core {
         (self.ring.record_max() / 2).saturating_sub(self.txn.bytes()) / (BLOCK + 256)
     }
 
-    fn to_payload(&mut self, ino: Ino, at: u64, piece: Piece, count: u64) -> Result<(), FsError> {
+    fn log_piece(&mut self, ino: Ino, at: u64, piece: Piece, count: u64) -> Result<(), FsError> {
         let mut done = 0;
         while done < count {
             let (start, got, remap) = self.blocks_for(ino, at + done, piece, done, count - done)?;
@@ -393,7 +393,13 @@ impl Core {
         Ok(())
     }
 
-    fn to_home(&mut self, ino: Ino, at: u64, piece: Piece, homes: &mut Vec<HomeRun>) -> Result<(), FsError> {
+    fn send_piece_home(
+        &mut self,
+        ino: Ino,
+        at: u64,
+        piece: Piece,
+        homes: &mut Vec<HomeRun>,
+    ) -> Result<(), FsError> {
         let mut done = 0;
         while done < piece.count() {
             let (start, got, remap) = self.blocks_for(ino, at + done, piece, done, piece.count() - done)?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::format::TableId;
 
 use super::FsError;
-use super::tables::Snapshot;
+use super::tables::{SharedEntry, Snapshot};
 
 /// A value, or `None` for a tombstone.
 pub(super) type Slot = Option<Arc<[u8]>>;
@@ -167,7 +167,7 @@ impl Layers<'_> {
         table: TableId,
         from: &[u8],
         key: &[u8],
-    ) -> Result<Option<(Vec<u8>, Arc<[u8]>)>, FsError> {
+    ) -> Result<Option<SharedEntry>, FsError> {
         let mut bound = Bound::Included(key.to_vec());
         loop {
             let to = bound.as_ref().map(Vec::as_slice);

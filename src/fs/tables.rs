@@ -74,7 +74,7 @@ impl Snapshot {
         table: TableId,
         from: &[u8],
         to: Bound<&[u8]>,
-    ) -> Result<Option<(Vec<u8>, Arc<[u8]>)>, FsError> {
+    ) -> Result<Option<SharedEntry>, FsError> {
         if let Bound::Included(to) | Bound::Excluded(to) = to
             && to < from
         {
@@ -88,11 +88,16 @@ impl Snapshot {
     }
 }
 
+/// A key with its value, shared with the overlay it came from.
+pub(super) type SharedEntry = (Vec<u8>, Arc<[u8]>);
+/// A key with its value.
+pub(super) type Entry = (Vec<u8>, Vec<u8>);
+
 /// A walk through one table of a snapshot.
 pub(super) struct StoredRange(redb::Range<'static, Bytes, Bytes>);
 
 impl StoredRange {
-    pub(super) fn next_entry(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, FsError> {
+    pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, FsError> {
         let Some(entry) = self.0.next() else { return Ok(None) };
         let (key, value) = entry.map_err(redb_error)?;
         Ok(Some((key.value().to_vec(), value.value().to_vec())))

@@ -204,7 +204,7 @@ impl Mirror {
     /// A write in slices that a commit record can overtake; the last one is of kind `last`.
     fn write_slices(&self, first: BlockNo, data: &[u8], last: Kind) -> Result<(), BlocksError> {
         let count = (data.len() / BlockNo::SIZE) as u64;
-        if data.len() % BlockNo::SIZE != 0 || count == 0 {
+        if !data.len().is_multiple_of(BlockNo::SIZE) || count == 0 {
             return Err(BlocksError::OutOfRange { first, count });
         }
         self.locked(first, count, |guard| {
@@ -239,7 +239,7 @@ impl Blocks for Mirror {
 
     fn read(&self, first: BlockNo, out: &mut [u8]) -> Result<(), BlocksError> {
         let count = (out.len() / BlockNo::SIZE) as u64;
-        if out.len() % BlockNo::SIZE != 0 || count == 0 {
+        if !out.len().is_multiple_of(BlockNo::SIZE) || count == 0 {
             return Err(BlocksError::OutOfRange { first, count });
         }
         self.locked(first, count, |guard| self.read_healing(guard, first, out))
