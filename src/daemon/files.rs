@@ -13,6 +13,7 @@ use crate::fs::{Fs, Store, StoreOptions};
 use crate::image::Blocks;
 use crate::mirror::Mirror;
 use crate::mount::{Gate, MountOptions, Mounted, Unmounted};
+use crate::sys::mount::mounted_at;
 
 use super::reflexes::RequestGate;
 use super::serving::{Mounter, Served};
@@ -102,7 +103,11 @@ impl Files {
 
 impl Mounter for Files {
     fn mount(&self) -> Result<Arc<dyn Served>, String> {
-        std::fs::create_dir_all(&self.place).map_err(|e| format!("{}: {e}", self.place.display()))?;
+        // A dead mount of ours may lie there; `Mounted` takes it away.
+        let there = mounted_at(&self.place).map_err(|e| e.to_string())?.is_some();
+        if !there {
+            std::fs::create_dir_all(&self.place).map_err(|e| format!("{}: {e}", self.place.display()))?;
+        }
         let blocks = Arc::clone(&self.mirror) as Arc<dyn Blocks>;
         let store = Store::open(blocks, &StoreOptions::default()).map_err(|e| e.to_string())?;
         let fs = Arc::new(Fs::new(store, self.options.atime));

@@ -75,8 +75,8 @@ impl Journal {
     }
 }
 
-/// The event for a node's notice; `None`: it is shown in the state only.
-pub fn event_of(notice: Notice, me: NodeId, image: &str) -> Option<Event> {
+/// The event for a node's notice, `v` being the newest version of the record; `None`: it is shown in the state only.
+pub fn event_of(notice: Notice, me: NodeId, v: u64) -> Option<Event> {
     let peer = me.other();
     Some(match notice {
         Notice::Decided { text, .. } => Event::Compared { text },
@@ -84,7 +84,7 @@ pub fn event_of(notice: Notice, me: NodeId, image: &str) -> Option<Event> {
         // The end of the stream was told, and what follows from it will be.
         Notice::PeerLost => return None,
         Notice::WentSolo { record } => {
-            Event::WentAlone { peer, v: record.v, reason: "it acknowledges nothing".to_string() }
+            Event::WentAlone { peer, v: record.v, reason: "it is gone or silent".to_string() }
         }
         Notice::Removed { record } => Event::StoppedPrimary {
             reason: format!("record {} does not count this copy as current", record.v),
@@ -105,10 +105,10 @@ pub fn event_of(notice: Notice, me: NodeId, image: &str) -> Option<Event> {
         Notice::HandedOver { to } => Event::StoppedPrimary {
             reason: if to == me { "handed over to this node".to_string() } else { "handed over".to_string() },
         },
-        Notice::TookOver => Event::BecamePrimary { v: 0, reason: "the peer is gone".to_string() },
+        Notice::TookOver => Event::BecamePrimary { v, reason: "the peer is gone".to_string() },
         Notice::SplitBrain => Event::Diverged { peer },
         Notice::Refused { text, .. } => Event::PeerRefused { peer, reason: text },
         Notice::WitnessSuspect { text } => Event::TakeoverRefused { reason: format!("the witness: {text}") },
-        Notice::Fault { text } => Event::DiskFailed { image: image.to_string(), reason: text },
+        Notice::Fault { text } => Event::Fault { text },
     })
 }

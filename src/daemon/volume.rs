@@ -247,7 +247,7 @@ impl Volume {
             }
         }));
         threads.push(std::thread::spawn(move || serving.run(&tasks)));
-        let (name, image) = (self.name.clone(), self.image_path.display().to_string());
+        let (name, image) = (self.name.clone(), Arc::clone(self.mirror.image()));
         // Ends with the last sender, the shell's: not joined.
         std::thread::spawn(move || teller.run(&name, &image, &tellings));
         *self.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
@@ -392,11 +392,13 @@ struct Teller {
 }
 
 impl Teller {
-    fn run(&self, volume: &str, image: &str, tellings: &Receiver<Telling>) {
+    fn run(&self, volume: &str, image: &Image, tellings: &Receiver<Telling>) {
         while let Ok(telling) = tellings.recv() {
             match telling {
                 Telling::Notice(notice) => {
-                    if let Some(event) = event_of(notice, self.me, image) {
+                    if let Some(event) =
+                        event_of(notice, self.me, image.state().record.map_or(0, |record| record.v))
+                    {
                         self.journal.tell(Some(volume), event);
                     }
                 }

@@ -201,6 +201,8 @@ events! {
     // Disks.
     DiskFailed { image: String, reason: String } Critical plain |_n| format!(
         "the disk under {image} failed: {reason}; this copy is not used any more, see \"twinfs replace\"");
+    /// Something went wrong that has no row of its own.
+    Fault { text: String } Critical plain |_n| text.clone();
     DiskFull { image: String } Critical plain |_n| format!(
         "the disk under {image} is full: programs get \"no space left\"; free some space there");
     BlockRepaired { block: u64, from: NodeId } Warning plain |n|
