@@ -447,6 +447,10 @@ impl Node {
             return self.protocol_error("the peer joined without being asked", out);
         }
         out.push(Action::Tell(Notice::ResyncFinished));
+        let settled = self.outbox.clear_old_window();
+        if !settled.is_empty() {
+            out.push(Action::Settled { runs: settled });
+        }
         self.enter_member(out);
     }
 

@@ -59,6 +59,9 @@ pub struct Outbox {
     last: Seq,
     flying: BTreeMap<Seq, Flying>,
     window: BTreeMap<u64, Run>,
+    /// Stamps up to here belong to earlier sessions: a flush says nothing about them, the peer may have lost them
+    /// with its power in between.
+    old: u64,
     done_at: Moment,
 }
 
@@ -95,6 +98,7 @@ impl Outbox {
     pub fn start_session(&mut self, now: Moment) {
         self.end_session();
         self.last = Seq(0);
+        self.old = self.next_stamp;
         self.done_at = now;
     }
 
@@ -147,8 +151,9 @@ impl Outbox {
             }
         }
         let Some((seq, stamp)) = covered else { return Acked::default() };
-        let later = self.window.split_off(&(stamp + 1));
-        let settled = std::mem::replace(&mut self.window, later);
+        let mut later = self.window.split_off(&(stamp + 1));
+        let settled = self.window.split_off(&(self.old + 1));
+        self.window.append(&mut later);
         Acked { settled: merge(settled.into_values().collect()), flushed: Some(seq) }
     }
 
@@ -197,6 +202,12 @@ impl Outbox {
     /// The window was marked, or the peer's copy was made equal: forgets it and says what it was.
     pub fn clear_window(&mut self) -> Vec<Run> {
         merge(std::mem::take(&mut self.window).into_values().collect())
+    }
+
+    /// The peer's copy was made equal, and flushed: what earlier sessions left is no longer in doubt.
+    pub fn clear_old_window(&mut self) -> Vec<Run> {
+        let this = self.window.split_off(&(self.old + 1));
+        merge(std::mem::replace(&mut self.window, this).into_values().collect())
     }
 
     /// The peer has not said that this one is done.
@@ -265,5 +276,18 @@ mod tests {
         outbox.start_session(T);
         assert_eq!(outbox.unsafe_runs(true), vec![run(0), run(10)]);
         assert_eq!(outbox.clear_window(), vec![run(0), run(10)]);
+    }
+
+    #[test]
+    fn a_flush_of_a_later_session_does_not_settle_an_earlier_ones_window() {
+        let mut outbox = outbox(&[Kind::Write]);
+        outbox.acked(Seq(1), T);
+        outbox.start_session(T);
+        outbox.send(None, Kind::Write, run(7), T);
+        outbox.send(None, Kind::Barrier, Run { first: BlockNo(0), count: 0 }, T);
+        let acked = outbox.acked(Seq(2), T);
+        assert_eq!(acked.settled, vec![run(7)], "the peer may have lost block 0 with its power in between");
+        assert_eq!(outbox.unsafe_runs(true), vec![run(0)]);
+        assert_eq!(outbox.clear_old_window(), vec![run(0)]);
     }
 }
