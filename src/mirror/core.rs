@@ -86,6 +86,9 @@ pub(super) enum Job {
     ClearMarks,
     Store { token: Token, state: Box<State> },
     Fetch { link: LinkId, id: u64, block: BlockNo },
+    /// Behind everything that the peer sent before: no write of an old session may land in what is served or copied.
+    Order(Order),
+    Then(Worker, Box<Job>),
 }
 
 pub(super) struct Core {
@@ -253,7 +256,8 @@ impl Mirror {
             }
             Action::StartCopy { session, kind, source } => {
                 core.copy_map.begin(session);
-                self.push(core, Worker::Copy, Job::StartCopy { session, kind, source });
+                let start = Box::new(Job::StartCopy { session, kind, source });
+                self.push(core, Worker::Apply, Job::Then(Worker::Copy, start));
             }
             Action::SendDigests { link, session, extent, last } => {
                 self.send_read_digests(core, link, session, extent, last);
@@ -270,6 +274,8 @@ impl Mirror {
             Action::ClearMarks => self.push(core, Worker::Store, Job::ClearMarks),
             Action::Store { token, state } => self.push(core, Worker::Store, Job::Store { token, state }),
             Action::Send { link, message } => self.env.send(link, message, Payload::default()),
+            Action::Promote => self.push(core, Worker::Apply, Job::Order(Order::Promote)),
+            Action::Demote { graceful } => self.push(core, Worker::Apply, Job::Order(Order::Demote { graceful })),
             other => self.order(other),
         }
     }
@@ -280,8 +286,6 @@ impl Mirror {
             Action::CloseLink { link } => Order::CloseLink(link),
             Action::SendHeartbeat(heartbeat) => Order::Heartbeat(heartbeat),
             Action::AskWitness { nonce, request } => Order::AskWitness { nonce, request },
-            Action::Promote => Order::Promote,
-            Action::Demote { graceful } => Order::Demote { graceful },
             Action::Freeze => Order::Freeze,
             Action::Thaw => Order::Thaw,
             Action::RenewAddress { seconds_left } => Order::RenewAddress { seconds_left },

@@ -40,6 +40,8 @@ impl Mirror {
             Job::Compare { session, extent, last, payload } => self.compare(session, extent, last, &payload),
             Job::Copy { session, blocks } => self.read_to_copy(session, blocks),
             Job::Fetch { link, id, block } => self.answer_fetch(link, id, block),
+            Job::Order(order) => self.env.order(order),
+            Job::Then(worker, job) => self.push(&mut self.lock(), worker, *job),
             Job::ClearMarks => {
                 if let Err(error) = self.image.clear_bits() {
                     self.fault("the marks could not be cleared", &error);

@@ -23,7 +23,7 @@ impl World {
         let mut wrong = None;
         for (block, version) in covered {
             let Some((newest, digest)) = oracle.done.get(block).copied() else { continue };
-            if newest != *version || oracle.is_busy(*block) {
+            if newest != *version || oracle.is_busy(*block) || oracle.rotten.contains(block) {
                 continue;
             }
             oracle.done.remove(block);
@@ -192,6 +192,12 @@ impl World {
             (Some(_), None) => disk_a.page(page, false).iter().all(|byte| *byte == 0),
             (None, Some(_)) => disk_b.page(page, false).iter().all(|byte| *byte == 0),
         }
+    }
+
+    /// What a node says about itself.
+    fn describe(&self, node: usize) -> Option<String> {
+        let mirror = self.machine(node).up.as_ref().and_then(|life| life.mirror.clone())?;
+        Some(mirror.with_machine(|machine| format!("{}: {:?}", NAMES[node], machine.view())))
     }
 
     /// After everything healed: in sync, and the data areas are equal block by block.

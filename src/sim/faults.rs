@@ -270,6 +270,8 @@ impl World {
             }
             self.sched.after(MS, Ev::Start { node });
             self.undo(Undo::Connect(node));
+            // A command to a node that slept may reach it after this one.
+            self.sched.after(17 * SECOND, Ev::Undo(Undo::Connect(node)));
         }
         self.undo(Undo::Weather);
         self.undo(Undo::WitnessUp);
