@@ -77,12 +77,15 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
             output.line(format_args!("{}seed {} hash {:016x}", outcome.trace, outcome.seed, outcome.hash));
         }
         if !outcome.violations.is_empty() {
-            failed.push(outcome.seed);
+            failed.push((outcome.seed, outcome.violations));
         }
         true
     });
     failed.sort_unstable();
-    for seed in failed.iter().take(3) {
+    for (seed, violations) in failed.iter().skip(1) {
+        output.line(format_args!("seed {seed}: {}", violations.join("; ")));
+    }
+    if let Some((seed, _)) = failed.first() {
         let again = sim::run(&Options { seed: *seed, mutations, shown: args.events });
         output.line(format_args!("{}seed {seed}: {}", again.trace, again.violations.join("; ")));
     }

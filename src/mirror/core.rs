@@ -76,16 +76,50 @@ pub(super) struct CopyRead {
 
 /// Work for the threads that may block.
 pub(super) enum Job {
-    Apply { session: Session, seq: Seq, kind: Kind, run: Run, payload: Payload },
-    Mark { token: Token, runs: Vec<Run> },
-    SendMarks { session: Session },
-    AddMarks { session: Session, runs: Vec<Run>, last: bool },
-    StartCopy { session: Session, kind: CopyKind, source: bool },
-    Compare { session: Session, extent: crate::base::ExtentNo, last: bool, payload: Payload },
-    Copy { session: Session, blocks: u64 },
+    Apply {
+        session: Session,
+        seq: Seq,
+        kind: Kind,
+        run: Run,
+        payload: Payload,
+    },
+    Mark {
+        token: Token,
+        runs: Vec<Run>,
+    },
+    SendMarks {
+        session: Session,
+    },
+    AddMarks {
+        session: Session,
+        runs: Vec<Run>,
+        last: bool,
+    },
+    StartCopy {
+        session: Session,
+        kind: CopyKind,
+        source: bool,
+    },
+    Compare {
+        session: Session,
+        extent: crate::base::ExtentNo,
+        last: bool,
+        payload: Payload,
+    },
+    Copy {
+        session: Session,
+        blocks: u64,
+    },
     ClearMarks,
-    Store { token: Token, state: Box<State> },
-    Fetch { link: LinkId, id: u64, block: BlockNo },
+    Store {
+        token: Token,
+        state: Box<State>,
+    },
+    Fetch {
+        link: LinkId,
+        id: u64,
+        block: BlockNo,
+    },
     /// Behind everything that the peer sent before: no write of an old session may land in what is served or copied.
     Order(Order),
     Then(Worker, Box<Job>),
@@ -275,7 +309,9 @@ impl Mirror {
             Action::Store { token, state } => self.push(core, Worker::Store, Job::Store { token, state }),
             Action::Send { link, message } => self.env.send(link, message, Payload::default()),
             Action::Promote => self.push(core, Worker::Apply, Job::Order(Order::Promote)),
-            Action::Demote { graceful } => self.push(core, Worker::Apply, Job::Order(Order::Demote { graceful })),
+            Action::Demote { graceful } => {
+                self.push(core, Worker::Apply, Job::Order(Order::Demote { graceful }))
+            }
             other => self.order(other),
         }
     }

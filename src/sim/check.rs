@@ -197,7 +197,8 @@ impl World {
     /// What a node says about itself.
     fn describe(&self, node: usize) -> Option<String> {
         let mirror = self.machine(node).up.as_ref().and_then(|life| life.mirror.clone())?;
-        Some(mirror.with_machine(|machine| format!("{}: {:?}", NAMES[node], machine.view())))
+        let now = self.clock(node);
+        Some(mirror.with_machine(|machine| format!("{}: {:?}", NAMES[node], machine.view(now))))
     }
 
     /// After everything healed: in sync, and the data areas are equal block by block.
@@ -207,8 +208,10 @@ impl World {
         };
         let records = [a.state().record, b.state().record];
         if records[0] != records[1] || records[0].is_none_or(|record| record.members != Members::BOTH) {
+            let views: Vec<String> = (0..2).filter_map(|node| self.describe(node)).collect();
+            let after = super::run::HEAL / SECOND;
             let text =
-                format!("L3: not in sync {} s after the last fault: {records:?}", super::run::HEAL / SECOND);
+                format!("L3: not in sync {after} s after the last fault: {records:?}\n{}", views.join("\n"));
             return self.sched.violate(text);
         }
         for block in 0..a.block_count() {

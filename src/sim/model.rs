@@ -11,7 +11,8 @@ pub type Id = u64;
 
 /// The root directory.
 pub const ROOT: Id = 0;
-const BLOCK: usize = 4096;
+/// An overwrite in place that nobody asked to be stable may be torn at this.
+const SECTOR: usize = 512;
 
 /// What a name leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,7 +255,7 @@ impl Model {
 }
 
 impl File {
-    /// Length and each block must be those of some version that may still be found.
+    /// Length and each sector must be those of some version that may still be found.
     fn check(&self, content: &[u8]) -> Result<(), String> {
         let lens: Vec<usize> = self.versions.iter().map(Vec::len).collect();
         // A large append may have become stable in part.
@@ -262,10 +263,10 @@ impl File {
         if min.is_none_or(|min| content.len() < *min) || max.is_none_or(|max| content.len() > *max) {
             return Err(format!("{} bytes long, may be {lens:?}", content.len()));
         }
-        for (index, block) in content.chunks(BLOCK).enumerate() {
+        for (index, block) in content.chunks(SECTOR).enumerate() {
             let fits = |version: &Vec<u8>| {
-                let start = (index * BLOCK).min(version.len());
-                let end = (index * BLOCK + block.len()).min(version.len());
+                let start = (index * SECTOR).min(version.len());
+                let end = (index * SECTOR + block.len()).min(version.len());
                 let had = &version[start..end];
                 block.starts_with(had) && block[had.len()..].iter().all(|byte| *byte == 0)
             };
@@ -273,7 +274,7 @@ impl File {
                 let count = self.versions.len();
                 let head = &block[..block.len().min(16)];
                 return Err(format!(
-                    "block {index} is none of its {count} possible contents (found {head:?})"
+                    "sector {index} is none of its {count} possible contents (found {head:?})"
                 ));
             }
         }
