@@ -13,7 +13,7 @@ use crate::image::{Blocks, BlocksError};
 
 use super::baton::lock;
 use super::env::SimEnv;
-use super::model::{Change, Id, Kind, Seen, Tree};
+use super::model::{Change, Id, Kind, Model, Seen, Tree};
 use super::rng::Rng;
 use super::sched::Owner;
 use super::watch::Watched;
@@ -119,7 +119,28 @@ impl Files {
         self.chosen(what).map_err(|error| format!("file operation {what}: {error}"))
     }
 
+    /// Tells the model of an acknowledgement; one that reached a node which was replaced in the meantime is no news.
+    fn acknowledged(&self, tell: impl FnOnce(&mut Model)) {
+        let mut oracle = lock(&self.world.oracle);
+        if oracle.server == Some(self.owner) {
+            tell(&mut oracle.model);
+        }
+    }
+
+    fn is_server(&self) -> bool {
+        lock(&self.world.oracle).server == Some(self.owner)
+    }
+
+    /// What was read may be told to somebody.
+    fn may_answer(&self) -> bool {
+        self.is_server() && self.world.mirror_of(self.owner).is_some_and(|mirror| mirror.may_answer())
+    }
+
     fn chosen(&mut self, what: u64) -> Done {
+        if !self.is_server() {
+            // Replaced without knowing it: whatever it still tries must not be acknowledged (`Watched` looks).
+            return self.fs.store().sync();
+        }
         match what {
             0..12 => self.make(Kind::File),
             12..16 => self.make(Kind::Dir),
@@ -239,20 +260,20 @@ impl Files {
         let Some((_, _, id)) = self.any(|kind| *kind == Kind::File) else { return self.commit() };
         let ticket = self.fs.fsync(self.ino(id)?, false)?;
         while self.fs.store().commit()? < ticket {}
-        lock(&self.world.oracle).model.fsynced(id);
+        self.acknowledged(|model| model.fsynced(id));
         lock(&self.world.oracle).count("fsync");
         Ok(())
     }
 
     fn commit(&mut self) -> Done {
         self.fs.store().commit()?;
-        lock(&self.world.oracle).model.committed();
+        self.acknowledged(Model::committed);
         Ok(())
     }
 
     fn sync(&mut self) -> Done {
         self.fs.store().sync()?;
-        lock(&self.world.oracle).model.synced();
+        self.acknowledged(Model::synced);
         Ok(())
     }
 
@@ -324,7 +345,7 @@ impl Files {
         let Some((_, name, id)) = self.any(|kind| *kind == Kind::File) else { return Ok(()) };
         let content = lock(&self.world.oracle).model.content(id).to_vec();
         let read = self.fs.read(self.ino(id)?, 0, content.len() + 100)?;
-        if read != content {
+        if read != content && self.may_answer() {
             let (found, wanted) = (read.len(), content.len());
             let at = read.iter().zip(&content).position(|(a, b)| a != b);
             let text =
@@ -341,7 +362,7 @@ impl Files {
             let oracle = lock(&self.world.oracle);
             oracle.model.now.dirs.get(&dir).map(|names| names.keys().cloned().collect()).unwrap_or_default()
         };
-        if found != wanted {
+        if found != wanted && self.may_answer() {
             self.world.sched.violate(format!("directory {dir} lists {found:?}, holds {wanted:?}"));
         }
         Ok(())
@@ -351,7 +372,7 @@ impl Files {
     pub fn close(self) -> Result<(), String> {
         self.env.sleep(MS).map_err(|error| error.to_string())?;
         self.fs.store().sync().map_err(|error| error.to_string())?;
-        lock(&self.world.oracle).model.synced();
+        self.acknowledged(Model::synced);
         self.fs.store().close().map_err(|error| error.to_string())
     }
 }

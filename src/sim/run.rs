@@ -22,6 +22,8 @@ use super::world::{Ev, MS, Machine, SECOND, StateFile, World, node_id};
 
 /// After the last fault everything must be in sync within this.
 pub const HEAL: u64 = 120 * SECOND;
+/// Commands to a node that slept, and the last faults' own ends, may come this late.
+const LATE: u64 = 20 * SECOND;
 const VOLUME: VolumeId = VolumeId(0x7417);
 /// Bytes of a simulated disk: the data area and room for what lies behind it.
 const DISK_BYTES: u64 = (DATA_BLOCKS + 2048) * 4096;
@@ -68,7 +70,8 @@ fn settle(world: &Arc<World>, limit: u64) {
     loop {
         let next = (world.sched.now() + SECOND).min(limit);
         world.run_until(next);
-        if !ok(world) || in_sync() || next == limit {
+        let late = next > world.plan.faults_until + LATE;
+        if !ok(world) || (late && in_sync()) || next >= limit {
             break;
         }
     }
