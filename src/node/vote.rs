@@ -187,7 +187,11 @@ impl Node {
                 self.swap(vote, shown, next, true, out);
             }
             Standing::Adopt(_) if vote.is_solo() => self.go_on(vote, shown, out),
-            Standing::Own { record, entry } if self.both() && self.conv.is_none() => {
+            Standing::Own { record, entry } if self.both() => {
+                // A session that was agreed on without knowing this starts again from the record as it is.
+                if self.conv.is_some() {
+                    self.close_link(out);
+                }
                 let entry = GenEntry { at_v: record.v, ..entry };
                 self.vote = None;
                 self.in_step = true;
