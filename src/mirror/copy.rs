@@ -3,15 +3,15 @@
 //! Does not know why a resync runs or how fast it may. Invariants: a block under way is not read again until it is
 //! stable on the target or the session ended; its *to copy* bit stays until then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::{BlockNo, Digest, ExtentNo, Pages};
-use crate::image::{ImageError, RangeGuard};
-use crate::node::{Event, LinkId, OpId};
+use crate::image::{BlocksError, ImageError, RangeGuard};
+use crate::node::{Event, LinkId, Notice, OpId};
 use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
 
-use super::core::{CopyRead, Core};
-use super::{Mirror, Payload};
+use super::core::{CopyRead, Core, Op, Phase};
+use super::{Mirror, Order, Payload};
 
 /// Blocks in one `CopyRead`.
 const RUN_BLOCKS_MAX: u64 = 256;
@@ -30,6 +30,17 @@ pub(super) struct CopyMap {
     asked: bool,
     /// The target of a comparison: what was read and waits to be sent.
     digests: Option<(ExtentNo, Payload)>,
+    /// Blocks whose trouble was told.
+    told: BTreeSet<BlockNo>,
+}
+
+/// What became of the next run to copy.
+enum Found {
+    Read,
+    Locked,
+    Unreadable,
+    /// The session or the node ended.
+    Over,
 }
 
 impl CopyMap {
@@ -121,7 +132,7 @@ impl Mirror {
     /// Finds, locks and reads one run of at most `blocks` blocks, going round the map once.
     pub(super) fn read_to_copy(&self, session: Session, blocks: u64) {
         let Some(start) = self.lock().copy_map.current(session).map(|map| map.cursor) else { return };
-        let mut busy = 0;
+        let mut busy = 0u64;
         for (mut from, end) in [(start, self.image.block_count()), (0, start)] {
             while from < end {
                 let Some((first, count)) = self.image.next_to_copy(BlockNo(from)) else { break };
@@ -135,28 +146,39 @@ impl Mirror {
                     continue;
                 }
                 let run = Run { first, count: (part_end - part).min(blocks).min(RUN_BLOCKS_MAX) };
-                match self.read_run(session, run) {
-                    Ok(true) | Err(()) => return,
-                    Ok(false) => busy += run.count,
+                let one = Run { first, count: 1 };
+                let mut found = self.read_run(session, run);
+                if matches!(found, Found::Locked) && run.count > 1 {
+                    found = self.read_run(session, one);
                 }
-                from = first.0 + run.count;
+                match found {
+                    Found::Read | Found::Over => return,
+                    Found::Locked if self.is_being_written(first) => busy = busy.saturating_add(1),
+                    // Nothing will bring this one to the target but a copy: no end before it.
+                    Found::Locked | Found::Unreadable => busy = u64::MAX,
+                }
+                from = first.0 + 1;
             }
         }
         self.deliver(Event::CopyExhausted { session, busy });
     }
 
-    /// Reads the beginning of a run: blocks that are all written or all not. False: locked by someone.
-    fn read_run(&self, session: Session, run: Run) -> Result<bool, ()> {
-        let Some(guard) = self.image.try_lock(run.first, run.count) else { return Ok(false) };
+    /// Whether a started operation is about to give the block a new content, on the target as well.
+    fn is_being_written(&self, block: BlockNo) -> bool {
+        let core = self.lock();
+        let covers = |op: &Op| op.first <= block && block.0 < op.first.0 + op.count;
+        core.ops.values().any(|op| op.kind.writes() && matches!(op.phase, Phase::Started(_)) && covers(op))
+    }
+
+    /// Reads the beginning of a run: blocks that are all written or all not.
+    fn read_run(&self, session: Session, run: Run) -> Found {
+        let Some(guard) = self.image.try_lock(run.first, run.count) else { return Found::Locked };
         let read = self.read_locked(&guard, run);
         let (count, hole, payload) = match read {
             Ok(read) => read,
             Err(error) => {
                 self.unlock(guard);
-                self.fault("a block to be copied could not be read", &error);
-                // One block stays marked; the rest goes on.
-                let waits = matches!(error, ImageError::Rotten { .. } | ImageError::SlotsBusy);
-                return if waits { Ok(false) } else { Err(()) };
+                return self.unreadable(run, &error);
             }
         };
         let run = Run { first: run.first, count };
@@ -165,7 +187,7 @@ impl Mirror {
             if core.copy_map.session != Some(session) {
                 drop(core);
                 self.unlock(guard);
-                return Err(());
+                return Found::Over;
             }
             let op = OpId(core.next_op);
             core.next_op += 1;
@@ -175,10 +197,22 @@ impl Mirror {
             op
         };
         self.deliver(Event::CopyRead { op, first: run.first, count, hole });
-        Ok(true)
+        Found::Read
     }
 
-    fn read_locked(&self, guard: &RangeGuard, run: Run) -> Result<(u64, bool, Payload), ImageError> {
+    /// A block that no copy is known of: it stays marked, the resync goes on with the others and does not end.
+    fn unreadable(&self, run: Run, error: &BlocksError) -> Found {
+        if *error == BlocksError::Stopped {
+            return Found::Over;
+        }
+        if self.lock().copy_map.told.insert(run.first) {
+            let text = format!("a block to be copied could not be read: {error}");
+            self.env.order(Order::Tell(Notice::Fault { text }));
+        }
+        Found::Unreadable
+    }
+
+    fn read_locked(&self, guard: &RangeGuard, run: Run) -> Result<(u64, bool, Payload), BlocksError> {
         let digests = self.image.digests(run.first, run.count)?;
         let hole = digests.first().is_none_or(Option::is_none);
         let count = digests.iter().take_while(|digest| digest.is_none() == hole).count();
@@ -186,7 +220,9 @@ impl Mirror {
             return Ok((count as u64, true, Payload::default()));
         }
         let mut pages = Pages::zeroed(count);
-        self.read_or_heal(guard, run.first, &mut pages)?;
+        self.read_or_heal(guard, run.first, &mut pages, &|block| {
+            Ok(self.hot_received(Run { first: block, count: 1 })?)
+        })?;
         let digests = self.image.digests(run.first, count as u64)?;
         let digests: Vec<Digest> = digests.into_iter().flatten().collect();
         Ok((count as u64, false, Payload::checked(pages, &digests)))

@@ -17,7 +17,7 @@ impl Mirror {
         first: BlockNo,
         out: &mut [u8],
     ) -> Result<(), BlocksError> {
-        Ok(self.read_or_heal(guard, first, out)?)
+        self.read_or_heal(guard, first, out, &|block| self.hot(block, 1))
     }
 
     /// Reads a locked range; each block that does not match is repaired first, or the read fails with its number.
@@ -26,37 +26,41 @@ impl Mirror {
         guard: &RangeGuard,
         first: BlockNo,
         out: &mut [u8],
-    ) -> Result<(), ImageError> {
+        hot: &dyn Fn(BlockNo) -> Result<(), BlocksError>,
+    ) -> Result<(), BlocksError> {
         let blocks = out.len() / BlockNo::SIZE;
         for _ in 0..=blocks {
             match self.image.read(first, out) {
-                Err(ImageError::Rotten { block }) => self.repair(guard, block)?,
-                done => return done,
+                Err(ImageError::Rotten { block }) => self.repair(guard, block, hot)?,
+                done => return Ok(done?),
             }
         }
-        Err(ImageError::Rotten { block: first })
+        Err(BlocksError::Rotten(first))
     }
 
-    fn repair(&self, guard: &RangeGuard, block: BlockNo) -> Result<(), ImageError> {
+    fn repair(
+        &self,
+        guard: &RangeGuard,
+        block: BlockNo,
+        hot: &dyn Fn(BlockNo) -> Result<(), BlocksError>,
+    ) -> Result<(), BlocksError> {
         let suspect = self.image.is_suspect(block);
         let offered = self.fetch(block)?;
         match offered {
             Some(payload) => match self.image.heal(guard, block, payload.data()) {
-                Err(ImageError::WrongRepair { .. }) if suspect => self.replace(guard, block, &payload),
-                done => done,
+                // Any mix of what two members had un-flushed is a legal state: the peer's content will do.
+                Err(ImageError::WrongRepair { .. }) if suspect => {
+                    hot(block)?;
+                    Ok(self.image.write(guard, block, payload.data(), &payload.digests())?)
+                }
+                done => Ok(done?),
             },
             None if suspect => {
-                self.image.make_hot(block, 1)?;
-                self.image.bless(guard, block)
+                hot(block)?;
+                Ok(self.image.bless(guard, block)?)
             }
-            None => Err(ImageError::Rotten { block }),
+            None => Err(BlocksError::Rotten(block)),
         }
-    }
-
-    /// Takes the peer's content of a suspect block: any mix of what two members had un-flushed is a legal state.
-    fn replace(&self, guard: &RangeGuard, block: BlockNo, payload: &Payload) -> Result<(), ImageError> {
-        self.image.make_hot(block, 1)?;
-        self.image.write(guard, block, payload.data(), &payload.digests())
     }
 
     /// Asks the peer for a block; `None` if there is no peer or it has no good content.

@@ -57,7 +57,7 @@ impl Mirror {
     }
 
     /// Makes the extents hot; when every slot is busy, flushes all members first.
-    fn hot(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
+    pub(super) fn hot(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
         for _ in 0..SLOT_FLUSHES_MAX {
             match self.image.make_hot(first, count) {
                 Err(ImageError::SlotsBusy) => self.flush()?,

@@ -114,7 +114,9 @@ impl Mirror {
         Ok(())
     }
 
-    fn hot_received(&self, run: Run) -> Result<(), ImageError> {
+    /// Makes a range hot where every difference is covered by the sender or by stable marks: on a receiver, and on the
+    /// source of a resync.
+    pub(super) fn hot_received(&self, run: Run) -> Result<(), ImageError> {
         for _ in 0..SLOT_FLUSHES_MAX {
             match self.image.make_hot(run.first, run.count) {
                 Err(ImageError::SlotsBusy) => self.flush_received()?,

@@ -104,7 +104,7 @@ pub enum Event {
         hole: bool,
     },
     /// The scan asked for by `Copy` reached the end: nothing is left to copy but what is in flight and `busy` blocks
-    /// that are locked by operations.
+    /// that started operations are writing. `u64::MAX`: something else is in the way of a block, look again.
     CopyExhausted {
         session: Session,
         busy: u64,

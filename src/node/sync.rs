@@ -331,7 +331,8 @@ impl Node {
         if !source.progress.exhausted || source.retry_at.is_some() || source.progress.in_flight() > 0 {
             return;
         }
-        if unsent || (source.progress.busy > 0 && source.unsent_at_scan) {
+        let in_the_way = source.progress.busy == u64::MAX;
+        if unsent || in_the_way || (source.progress.busy > 0 && source.unsent_at_scan) {
             source.retry_at = Some(now + BUSY_PAUSE);
             return;
         }
