@@ -1,0 +1,107 @@
+//! Two twinfs daemons on this machine, replicating over the loopback interface, both images on the same disk.
+//!
+//! Decides ports and timing: generous, so that a busy disk never looks like a dead peer. Everything lies in one folder.
+
+use std::net::UdpSocket;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::setup::run;
+
+/// How long the pair may take to be in sync, and each daemon to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+const NODES: [&str; 2] = ["alpha", "beta"];
+
+/// A running pair; `alpha` serves.
+pub struct Pair {
+    dir: PathBuf,
+    daemons: Vec<Child>,
+}
+
+impl Pair {
+    /// Makes both images with `image` bytes, starts both daemons and waits until they are in sync.
+    pub fn start(dir: &Path, image: u64, twinfs: &Path) -> anyhow::Result<Pair> {
+        std::fs::DirBuilder::new().mode(0o700).create(dir)?;
+        std::fs::create_dir(dir.join("mount"))?;
+        let config = dir.join("twinfs.toml");
+        std::fs::write(&config, configuration(dir, image, free_ports()?))?;
+        for (node, verb) in NODES.into_iter().zip(["init", "join"]) {
+            let mut command = Command::new(twinfs);
+            command.arg(verb).arg("--config").arg(&config).args(["--node", node]).arg("--state-dir");
+            run(command.arg(dir.join(node)))?;
+        }
+        let mut pair = Pair { dir: dir.join("mount"), daemons: Vec::new() };
+        for node in NODES {
+            let log = std::fs::File::create(dir.join(format!("{node}.log")))?;
+            let mut command = Command::new(twinfs);
+            command.arg("daemon").arg("--config").arg(&config).args(["--node", node]);
+            command.arg("--run-dir").arg(dir.join(node)).arg("--state-dir").arg(dir.join(node));
+            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+            pair.daemons.push(command.spawn().context("twinfs daemon")?);
+        }
+        pair.wait_in_sync(&dir.join(NODES[0]), twinfs)?;
+        Ok(pair)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn wait_in_sync(&self, run_dir: &Path, twinfs: &Path) -> anyhow::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let output =
+                Command::new(twinfs).args(["--json", "status", "--run-dir"]).arg(run_dir).output()?;
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let volume = &status["volumes"][0];
+            if volume["state"] == "in-sync" && volume["mounted"] == true {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < end, "not in sync after {PATIENCE:?}: {volume}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        // The secondary first, so that the primary has nobody to hand over to.
+        for daemon in self.daemons.iter_mut().rev() {
+            let Ok(pid) = i32::try_from(daemon.id()) else { continue };
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            let end = Instant::now() + PATIENCE;
+            while Instant::now() < end && matches!(daemon.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        // Left only by a daemon that had to be killed.
+        let _ = nix::mount::umount2(&self.dir, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// Two ports of the loopback interface that nobody uses.
+fn free_ports() -> anyhow::Result<[u16; 2]> {
+    let sockets = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
+    Ok([sockets[0].local_addr()?.port(), sockets[1].local_addr()?.port()])
+}
+
+fn configuration(dir: &Path, image: u64, ports: [u16; 2]) -> String {
+    let dir = dir.display();
+    let mib = image >> 20;
+    format!(
+        "[cluster]\nname = \"bench\"\narbitration = \"manual\"\nkey_file = \"{dir}/key\"\n\n\
+         [timing]\nkeepalive = \"500ms\"\ndeadtime = \"60s\"\ninitdead = \"2m\"\nslow_peer = \"20s\"\n\n\
+         [node.alpha]\naddresses = [\"127.0.0.1:{}\"]\n\n[node.beta]\naddresses = [\"127.0.0.1:{}\"]\n\n\
+         [volume.bench]\nimage = {{ alpha = \"{dir}/alpha.img\", beta = \"{dir}/beta.img\" }}\n\
+         size = \"{mib}MiB\"\nmount = \"{dir}/mount\"\n",
+        ports[0], ports[1]
+    )
+}
