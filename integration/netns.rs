@@ -34,7 +34,7 @@ fn nodes_are_apart_and_cables_cut_one_way_or_both() {
 
     assert_eq!(alpha.sh("hostname").ok().out.trim(), "alpha");
     alpha
-        .sh("mkdir /replicated; echo a > /etc/twinfs/who; echo a > /run/who; echo a > /var/lib/twinfs/who")
+        .sh("mkdir /replicated /etc/twinfs; echo a > /etc/twinfs/who; echo a > /run/who; echo a > /var/lib/twinfs/who")
         .ok();
     for path in ["/replicated", "/etc/twinfs/who", "/run/who", "/var/lib/twinfs/who"] {
         assert_ne!(beta.run(&["test", "-e", path]).code, 0, "{path} of alpha is seen by beta");

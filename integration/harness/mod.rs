@@ -8,6 +8,7 @@
 pub mod images;
 pub mod need;
 pub mod node;
+pub mod pair;
 pub mod powercut;
 pub mod world;
 

@@ -55,9 +55,9 @@ hostname "$1"
 mkdir -p "$2/ram" "$2/images" "$2/root"
 mount -t tmpfs -o mode=755 tmpfs "$2/ram"
 mkdir "$2/ram/upper" "$2/ram/work"
-mount -t overlay -o "lowerdir=/,upperdir=$2/ram/upper,workdir=$2/ram/work" overlay "$2/root"
+mount -t overlay -o "xino=on,lowerdir=/,upperdir=$2/ram/upper,workdir=$2/ram/work" overlay "$2/root"
 cd "$2/root"
-mkdir -p ".$3" ".$4" var/lib/twinfs etc/twinfs run old
+mkdir -p ".$3" ".$4" run old
 mount --rbind "$3" ".$3"
 mount --bind "$4" ".$4"
 mount --rbind /dev dev
@@ -67,7 +67,7 @@ mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs dev/shm
 mkdir -p run/lock
 rm -rf etc/twinfs var/lib/twinfs
-mkdir -p etc/twinfs var/lib/twinfs
+mkdir -p var/lib/twinfs
 mount --bind "$2/images" var/lib/twinfs
 pivot_root . old
 cd /
@@ -179,7 +179,8 @@ impl Node {
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            if pid != self.pid1 && mine.is_some() && namespace(pid) == mine {
+            // The dead do not count: a nsenter that stopped with its child reaps it only when it goes on.
+            if pid != self.pid1 && mine.is_some() && namespace(pid) == mine && !is_dead(pid) {
                 found.push(pid);
             }
         }
@@ -240,6 +241,12 @@ impl Drop for Node {
         let _ = kill(Pid::from_raw(self.pid1), Signal::SIGKILL);
         let _ = self.holder.wait();
     }
+}
+
+/// Whether only the exit status is left of the process.
+fn is_dead(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
 /// A program running inside a node; ended when dropped.

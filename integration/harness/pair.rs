@@ -1,0 +1,220 @@
+//! A pair of twinfs nodes and its witness in a `World`, set up with the commands that an administrator would type.
+//!
+//! Decides timing (short, so that a takeover takes seconds) and waits for states by `twinfs status --json`. Does not
+//! know what a test does with the pair.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::node::{Node, Running};
+use super::wait_for;
+use super::world::World;
+
+/// Where the volume is mounted.
+pub const MOUNT: &str = "/replicated";
+/// How long any one change of state may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const LOG: &str = "twinfsd.log";
+
+/// What a test wants to be different.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub arbitration: &'static str,
+    pub paths: usize,
+    pub size: &'static str,
+    /// Further lines of `[volume.data]`.
+    pub volume: String,
+    /// Image path of alpha and of beta.
+    pub images: [String; 2],
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        let image = "/var/lib/twinfs/data.img".to_string();
+        Plan {
+            arbitration: "witness",
+            paths: 1,
+            size: "256MiB",
+            volume: String::new(),
+            images: [image.clone(), image],
+        }
+    }
+}
+
+/// Nodes alpha and beta with a volume `data`, and gamma as the witness.
+pub struct Pair {
+    daemons: Vec<(String, Running)>,
+    witness: Option<Running>,
+    pub world: World,
+}
+
+impl Pair {
+    /// Sets the pair up and waits until both are in sync and alpha serves.
+    pub fn start(test: &str, plan: &Plan) -> Pair {
+        let world = World::new(test, &["alpha", "beta", "gamma"], plan.paths);
+        let mut pair = Pair { daemons: Vec::new(), witness: None, world };
+        pair.configure(plan);
+        if plan.arbitration == "witness" {
+            pair.start_witness();
+        }
+        for name in ["alpha", "beta"] {
+            pair.start_daemon(name);
+        }
+        pair.wait("alpha", "in sync and serving", |volume| {
+            volume["state"] == "in-sync" && volume["serving"] == true && volume["mounted"] == true
+        });
+        pair
+    }
+
+    pub fn node(&self, name: &str) -> &Node {
+        self.world.node(name)
+    }
+
+    /// The configuration, the same on both nodes.
+    pub fn toml(&self, plan: &Plan) -> String {
+        let addresses = |name: &str| {
+            let all: Vec<String> =
+                (0..plan.paths).map(|path| format!("\"{}:8790\"", self.world.address(name, path))).collect();
+            all.join(", ")
+        };
+        let witness = match plan.arbitration {
+            "witness" => format!("witness = \"{}:8791\"\n", self.world.address("gamma", 0)),
+            _ => String::new(),
+        };
+        format!(
+            "[cluster]\nname = \"test\"\narbitration = \"{}\"\n{witness}\n\
+             [timing]\nkeepalive = \"100ms\"\ndeadtime = \"4s\"\ninitdead = \"8s\"\nslow_peer = \"500ms\"\n\
+             release_time = \"1500ms\"\nwitness_timeout = \"100ms\"\n\n\
+             [node.alpha]\naddresses = [{}]\n\n[node.beta]\naddresses = [{}]\n\n\
+             [volume.data]\nimage = {{ alpha = \"{}\", beta = \"{}\" }}\nsize = \"{}\"\nmount = \"{MOUNT}\"\n{}",
+            plan.arbitration,
+            addresses("alpha"),
+            addresses("beta"),
+            plan.images[0],
+            plan.images[1],
+            plan.size,
+            plan.volume
+        )
+    }
+}
+
+impl Pair {
+    /// Starts the daemon of a node, as its systemd unit would.
+    pub fn start_daemon(&mut self, name: &str) {
+        self.daemons.retain(|(owner, _)| owner != name);
+        // The log of the daemon before stays: what led to a failure is often in it.
+        let node = self.world.node(name);
+        let _ = std::fs::rename(node.dir.join(LOG), node.dir.join("before.log"));
+        let running = node.spawn(LOG, &["twinfs", "daemon"]);
+        self.daemons.push((name.to_string(), running));
+    }
+
+    pub fn start_witness(&mut self) {
+        self.witness = None;
+        self.witness = Some(self.world.node("gamma").spawn("witness.log", &["twinfs", "witness"]));
+    }
+
+    /// The volume as a node sees it, or null.
+    pub fn volume(&self, name: &str) -> Value {
+        let ran = self.node(name).run(&["twinfs", "--json", "status"]);
+        let status: Value =
+            ran.out.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+        status["volumes"][0].clone()
+    }
+
+    /// Waits until the volume on `name` satisfies `check`; panics with the last state.
+    #[track_caller]
+    pub fn wait(&self, name: &str, what: &str, check: impl Fn(&Value) -> bool) {
+        let mut last = Value::Null;
+        let reached = wait_for(PATIENCE, || {
+            last = self.volume(name);
+            check(&last)
+        });
+        assert!(reached, "{name} is not {what} after {PATIENCE:?}: {last:#}\n{}", self.node(name).log(LOG));
+    }
+
+    /// Waits until `name` serves, with its peer in sync.
+    #[track_caller]
+    pub fn wait_in_sync(&self, name: &str) {
+        self.wait(name, "serving and in sync", |volume| {
+            volume["serving"] == true && volume["mounted"] == true && volume["state"] == "in-sync"
+        });
+    }
+
+    #[track_caller]
+    pub fn wait_serving(&self, name: &str) {
+        self.wait(name, "serving", |volume| volume["serving"] == true && volume["mounted"] == true);
+    }
+
+    /// Which of the two serves, by their own account.
+    pub fn primary(&self) -> Option<&'static str> {
+        ["alpha", "beta"].into_iter().find(|name| self.volume(name)["serving"] == true)
+    }
+}
+
+impl Pair {
+    /// Ends both nodes at one instant while nothing is written, and compares their images block by block.
+    #[track_caller]
+    pub fn compare_images(&mut self) {
+        for name in ["alpha", "beta"] {
+            let _ = self.node(name).run(&["pkill", "-9", "perl"]);
+        }
+        // Past the commit timer and a checkpoint, so that nothing is in flight.
+        std::thread::sleep(Duration::from_secs(3));
+        self.node("alpha").kill_all();
+        self.node("beta").kill_all();
+        self.daemons.clear();
+        let image = |name: &str| self.node(name).dir.join("images/data.img");
+        let differing = super::images::differing_blocks(&image("alpha"), &image("beta"));
+        assert!(differing.is_empty(), "blocks differ between the images: {differing:?}");
+    }
+
+    /// Both daemons stop, read a new configuration and start.
+    pub fn restart_with(&mut self, plan: &Plan) {
+        for name in ["beta", "alpha"] {
+            self.node(name).run(&["twinfs", "down"]).ok();
+        }
+        self.daemons.clear();
+        self.write_config(plan);
+        for name in ["alpha", "beta"] {
+            self.start_daemon(name);
+        }
+        self.wait_in_sync("alpha");
+    }
+}
+
+impl Pair {
+    /// Configuration on both nodes, then the commands of an administrator.
+    fn configure(&mut self, plan: &Plan) {
+        for name in ["alpha", "beta", "gamma"] {
+            self.node(name).sh("mkdir -m 700 /etc/twinfs").ok();
+        }
+        self.write_config(plan);
+        self.node("alpha").run(&["twinfs", "init"]).ok();
+        self.copy("alpha", "/etc/twinfs/key", "beta");
+        self.node("beta").run(&["twinfs", "join"]).ok();
+        if plan.arbitration == "witness" {
+            let witness = "/etc/twinfs/witness.key";
+            self.node("alpha").run(&["twinfs", "key", "generate", "--witness", witness]).ok();
+            self.copy("alpha", witness, "gamma");
+        }
+    }
+
+    fn write_config(&self, plan: &Plan) {
+        let text = self.toml(plan);
+        for name in ["alpha", "beta"] {
+            let node = self.node(name);
+            std::fs::write(node.dir.join("twinfs.toml"), &text).expect("configuration");
+            node.sh(&format!("cp {}/twinfs.toml /etc/twinfs/twinfs.toml", node.dir.display())).ok();
+        }
+    }
+
+    /// What scp does between two machines.
+    fn copy(&self, from: &str, path: &str, to: &str) {
+        let between = self.world.dir.join("carried");
+        let between = between.display();
+        self.node(from).sh(&format!("cp -p {path} {between}")).ok();
+        self.node(to).sh(&format!("cp -p {between} {path} && rm {between}")).ok();
+    }
+}

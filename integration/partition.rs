@@ -1,0 +1,162 @@
+//! Cut cables and a stopped primary, with a witness: who serves, what is acknowledged, and that all is well after.
+//!
+//! A writer on the primary appends numbered records with fsync and notes, outside the volume, when each began and when
+//! it was acknowledged. Nothing may be acknowledged that is not in the file of whoever serves in the end, and nothing
+//! that began after another node had taken over. Nobody types a command to repair anything.
+
+mod harness;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use harness::need;
+use harness::node::{Node, Running};
+use harness::pair::{MOUNT, Pair, Plan};
+use nix::sys::signal::Signal;
+
+/// Appends until it fails; `ARGV[0]` is its mark in the file, `ARGV[1]` where it notes.
+const WRITER: &str = r#"
+use strict; use IO::Handle; use Time::HiRes qw(time sleep);
+my ($mark, $notes) = @ARGV;
+open(my $log, ">>", "/replicated/log") or exit 2;
+open(my $out, ">>", $notes) or exit 2;
+$out->autoflush(1);
+for (my $n = 0; ; $n++) {
+  my $start = time;
+  syswrite($log, sprintf("%s %08d\n", $mark, $n)) or exit 3;
+  $log->sync or exit 4;
+  printf $out "%d %.6f %.6f\n", $n, $start, time;
+  sleep 0.002;
+}
+"#;
+
+struct Writer {
+    mark: &'static str,
+    notes: std::path::PathBuf,
+    running: Running,
+}
+
+/// One acknowledged record: number, beginning, acknowledgement.
+type Note = (u64, f64, f64);
+
+impl Writer {
+    fn start(node: &Node, mark: &'static str) -> Writer {
+        let notes = node.dir.join(format!("notes-{mark}"));
+        let path = notes.display().to_string();
+        let running = node.spawn(&format!("writer-{mark}.log"), &["perl", "-e", WRITER, mark, &path]);
+        let writer = Writer { mark, notes, running };
+        assert!(
+            harness::wait_for(Duration::from_secs(20), || writer.notes().len() > 50),
+            "{mark}: nothing is written"
+        );
+        writer
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        let text = std::fs::read_to_string(&self.notes).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split(' ');
+                Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+            })
+            .collect()
+    }
+
+    /// Every acknowledged record is in the file that `node` serves.
+    fn check(&self, node: &Node) {
+        let file = node.sh(&format!("cat {MOUNT}/log")).ok().out;
+        let there: std::collections::BTreeSet<&str> = file.lines().collect();
+        let notes = self.notes();
+        let lost: Vec<&Note> = notes
+            .iter()
+            .filter(|(n, ..)| !there.contains(format!("{} {n:08}", self.mark).as_str()))
+            .collect();
+        assert!(
+            lost.is_empty(),
+            "{}: {} of {} acknowledged records are lost: {lost:?}",
+            self.mark,
+            lost.len(),
+            notes.len()
+        );
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
+
+/// Waits until `pair` is in sync again under `primary`, writes there, and compares the images.
+fn all_is_well(pair: &mut Pair, primary: &str, writers: &[&Writer]) {
+    pair.wait_in_sync(primary);
+    for writer in writers {
+        writer.check(pair.node(primary));
+    }
+    pair.node(primary).sh(&format!("echo well > {MOUNT}/well && sync {MOUNT}/well")).ok();
+    pair.compare_images();
+}
+
+#[test]
+fn a_witness_seen_by_both_leaves_the_volume_with_the_primary() {
+    let name = "a_witness_seen_by_both_leaves_the_volume_with_the_primary";
+    if !need::have_nodes(name, &[("perl", "perl")]) {
+        return;
+    }
+    let mut pair = Pair::start("partition-both", &Plan::default());
+    let writer = Writer::start(pair.node("alpha"), "alpha");
+    pair.world.part("alpha", "beta");
+    let cut = now();
+    pair.wait("alpha", "alone", |volume| volume["state"] == "alone" && volume["serving"] == true);
+    let goes_on = harness::wait_for(Duration::from_secs(20), || {
+        writer.notes().iter().any(|(_, start, _)| *start > cut + 3.0)
+    });
+    assert!(goes_on, "the primary does not go on alone: {}", pair.volume("alpha"));
+    // Well past the deadtime the secondary still does not serve: the witness has given its word.
+    std::thread::sleep(Duration::from_secs(6));
+    assert_ne!(pair.volume("beta")["serving"], true, "two primaries");
+    pair.world.heal();
+    all_is_well(&mut pair, "alpha", &[&writer]);
+}
+
+#[test]
+fn a_witness_seen_by_the_secondary_only_moves_the_volume_and_the_old_primary_acknowledges_nothing_more() {
+    let name =
+        "a_witness_seen_by_the_secondary_only_moves_the_volume_and_the_old_primary_acknowledges_nothing_more";
+    if !need::have_nodes(name, &[("perl", "perl")]) {
+        return;
+    }
+    let mut pair = Pair::start("partition-secondary", &Plan::default());
+    let old = Writer::start(pair.node("alpha"), "alpha");
+    pair.world.part("alpha", "beta");
+    pair.world.part("alpha", "gamma");
+    pair.wait_serving("beta");
+    let taken = now();
+    let new = Writer::start(pair.node("beta"), "beta");
+    nothing_late(&old, taken);
+    pair.world.heal();
+    all_is_well(&mut pair, "beta", &[&old, &new]);
+    nothing_late(&old, taken);
+}
+
+#[test]
+fn a_primary_stopped_past_the_deadtime_acknowledges_nothing_when_it_wakes() {
+    let name = "a_primary_stopped_past_the_deadtime_acknowledges_nothing_when_it_wakes";
+    if !need::have_nodes(name, &[("perl", "perl")]) {
+        return;
+    }
+    let mut pair = Pair::start("partition-stop", &Plan::default());
+    let old = Writer::start(pair.node("alpha"), "alpha");
+    pair.node("alpha").signal("twinfs daemon", Signal::SIGSTOP);
+    pair.wait_serving("beta");
+    let taken = now();
+    let new = Writer::start(pair.node("beta"), "beta");
+    pair.node("alpha").signal("twinfs daemon", Signal::SIGCONT);
+    all_is_well(&mut pair, "beta", &[&old, &new]);
+    nothing_late(&old, taken);
+}
+
+fn nothing_late(old: &Writer, taken: f64) {
+    let late: Vec<Note> = old.notes().into_iter().filter(|(_, start, _)| *start > taken).collect();
+    assert!(late.is_empty(), "acknowledged by the old primary after the takeover at {taken}: {late:?}");
+}
