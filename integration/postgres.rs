@@ -1,0 +1,177 @@
+//! PostgreSQL from Debian on the volume: ten times the primary dies in mid-write; every acknowledged row is there.
+
+mod harness;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use harness::need;
+use harness::node::Node;
+use harness::pair::{Pair, Plan};
+use nix::sys::signal::Signal;
+
+const BIN: &str = "/usr/lib/postgresql/15/bin";
+const DATA: &str = "/var/lib/postgresql/15/main";
+const ADDRESS: &str = "192.0.2.20";
+const ROUNDS: usize = 10;
+const CLIENTS: u64 = 3;
+
+/// start, stop and status with LSB exit codes, as an administrator would write it.
+const SCRIPT: &str = r#"#!/bin/sh
+run() { setpriv --reuid postgres --regid postgres --clear-groups "$@"; }
+ctl="/usr/lib/postgresql/15/bin/pg_ctl -D /var/lib/postgresql/15/main"
+case "$1" in
+  start)
+    mkdir -p /run/postgresql && chown postgres: /run/postgresql
+    # Whatever a dead node left behind on this machine must be gone before the data is used again.
+    run $ctl -w -t 50 -l /tmp/postgresql.log start ;;
+  stop) run $ctl -m fast -w -t 50 stop || run $ctl -m immediate -w stop || [ ! -e /var/lib/postgresql/15/main/postmaster.pid ] ;;
+  status) run $ctl status >/dev/null || exit 3 ;;
+esac
+"#;
+
+#[test]
+fn no_acknowledged_row_is_lost_in_ten_deaths_of_the_primary() {
+    let name = "no_acknowledged_row_is_lost_in_ten_deaths_of_the_primary";
+    if !need::have_nodes(name, &[("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"), ("perl", "perl")])
+    {
+        return;
+    }
+    let plan = Plan { size: "1GiB", ..Plan::default() };
+    let mut pair = Pair::start("postgres", &plan);
+    for node in ["alpha", "beta"].map(|name| pair.node(name)) {
+        node.sh("rm -rf /var/lib/postgresql && mkdir -p /var/lib/postgresql && chown postgres: /var/lib/postgresql").ok();
+        std::fs::write(node.dir.join("script"), SCRIPT).expect("script");
+        node.sh(&format!("install -m 755 {}/script /etc/twinfs/postgres", node.dir.display())).ok();
+    }
+    make_cluster(pair.node("alpha"));
+    pair.node("alpha").run(&["twinfs", "adopt", "/var/lib/postgresql"]).ok();
+    let volume = format!(
+        "address = \"{ADDRESS}/24\"\nservices = [\"exec:/etc/twinfs/postgres\"]\nservice_timeout = \"60s\"\n"
+    );
+    pair.restart_with(&Plan { volume, ..plan });
+
+    let acknowledged = Mutex::new(BTreeSet::new());
+    sql(pair.node("gamma"), "CREATE TABLE rows (n bigint PRIMARY KEY, filler text)");
+    for round in 0..ROUNDS {
+        let victim = pair.primary().expect("somebody serves");
+        let survivor = if victim == "alpha" { "beta" } else { "alpha" };
+        let before = acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len();
+        write_while(&pair, &acknowledged, round as u64, || {
+            harness::wait_for(Duration::from_secs(20), || {
+                acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len() > before + 100
+            });
+            match round % 2 {
+                0 => pair.node(victim).signal("twinfs daemon", Signal::SIGKILL),
+                _ => pair.node(victim).kill_all(),
+            }
+        });
+        pair.wait_serving(survivor);
+        check_rows(&pair, &acknowledged.lock().unwrap_or_else(PoisonError::into_inner), before, round);
+        pair.start_daemon(victim);
+        pair.wait_in_sync(survivor);
+    }
+    let node = pair.node("gamma");
+    let checked = node.run(&[
+        &format!("{BIN}/pg_amcheck"),
+        "-h",
+        ADDRESS,
+        "-U",
+        "postgres",
+        "--all",
+        "--install-missing",
+        "--heapallindexed",
+    ]);
+    assert!(checked.code == 0 && checked.out.trim().is_empty(), "pg_amcheck: {}{}", checked.out, checked.err);
+}
+
+/// A database that the network may use, tuned for nothing but a quick start.
+fn make_cluster(node: &Node) {
+    let run = "setpriv --reuid postgres --regid postgres --clear-groups";
+    node.sh(&format!("{run} {BIN}/initdb -D {DATA} --auth trust --data-checksums --no-instructions")).ok();
+    node.sh(&format!(
+        "echo \"host all all 192.0.2.0/24 trust\" >> {DATA}/pg_hba.conf; \
+         echo \"listen_addresses = '*'\" >> {DATA}/postgresql.conf"
+    ))
+    .ok();
+}
+
+/// Runs one statement from the witness machine, at the service address, until it succeeds.
+fn sql(node: &Node, statement: &str) -> String {
+    let mut last = String::new();
+    let mut answer = None;
+    harness::wait_for(Duration::from_secs(60), || {
+        let psql = format!("{BIN}/psql");
+        let target = format!("host={ADDRESS} user=postgres connect_timeout=2");
+        let ran = node.run(&[&psql, "-v", "ON_ERROR_STOP=1", "-Atqc", statement, &target]);
+        last = ran.err;
+        answer = (ran.code == 0).then_some(ran.out);
+        answer.is_some()
+    });
+    answer.unwrap_or_else(|| panic!("`{statement}` never succeeded: {last}"))
+}
+
+/// Clients insert rows, each noting what was acknowledged, while `disturb` runs and a little longer.
+fn write_while(pair: &Pair, acknowledged: &Mutex<BTreeSet<u64>>, round: u64, disturb: impl FnOnce()) {
+    let stop = AtomicBool::new(false);
+    let node = pair.node("gamma");
+    let next = AtomicU64::new(round * 1_000_000 + 1);
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    client(node, &next, acknowledged, &stop);
+                }
+            });
+        }
+        disturb();
+        std::thread::sleep(Duration::from_secs(1));
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// One connection: inserts until it breaks.
+fn client(node: &Node, next: &AtomicU64, acknowledged: &Mutex<BTreeSet<u64>>, stop: &AtomicBool) {
+    let mut command = node.command("timeout");
+    // A connection to a node that is gone ends after three seconds, not when the kernel gives up.
+    let target = format!("host={ADDRESS} user=postgres connect_timeout=2 tcp_user_timeout=3000");
+    command.args(["-k", "1", "60", &format!("{BIN}/psql"), "-Atq", &target]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let Ok(mut child) = command.spawn() else { return };
+    let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else { return };
+    let mut lines = BufReader::new(output).lines();
+    while !stop.load(Ordering::Relaxed) {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let insert = format!("INSERT INTO rows VALUES ({number}, repeat('x', 200)) RETURNING n;\n");
+        if input.write_all(insert.as_bytes()).is_err() {
+            break;
+        }
+        match lines.next() {
+            Some(Ok(line)) if line == number.to_string() => {
+                acknowledged.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+            }
+            _ => break,
+        }
+    }
+    drop(input);
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Every acknowledged row is in the table.
+fn check_rows(pair: &Pair, acknowledged: &BTreeSet<u64>, before: usize, round: usize) {
+    let listed = sql(pair.node("gamma"), "SELECT n FROM rows");
+    let there: BTreeSet<u64> = listed.lines().filter_map(|line| line.parse().ok()).collect();
+    let lost: Vec<&u64> = acknowledged.difference(&there).take(10).collect();
+    assert!(lost.is_empty(), "round {round}: acknowledged, but not there: {lost:?}");
+    assert!(
+        acknowledged.len() > before + 100,
+        "round {round}: only {} rows: nothing tested",
+        acknowledged.len()
+    );
+    eprintln!("round {round}: {} rows acknowledged, {} there", acknowledged.len(), there.len());
+}
