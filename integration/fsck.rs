@@ -1,5 +1,6 @@
 //! fsck.twinfs as a program, over real images: a sound one is clean, also after a crash; each damaged structure is
 //! named; garbage and truncated images end in an exit code, never in a panic or a hang.
+#![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

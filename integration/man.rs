@@ -1,4 +1,5 @@
 //! The manual pages say what the parser takes, no more and no less, and troff has nothing to complain about.
+#![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
 mod harness;
 

@@ -1,4 +1,5 @@
 //! The test bench itself: nodes are apart, cuts cut one way, the power-cut disk loses what it should, nothing is left.
+#![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
 mod harness;
 

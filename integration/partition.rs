@@ -3,6 +3,7 @@
 //! A writer on the primary appends numbered records with fsync and notes, outside the volume, when each began and when
 //! it was acknowledged. Nothing may be acknowledged that is not in the file of whoever serves in the end, and nothing
 //! that began after another node had taken over. Nobody types a command to repair anything.
+#![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
 mod harness;
 
@@ -32,7 +33,7 @@ for (my $n = 0; ; $n++) {
 struct Writer {
     mark: &'static str,
     notes: std::path::PathBuf,
-    running: Running,
+    _running: Running,
 }
 
 /// One acknowledged record: number, beginning, acknowledgement.
@@ -43,7 +44,7 @@ impl Writer {
         let notes = node.dir.join(format!("notes-{mark}"));
         let path = notes.display().to_string();
         let running = node.spawn(&format!("writer-{mark}.log"), &["perl", "-e", WRITER, mark, &path]);
-        let writer = Writer { mark, notes, running };
+        let writer = Writer { mark, notes, _running: running };
         assert!(
             harness::wait_for(Duration::from_secs(20), || writer.notes().len() > 50),
             "{mark}: nothing is written"

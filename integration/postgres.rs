@@ -1,4 +1,5 @@
 //! PostgreSQL from Debian on the volume: ten times the primary dies in mid-write; every acknowledged row is there.
+#![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
 mod harness;
 

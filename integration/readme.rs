@@ -2,6 +2,7 @@
 //!
 //! A block behind `<!-- on: NODES -->` is run line by line on each of these nodes. Only two things stand in for what a
 //! node of namespaces lacks: `scp` copies through a shared folder, and a line that ends in `&` is kept running.
+#![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
 mod harness;
 

@@ -109,7 +109,9 @@ impl Drop for World {
         let _ =
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.switch.pid()), nix::sys::signal::SIGKILL);
         if std::env::var("TWINFS_TEST_KEEP").is_err() {
-            let _ = std::fs::remove_dir_all(&self.dir);
+            // The kernel takes the mounts of the dead namespaces down a moment after their last process.
+            let gone = || std::fs::remove_dir_all(&self.dir).is_ok() || !self.dir.exists();
+            super::wait_for(std::time::Duration::from_secs(10), gone);
         }
     }
 }
