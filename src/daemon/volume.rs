@@ -144,12 +144,15 @@ fn take_image(
     let lock = ImageLock::take(path, LOCK_WAIT).map_err(|e| wrong(e.to_string()))?;
     let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, true).map_err(|e| wrong(e.to_string()))?);
     let options = OpenOptions::read_write().volume(volume_id(&shared.config, &settings.name));
-    let image = Image::open(disk, &options).map_err(|e| wrong(e.to_string()))?;
-    let mut state: State = image.state();
-    if state.node != shared.me {
-        let other = &shared.config.node(state.node).name;
+    // Only looked at before it is known to be this node's: opening for writing marks the image as in use.
+    let look = OpenOptions::read_only().volume(volume_id(&shared.config, &settings.name));
+    let owner = Image::open(Arc::clone(&disk), &look).map_err(|e| wrong(e.to_string()))?.state().node;
+    if owner != shared.me {
+        let other = &shared.config.node(owner).name;
         return Err(wrong(format!("it is the copy of node {other}; each node has its own image")));
     }
+    let image = Image::open(disk, &options).map_err(|e| wrong(e.to_string()))?;
+    let mut state: State = image.state();
     let file = NodeFile::open(&shared.dirs.state, &settings.name).map_err(DaemonError::State)?;
     let agrees = file.agrees(&state);
     state.boot_epoch = file.next_boot_epoch(&state);
@@ -161,6 +164,8 @@ fn take_image(
 impl Volume {
     /// Brings the volume up. The machine decides what happens from here on.
     pub fn open(shared: &Shared, settings: &config::Volume) -> Result<Arc<Volume>, DaemonError> {
+        // Said now, not at three in the morning when this node has to take over.
+        crate::mount::check_place(&settings.mount).map_err(|e| DaemonError::Config(e.to_string()))?;
         let (image, lock, node_file, agrees) = take_image(shared, settings)?;
         let node_file = Arc::new(node_file);
         let tell = shared.teller(&settings.name);

@@ -12,7 +12,7 @@ mod options;
 mod served;
 mod threads;
 
-pub use mounted::{MountError, Mounted, Unmounted, unmount_path};
+pub use mounted::{MountError, Mounted, Unmounted, check_place, unmount_path};
 pub use options::{MountOptions, UnknownOption};
 pub use served::Gate;
 pub use threads::{Answer, FsThreads, Job};

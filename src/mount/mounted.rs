@@ -272,6 +272,19 @@ fn check_mount_point(dir: &Path) -> Result<(), MountError> {
     }
 }
 
+/// Whether `dir` could be mounted on now, or made for it. Changes nothing.
+pub fn check_place(dir: &Path) -> Result<(), MountError> {
+    let failed = |error| MountError::Dir { dir: dir.to_path_buf(), error };
+    if let Some(line) = sys::mounted_at(dir).map_err(failed)? {
+        let what = format!("{} of type {}", line.source, line.fs_type);
+        return Err(MountError::Occupied { dir: dir.to_path_buf(), what });
+    }
+    match std::fs::symlink_metadata(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => check_mount_point(dir),
+    }
+}
+
 /// `twinfs umount DIR`: ends whatever mount of ours lies at `dir`. `force` aborts its connection first, which also ends
 /// calls that hang, and detaches.
 pub fn unmount_path(dir: &Path, force: bool) -> io::Result<()> {
