@@ -29,6 +29,18 @@ pub fn wait_for(limit: Duration, mut check: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// Calls `check` without a pause until it holds; false after `limit`.
+pub fn wait_often(limit: Duration, mut check: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while !check() {
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
 /// The folder that cargo put the programs of this build in.
 pub fn bin_dir() -> PathBuf {
     let exe = std::env::current_exe().expect("path of the test");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::node::{Node, Running};
 use super::wait_for;
-use super::world::World;
+use super::world::{World, disk_dir};
 
 /// Where the volume is mounted.
 pub const MOUNT: &str = "/replicated";
@@ -27,6 +27,8 @@ pub struct Plan {
     pub volume: String,
     /// Image path of alpha and of beta.
     pub images: [String; 2],
+    /// Bytes of the power-cut disks that hold the images instead of `images`.
+    pub power_disks: Option<u64>,
 }
 
 impl Default for Plan {
@@ -38,6 +40,7 @@ impl Default for Plan {
             size: "256MiB",
             volume: String::new(),
             images: [image.clone(), image],
+            power_disks: None,
         }
     }
 }
@@ -52,18 +55,24 @@ pub struct Pair {
 impl Pair {
     /// Sets the pair up and waits until both are in sync and alpha serves.
     pub fn start(test: &str, plan: &Plan) -> Pair {
-        let world = World::new(test, &["alpha", "beta", "gamma"], plan.paths);
-        let mut pair = Pair { daemons: Vec::new(), witness: None, world };
-        pair.configure(plan);
+        let mut pair = Pair::prepare(test, plan);
         if plan.arbitration == "witness" {
             pair.start_witness();
         }
         for name in ["alpha", "beta"] {
             pair.start_daemon(name);
         }
-        pair.wait("alpha", "in sync and serving", |volume| {
-            volume["state"] == "in-sync" && volume["serving"] == true && volume["mounted"] == true
-        });
+        pair.wait_in_sync("alpha");
+        pair
+    }
+
+    /// Configuration, keys and images are made; nothing runs.
+    pub fn prepare(test: &str, plan: &Plan) -> Pair {
+        let disks: Vec<(&str, u64)> =
+            plan.power_disks.iter().flat_map(|size| [("alpha", *size), ("beta", *size)]).collect();
+        let world = World::with_disks(test, &["alpha", "beta", "gamma"], plan.paths, &disks);
+        let mut pair = Pair { daemons: Vec::new(), witness: None, world };
+        pair.configure(plan);
         pair
     }
 
@@ -91,8 +100,8 @@ impl Pair {
             plan.arbitration,
             addresses("alpha"),
             addresses("beta"),
-            plan.images[0],
-            plan.images[1],
+            self.image("alpha", plan),
+            self.image("beta", plan),
             plan.size,
             plan.volume
         )
@@ -100,6 +109,14 @@ impl Pair {
 }
 
 impl Pair {
+    /// Where a node sees its image.
+    fn image(&self, name: &str, plan: &Plan) -> String {
+        match plan.power_disks {
+            Some(_) => self.world.dir.join(disk_dir(name)).join("disk").display().to_string(),
+            None => plan.images[usize::from(name == "beta")].clone(),
+        }
+    }
+
     /// Starts the daemon of a node, as its systemd unit would.
     pub fn start_daemon(&mut self, name: &str) {
         self.daemons.retain(|(owner, _)| owner != name);
@@ -142,6 +159,16 @@ impl Pair {
         });
     }
 
+    /// Waits until one of the two serves with the other in sync.
+    #[track_caller]
+    pub fn wait_either_in_sync(&self) {
+        let good = |volume: &Value| {
+            volume["serving"] == true && volume["mounted"] == true && volume["state"] == "in-sync"
+        };
+        let reached = wait_for(PATIENCE, || ["alpha", "beta"].iter().any(|name| good(&self.volume(name))));
+        assert!(reached, "nobody serves in sync: {:#} {:#}", self.volume("alpha"), self.volume("beta"));
+    }
+
     #[track_caller]
     pub fn wait_serving(&self, name: &str) {
         self.wait(name, "serving", |volume| volume["serving"] == true && volume["mounted"] == true);
@@ -162,12 +189,24 @@ impl Pair {
         }
         // Past the commit timer and a checkpoint, so that nothing is in flight.
         std::thread::sleep(Duration::from_secs(3));
-        self.node("alpha").kill_all();
-        self.node("beta").kill_all();
-        self.daemons.clear();
-        let image = |name: &str| self.node(name).dir.join("images/data.img");
+        self.end_both();
+        let image = |name: &str| match self.world.disks.is_empty() {
+            true => self.node(name).dir.join("images/data.img"),
+            false => self.world.dir.join(disk_dir(name)).join("disk"),
+        };
         let differing = super::images::differing_blocks(&image("alpha"), &image("beta"));
         assert!(differing.is_empty(), "blocks differ between the images: {differing:?}");
+    }
+
+    /// SIGKILL for everything on both nodes.
+    pub fn end_both(&mut self) {
+        std::thread::scope(|scope| {
+            for name in ["alpha", "beta"] {
+                let node = self.world.node(name);
+                scope.spawn(move || node.kill_all());
+            }
+        });
+        self.daemons.clear();
     }
 
     /// Both daemons stop, read a new configuration and start.

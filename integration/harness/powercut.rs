@@ -2,7 +2,8 @@
 //!
 //! Writes go to a pending set; fsync moves it to the durable content. `cut` decides what became of the pending set,
 //! freezes the durable content and sends later writes to a void that is still readable, so that whoever uses the disk
-//! can be ended in any way. `restore` throws the void away: what is then read is what the disk held after the cut.
+//! can be ended in any way. A flush after the cut is not answered before `release` or `restore`: nobody may take the
+//! void's word for anything. `restore` throws the void away: what is then read is what the disk held after the cut.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -40,6 +41,13 @@ struct State {
     pending: BTreeMap<u64, Box<[u8]>>,
     off: bool,
     flushes: u64,
+    /// Whoever asked for stability after the cut.
+    unanswered: Vec<Unanswered>,
+}
+
+enum Unanswered {
+    Flush(ReplyEmpty),
+    Write(ReplyWrite),
 }
 
 impl State {
@@ -153,8 +161,20 @@ impl PowerDisk {
         self.state().cut(cut);
     }
 
+    /// Lets go of processes that wait for a flush since the cut (with an error): they could not be ended before.
+    pub fn release(&self) {
+        let unanswered = std::mem::take(&mut self.state().unanswered);
+        for reply in unanswered {
+            match reply {
+                Unanswered::Flush(reply) => reply.error(Errno::EIO),
+                Unanswered::Write(reply) => reply.error(Errno::EIO),
+            }
+        }
+    }
+
     /// The power is back.
     pub fn restore(&self) {
+        self.release();
         let mut state = self.state();
         state.pending.clear();
         state.off = false;
@@ -287,6 +307,9 @@ impl Filesystem for Server {
         let mut state = self.state();
         state.write(offset, data);
         if flags.0 & (nix::libc::O_DSYNC | nix::libc::O_SYNC) != 0 {
+            if state.off {
+                return state.unanswered.push(Unanswered::Write(reply));
+            }
             state.flush();
         }
         drop(state);
@@ -298,7 +321,12 @@ impl Filesystem for Server {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.state().flush();
+        let mut state = self.state();
+        if state.off {
+            return state.unanswered.push(Unanswered::Flush(reply));
+        }
+        state.flush();
+        drop(state);
         reply.ok();
     }
 

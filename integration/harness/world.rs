@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::bin_dir;
 use super::node::{Node, Ran};
+use super::powercut::PowerDisk;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 const PREFIXES: [&str; 2] = ["192.0.2", "198.51.100"];
@@ -16,7 +17,9 @@ const PREFIXES: [&str; 2] = ["192.0.2", "198.51.100"];
 pub struct World {
     // Before `switch` and `dir`: mounts and processes of the nodes go first.
     pub nodes: Vec<Node>,
-    switch: Node,
+    switch: Option<Node>,
+    /// Mounted before the nodes, so that they see it, at `disk_dir` of their names.
+    pub disks: Vec<PowerDisk>,
     pub dir: PathBuf,
     paths: usize,
 }
@@ -24,15 +27,22 @@ pub struct World {
 impl World {
     /// Nodes with these names, joined by `paths` cables (one or two).
     pub fn new(test: &str, names: &[&str], paths: usize) -> World {
+        World::with_disks(test, names, paths, &[])
+    }
+
+    /// The same, with a power-cut disk of so many bytes for some of the nodes.
+    pub fn with_disks(test: &str, names: &[&str], paths: usize, disks: &[(&str, u64)]) -> World {
         assert!((1..=PREFIXES.len()).contains(&paths));
         let dir = scratch(test);
         let programs = bin_dir();
+        let disks =
+            disks.iter().map(|(name, size)| PowerDisk::mount(&dir.join(disk_dir(name)), *size)).collect();
         let switch = Node::start("switch", &dir, &programs);
         for path in 0..paths {
             switch.ip(&format!("link add br{path} type bridge forward_delay 0 stp_state 0"));
             switch.ip(&format!("link set br{path} up"));
         }
-        let mut world = World { nodes: Vec::new(), switch, dir, paths };
+        let mut world = World { nodes: Vec::new(), switch: Some(switch), disks, dir, paths };
         for name in names {
             world.add(name);
         }
@@ -46,13 +56,13 @@ impl World {
             // From outside, as only there the pids of both ends have a meaning.
             let words = format!(
                 "-t {switch} -n ip link add {name}{path} type veth peer name eth{path} netns {node}",
-                switch = self.switch.pid(),
+                switch = self.switch().pid(),
                 node = node.pid()
             );
             let output =
                 Command::new("nsenter").args(words.split_whitespace()).output().expect("nsenter runs");
             Ran::from(output).ok();
-            self.switch.ip(&format!("link set {name}{path} master br{path} up"));
+            self.switch().ip(&format!("link set {name}{path} master br{path} up"));
             node.ip(&format!("addr add {}/24 dev eth{path}", address(number, path)));
             node.ip(&format!("link set eth{path} up"));
         }
@@ -63,6 +73,10 @@ impl World {
         std::fs::write(node.dir.join("hosts"), format!("127.0.0.1 localhost\n{hosts}")).expect("hosts");
         node.sh(&format!("cp {}/hosts /etc/hosts", node.dir.display())).ok();
         self.nodes.push(node);
+    }
+
+    fn switch(&self) -> &Node {
+        self.switch.as_ref().expect("there until the world is dropped")
     }
 
     pub fn node(&self, name: &str) -> &Node {
@@ -77,7 +91,7 @@ impl World {
 
     /// Pulls or plugs a node's cable at the switch.
     pub fn cable(&self, name: &str, path: usize, plugged: bool) {
-        self.switch.ip(&format!("link set {name}{path} {}", if plugged { "up" } else { "down" }));
+        self.switch().ip(&format!("link set {name}{path} {}", if plugged { "up" } else { "down" }));
     }
 
     /// Loses every packet between two nodes, both ways, on every path; others still see both.
@@ -105,9 +119,9 @@ impl Drop for World {
             self.report();
         }
         self.nodes.clear();
-        // The switch's own overlay is not below anything that is removed: its namespace ends with its pid 1.
-        let _ =
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.switch.pid()), nix::sys::signal::SIGKILL);
+        self.switch = None;
+        // No namespace holds them any more.
+        self.disks.clear();
         if std::env::var("TWINFS_TEST_KEEP").is_err() {
             // The kernel takes the mounts of the dead namespaces down a moment after their last process.
             let gone = || std::fs::remove_dir_all(&self.dir).is_ok() || !self.dir.exists();
@@ -132,6 +146,11 @@ impl World {
             }
         }
     }
+}
+
+/// Folder of a node's power-cut disk, below the world's.
+pub fn disk_dir(name: &str) -> String {
+    format!("disk-{name}")
 }
 
 fn address(number: usize, path: usize) -> String {
