@@ -2,7 +2,7 @@
 //!
 //! A writer on the primary appends numbered records with fsync and notes, outside the volume, when each began and when
 //! it was acknowledged. Nothing may be acknowledged that is not in the file of whoever serves in the end, and nothing
-//! that began after another node had taken over. Nobody types a command to repair anything.
+//! by the old primary once another node has taken over. Nobody types a command to repair anything.
 #![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
 mod harness;
@@ -33,7 +33,7 @@ for (my $n = 0; ; $n++) {
 struct Writer {
     mark: &'static str,
     notes: std::path::PathBuf,
-    _running: Running,
+    running: Running,
 }
 
 /// One acknowledged record: number, beginning, acknowledgement.
@@ -44,7 +44,7 @@ impl Writer {
         let notes = node.dir.join(format!("notes-{mark}"));
         let path = notes.display().to_string();
         let running = node.spawn(&format!("writer-{mark}.log"), &["perl", "-e", WRITER, mark, &path]);
-        let writer = Writer { mark, notes, _running: running };
+        let writer = Writer { mark, notes, running };
         assert!(
             harness::wait_for(Duration::from_secs(20), || writer.notes().len() > 50),
             "{mark}: nothing is written"
@@ -65,6 +65,17 @@ impl Writer {
             .collect()
     }
 
+    /// What became of the program: its next call failed (and how), or it waits for an answer that does not come.
+    fn fate(&mut self) -> String {
+        match self.running.wait(Duration::from_millis(500)) {
+            None => "its next call hangs".to_string(),
+            Some(0) => panic!("{}: the writer ended without an error", self.mark),
+            Some(3) => "its next write failed".to_string(),
+            Some(4) => "its next fsync failed".to_string(),
+            Some(code) => panic!("{}: the writer ended with {code}", self.mark),
+        }
+    }
+
     /// Every acknowledged record is in the file that `node` serves.
     fn check(&self, node: &Node) {
         let file = node.sh(&format!("cat {MOUNT}/log")).ok().out;
@@ -81,6 +92,7 @@ impl Writer {
             lost.len(),
             notes.len()
         );
+        eprintln!("{}: {} records acknowledged, {} lost", self.mark, notes.len(), lost.len());
     }
 }
 
@@ -94,6 +106,8 @@ fn all_is_well(pair: &mut Pair, primary: &str, writers: &[&Writer]) {
     for writer in writers {
         writer.check(pair.node(primary));
     }
+    let other = if primary == "alpha" { "beta" } else { "alpha" };
+    assert_ne!(pair.volume(other)["serving"], true, "two primaries");
     pair.node(primary).sh(&format!("echo well > {MOUNT}/well && sync {MOUNT}/well")).ok();
     pair.compare_images();
 }
@@ -128,13 +142,15 @@ fn a_witness_seen_by_the_secondary_only_moves_the_volume_and_the_old_primary_ack
         return;
     }
     let mut pair = Pair::start("partition-secondary", &Plan::default());
-    let old = Writer::start(pair.node("alpha"), "alpha");
+    let mut old = Writer::start(pair.node("alpha"), "alpha");
     pair.world.part("alpha", "beta");
     pair.world.part("alpha", "gamma");
+    let cut = now();
     pair.wait_serving("beta");
     let taken = now();
     let new = Writer::start(pair.node("beta"), "beta");
     nothing_late(&old, taken);
+    eprintln!("takeover {:.1} s after the cut; the old primary's writer: {}", taken - cut, old.fate());
     pair.world.heal();
     all_is_well(&mut pair, "beta", &[&old, &new]);
     nothing_late(&old, taken);
@@ -147,17 +163,22 @@ fn a_primary_stopped_past_the_deadtime_acknowledges_nothing_when_it_wakes() {
         return;
     }
     let mut pair = Pair::start("partition-stop", &Plan::default());
-    let old = Writer::start(pair.node("alpha"), "alpha");
+    let mut old = Writer::start(pair.node("alpha"), "alpha");
     pair.node("alpha").signal("twinfs daemon", Signal::SIGSTOP);
+    let stopped = now();
     pair.wait_serving("beta");
     let taken = now();
     let new = Writer::start(pair.node("beta"), "beta");
     pair.node("alpha").signal("twinfs daemon", Signal::SIGCONT);
+    std::thread::sleep(Duration::from_secs(2));
+    eprintln!("takeover {:.1} s after the stop; the old primary's writer: {}", taken - stopped, old.fate());
     all_is_well(&mut pair, "beta", &[&old, &new]);
     nothing_late(&old, taken);
 }
 
+/// Nothing was acknowledged by the old primary after the takeover, however early it began.
 fn nothing_late(old: &Writer, taken: f64) {
-    let late: Vec<Note> = old.notes().into_iter().filter(|(_, start, _)| *start > taken).collect();
+    let late: Vec<Note> =
+        old.notes().into_iter().filter(|(.., acknowledged)| *acknowledged > taken).collect();
     assert!(late.is_empty(), "acknowledged by the old primary after the takeover at {taken}: {late:?}");
 }
