@@ -1,4 +1,7 @@
-//! PostgreSQL from Debian on the volume: ten times the primary dies in mid-write; every acknowledged row is there.
+//! PostgreSQL from Debian on the volume: again and again the primary dies in mid-write; every acknowledged row is there.
+//!
+//! Three rounds, ten with TWINFS_LONG=1. The dead node is restarted as systemd would do it, and must be in sync before
+//! it is its turn to survive.
 #![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
 mod harness;
@@ -18,8 +21,9 @@ use nix::sys::signal::Signal;
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 const DATA: &str = "/var/lib/postgresql/15/main";
 const ADDRESS: &str = "192.0.2.20";
-const ROUNDS: usize = 10;
 const CLIENTS: u64 = 3;
+/// Acknowledged in a round before the primary dies.
+const ROWS: usize = 300;
 
 /// start, stop and status with LSB exit codes, as an administrator would write it.
 const SCRIPT: &str = r#"#!/bin/sh
@@ -36,8 +40,8 @@ esac
 "#;
 
 #[test]
-fn no_acknowledged_row_is_lost_in_ten_deaths_of_the_primary() {
-    let name = "no_acknowledged_row_is_lost_in_ten_deaths_of_the_primary";
+fn no_acknowledged_row_is_lost_when_the_primary_dies_again_and_again() {
+    let name = "no_acknowledged_row_is_lost_when_the_primary_dies_again_and_again";
     if !need::have_nodes(name, &[("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"), ("perl", "perl")])
     {
         return;
@@ -58,13 +62,14 @@ fn no_acknowledged_row_is_lost_in_ten_deaths_of_the_primary() {
 
     let acknowledged = Mutex::new(BTreeSet::new());
     sql(pair.node("gamma"), "CREATE TABLE rows (n bigint PRIMARY KEY, filler text)");
-    for round in 0..ROUNDS {
+    let rounds = if std::env::var_os("TWINFS_LONG").is_some() { 10 } else { 3 };
+    for round in 0..rounds {
         let victim = pair.primary().expect("somebody serves");
         let survivor = if victim == "alpha" { "beta" } else { "alpha" };
         let before = acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len();
         write_while(&pair, &acknowledged, round as u64, || {
             harness::wait_for(Duration::from_secs(20), || {
-                acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len() > before + 100
+                acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len() > before + ROWS
             });
             match round % 2 {
                 0 => pair.node(victim).signal("twinfs daemon", Signal::SIGKILL),
@@ -73,20 +78,20 @@ fn no_acknowledged_row_is_lost_in_ten_deaths_of_the_primary() {
         });
         pair.wait_serving(survivor);
         check_rows(&pair, &acknowledged.lock().unwrap_or_else(PoisonError::into_inner), before, round);
+        amcheck(pair.node("gamma"));
         pair.start_daemon(victim);
         pair.wait_in_sync(survivor);
     }
-    let node = pair.node("gamma");
-    let checked = node.run(&[
-        &format!("{BIN}/pg_amcheck"),
-        "-h",
-        ADDRESS,
-        "-U",
-        "postgres",
-        "--all",
-        "--install-missing",
-        "--heapallindexed",
-    ]);
+    let rows = acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len();
+    eprintln!("postgres: {rounds} takeovers, {rows} rows acknowledged, 0 lost, pg_amcheck clean after each");
+    pair.compare_images();
+}
+
+/// Tables and indexes are sound.
+fn amcheck(node: &Node) {
+    let program = format!("{BIN}/pg_amcheck");
+    let words = ["-h", ADDRESS, "-U", "postgres", "--all", "--install-missing", "--heapallindexed"];
+    let checked = node.run(&[&[program.as_str()], words.as_slice()].concat());
     assert!(checked.code == 0 && checked.out.trim().is_empty(), "pg_amcheck: {}{}", checked.out, checked.err);
 }
 
@@ -170,7 +175,7 @@ fn check_rows(pair: &Pair, acknowledged: &BTreeSet<u64>, before: usize, round: u
     let lost: Vec<&u64> = acknowledged.difference(&there).take(10).collect();
     assert!(lost.is_empty(), "round {round}: acknowledged, but not there: {lost:?}");
     assert!(
-        acknowledged.len() > before + 100,
+        acknowledged.len() > before + ROWS,
         "round {round}: only {} rows: nothing tested",
         acknowledged.len()
     );
