@@ -141,7 +141,13 @@ fn take_image(
 ) -> Result<(Arc<Image>, ImageLock, NodeFile, bool), DaemonError> {
     let path = settings.image_on(shared.me);
     let wrong = |text: String| DaemonError::Image { path: path.clone(), text };
-    let lock = ImageLock::take(path, LOCK_WAIT).map_err(|e| wrong(e.to_string()))?;
+    if !path.exists() {
+        return Err(wrong(
+            "there is no image; make it with \"twinfs init\" or, on the second node, \"twinfs join\"".into(),
+        ));
+    }
+    // Its text names the image already.
+    let lock = ImageLock::take(path, LOCK_WAIT).map_err(|e| DaemonError::Config(e.to_string()))?;
     let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, true).map_err(|e| wrong(e.to_string()))?);
     let options = OpenOptions::read_write().volume(volume_id(&shared.config, &settings.name));
     // Only looked at before it is known to be this node's: opening for writing marks the image as in use.
