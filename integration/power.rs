@@ -109,8 +109,8 @@ impl Writer {
         self.running = Some(node.spawn(&format!("{}.log", self.name), &words));
     }
 
-    /// How many acknowledged records there are; panics if one is not on `node`.
-    fn check(&self, pair: &Pair, node: &Node) -> usize {
+    /// How many acknowledged records there are, and those that `node` does not serve.
+    fn check(&self, pair: &Pair, node: &Node) -> (usize, Vec<u64>) {
         let acknowledged = self.acknowledged(pair);
         let lost = match self.program {
             APPEND => lost_lines(node, self.name, &acknowledged),
@@ -118,9 +118,19 @@ impl Writer {
             UPDATE => lost_pages(node, self.name, &acknowledged),
             _ => Vec::new(),
         };
-        assert!(lost.is_empty(), "{}: {} of {} lost: {lost:?}", self.name, lost.len(), acknowledged.len());
-        acknowledged.len()
+        (acknowledged.len(), lost)
     }
+}
+
+/// Records acknowledged so far; panics if one is lost.
+fn check(writers: &[Writer], pair: &Pair, node: &Node) -> usize {
+    let mut total = 0;
+    for writer in writers {
+        let (count, lost) = writer.check(pair, node);
+        assert!(lost.is_empty(), "{}: {} of {count} lost: {lost:?}", writer.name, lost.len());
+        total += count;
+    }
+    total
 }
 
 /// Whole lines, each as long as it was written.
@@ -177,6 +187,31 @@ fn cut_power(pair: &mut Pair, cuts: [Cut; 2]) -> [usize; 2] {
     lost
 }
 
+/// Starts the writers and waits until each has acknowledged something in this round.
+fn start(writers: &mut [Writer], pair: &Pair, primary: &str, round: u64) {
+    for writer in writers.iter_mut() {
+        writer.start(pair, pair.node(primary), round);
+    }
+    let enough = harness::wait_for(Duration::from_secs(20), || {
+        writers[..4].iter().all(|writer| writer.acknowledged(pair).iter().any(|n| *n > round * 100_000))
+    });
+    assert!(enough, "round {round}: nothing is acknowledged");
+}
+
+/// The machines boot; which of the two serves then.
+fn restart(writers: &mut [Writer], pair: &mut Pair) -> &'static str {
+    writers.iter_mut().for_each(|writer| writer.running = None);
+    for node in ["alpha", "beta"] {
+        pair.start_daemon(node);
+    }
+    pair.wait_either_in_sync();
+    pair.primary().expect("somebody serves")
+}
+
+fn all_writers() -> Vec<Writer> {
+    WRITERS.iter().map(|(name, program)| Writer { name, program, running: None }).collect()
+}
+
 fn seed() -> u64 {
     let given = std::env::var("TWINFS_SEED").ok().and_then(|text| text.parse().ok());
     given.unwrap_or_else(|| {
@@ -195,19 +230,12 @@ fn every_acknowledged_record_survives_the_power_cut_of_both_nodes() {
     let rounds = if std::env::var_os("TWINFS_LONG").is_some() { 20 } else { 4 };
     eprintln!("power: seed {seed}, {rounds} rounds");
     let mut pair = Pair::start("power", &Plan { power_disks: Some(DISK), ..Plan::default() });
-    let mut writers: Vec<Writer> =
-        WRITERS.iter().map(|(name, program)| Writer { name, program, running: None }).collect();
+    let mut writers = all_writers();
     let (mut total, mut lost_writes) = (0, 0);
     for round in 0..rounds {
         let dice = seed.wrapping_add(round).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let primary = pair.primary().expect("somebody serves");
-        for writer in &mut writers {
-            writer.start(&pair, pair.node(primary), round);
-        }
-        let enough = harness::wait_for(Duration::from_secs(20), || {
-            writers[..4].iter().all(|writer| writer.acknowledged(&pair).iter().any(|n| *n > round * 100_000))
-        });
-        assert!(enough, "round {round}: nothing is acknowledged");
+        start(&mut writers, &pair, primary, round);
         std::thread::sleep(Duration::from_millis(500 + (dice >> 33) % 2_000));
         // In mid-write: whatever was just flushed leaves nothing to lose.
         let disk = &pair.world.disks[usize::try_from(dice & 1).expect("a bit")];
@@ -220,13 +248,8 @@ fn every_acknowledged_record_survives_the_power_cut_of_both_nodes() {
             _ => [Cut::Torn(dice), Cut::Drop],
         };
         let unflushed = cut_power(&mut pair, cuts);
-        writers.iter_mut().for_each(|writer| writer.running = None);
-        for node in ["alpha", "beta"] {
-            pair.start_daemon(node);
-        }
-        pair.wait_either_in_sync();
-        let primary = pair.primary().expect("somebody serves");
-        total = writers.iter().map(|writer| writer.check(&pair, pair.node(primary))).sum();
+        let primary = restart(&mut writers, &mut pair);
+        total = check(&writers, &pair, pair.node(primary));
         lost_writes += unflushed[0] + unflushed[1];
         eprintln!(
             "round {round}: {cuts:?}, {unflushed:?} blocks not flushed, {total} records acknowledged, 0 lost"
@@ -238,4 +261,25 @@ fn every_acknowledged_record_survives_the_power_cut_of_both_nodes() {
     );
     eprintln!("power: {rounds} cuts of both nodes, {total} records acknowledged, 0 lost");
     pair.compare_images();
+}
+
+#[test]
+fn disks_that_lie_about_a_flush_are_seen_to_lose_records() {
+    let name = "disks_that_lie_about_a_flush_are_seen_to_lose_records";
+    if !need::have_nodes(name, &[("perl", "perl")]) {
+        return;
+    }
+    // The test above must be able to fail: here every acknowledgement since the lie is worthless.
+    let mut pair = Pair::start("power-lie", &Plan { power_disks: Some(DISK), ..Plan::default() });
+    let mut writers = all_writers();
+    pair.world.disks.iter().for_each(harness::powercut::PowerDisk::lie);
+    start(&mut writers, &pair, "alpha", 0);
+    cut_power(&mut pair, [Cut::Drop, Cut::Drop]);
+    let primary = restart(&mut writers, &mut pair);
+    pair.node(primary).sh(&format!("cd {MOUNT} && touch log1 log2 table && mkdir -p box/new")).ok();
+    for writer in &writers[..4] {
+        let (count, lost) = writer.check(&pair, pair.node(primary));
+        eprintln!("{}: {count} acknowledged by lying disks, {} lost", writer.name, lost.len());
+        assert!(!lost.is_empty(), "{}: nothing lost of {count}: the check sees nothing", writer.name);
+    }
 }

@@ -41,6 +41,8 @@ struct State {
     pending: BTreeMap<u64, Box<[u8]>>,
     off: bool,
     flushes: u64,
+    /// Says that it flushed, and does not.
+    lies: bool,
     /// Whoever asked for stability after the cut.
     unanswered: Vec<Unanswered>,
 }
@@ -88,7 +90,7 @@ impl State {
     }
 
     fn flush(&mut self) {
-        if !self.off {
+        if !self.off && !self.lies {
             self.flushes += 1;
             self.durable.append(&mut self.pending);
         }
@@ -161,6 +163,11 @@ impl PowerDisk {
         self.state().cut(cut);
     }
 
+    /// From now on nothing is flushed, whatever is answered.
+    pub fn lie(&self) {
+        self.state().lies = true;
+    }
+
     /// Lets go of processes that wait for a flush since the cut (with an error): they could not be ended before.
     pub fn release(&self) {
         let unanswered = std::mem::take(&mut self.state().unanswered);
@@ -178,6 +185,7 @@ impl PowerDisk {
         let mut state = self.state();
         state.pending.clear();
         state.off = false;
+        state.lies = false;
     }
 
     /// Blocks written since the last flush.
