@@ -100,7 +100,12 @@ fn the_power_cut_disk_keeps_what_was_flushed_and_only_what_the_mode_allows() {
     assert_eq!(disk.unflushed(), 1);
     disk.cut(Cut::Drop);
     at(4096, Some(&[3; 4096]));
-    sync();
+    let path = disk.file();
+    let late = std::thread::spawn(move || std::fs::File::open(path).and_then(|file| file.sync_data()));
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(!late.is_finished(), "a flush was answered after the cut");
+    disk.release();
+    assert!(late.join().expect("no panic").is_err(), "a flush succeeded after the cut");
     assert_eq!(at(0, None)[0], 2, "still readable until the restart");
     disk.restore();
     assert_eq!(at(0, None), vec![1; 4096]);
