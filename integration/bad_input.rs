@@ -30,7 +30,7 @@ fn everything(node: &Node) -> String {
 #[track_caller]
 fn refused(what: &str, ran: &Ran, code: i32, words: &[&str]) {
     let said = ran.err.trim_end();
-    eprintln!("{what}: exit {}: {said}", ran.code);
+    harness::say(&format!("{what}: exit {}: {said}", ran.code));
     assert_eq!(ran.code, code, "{what}: {said}");
     assert_eq!(said.lines().count(), 1, "{what}: not one line: {said}");
     for word in words {
@@ -252,12 +252,12 @@ fn garbage_and_replays_move_nothing_and_keep_no_dead_primary_alive() {
     let last = |node: &str, log: &str| pair.node(node).log(log).lines().last().unwrap_or("0").to_string();
     let (datagrams, strangers) = (last("gamma", "replay.log"), last("gamma", "babble.log"));
     assert!(datagrams != "0" && strangers != "0", "nothing was sent");
-    eprintln!(
+    harness::say(&format!(
         "{} recorded, about {datagrams} replays and twice as much garbage to each node, {strangers} + {} bad \
          connections; {looks} looks in sync, takeover in {took:.1?}",
         lines(&record),
-        last("beta", "babble.log"),
-    );
+        last("beta", "babble.log")
+    ));
     drop((replay, babble, inside));
     pair.node("gamma").sh("pkill perl; true").ok();
     pair.node("beta").sh("pkill perl; true").ok();
@@ -300,5 +300,5 @@ fn a_full_image_is_enospc_for_the_application_and_nothing_else() {
         let ran = Ran::from(output.expect("fsck runs"));
         assert_eq!(ran.code, 0, "fsck on {node}: {}{}", ran.out, ran.err);
     }
-    eprintln!("full: 3 rounds, old files intact, fsck clean on both images");
+    harness::say("full: 3 rounds, old files intact, fsck clean on both images");
 }

@@ -92,7 +92,7 @@ impl Writer {
             lost.len(),
             notes.len()
         );
-        eprintln!("{}: {} records acknowledged, {} lost", self.mark, notes.len(), lost.len());
+        harness::say(&format!("{}: {} records acknowledged, {} lost", self.mark, notes.len(), lost.len()));
     }
 }
 
@@ -150,7 +150,11 @@ fn a_witness_seen_by_the_secondary_only_moves_the_volume_and_the_old_primary_ack
     let taken = now();
     let new = Writer::start(pair.node("beta"), "beta");
     nothing_late(&old, taken);
-    eprintln!("takeover {:.1} s after the cut; the old primary's writer: {}", taken - cut, old.fate());
+    harness::say(&format!(
+        "takeover {:.1} s after the cut; the old primary's writer: {}",
+        taken - cut,
+        old.fate()
+    ));
     pair.world.heal();
     all_is_well(&mut pair, "beta", &[&old, &new]);
     nothing_late(&old, taken);
@@ -171,7 +175,11 @@ fn a_primary_stopped_past_the_deadtime_acknowledges_nothing_when_it_wakes() {
     let new = Writer::start(pair.node("beta"), "beta");
     pair.node("alpha").signal("twinfs daemon", Signal::SIGCONT);
     std::thread::sleep(Duration::from_secs(2));
-    eprintln!("takeover {:.1} s after the stop; the old primary's writer: {}", taken - stopped, old.fate());
+    harness::say(&format!(
+        "takeover {:.1} s after the stop; the old primary's writer: {}",
+        taken - stopped,
+        old.fate()
+    ));
     all_is_well(&mut pair, "beta", &[&old, &new]);
     nothing_late(&old, taken);
 }

@@ -83,7 +83,9 @@ fn no_acknowledged_row_is_lost_when_the_primary_dies_again_and_again() {
         pair.wait_in_sync(survivor);
     }
     let rows = acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len();
-    eprintln!("postgres: {rounds} takeovers, {rows} rows acknowledged, 0 lost, pg_amcheck clean after each");
+    harness::say(&format!(
+        "postgres: {rounds} takeovers, {rows} rows acknowledged, 0 lost, pg_amcheck clean after each"
+    ));
     pair.compare_images();
 }
 

@@ -228,7 +228,7 @@ fn every_acknowledged_record_survives_the_power_cut_of_both_nodes() {
     }
     let seed = seed();
     let rounds = if std::env::var_os("TWINFS_LONG").is_some() { 20 } else { 4 };
-    eprintln!("power: seed {seed}, {rounds} rounds");
+    harness::say(&format!("power: seed {seed}, {rounds} rounds"));
     let mut pair = Pair::start("power", &Plan { power_disks: Some(DISK), ..Plan::default() });
     let mut writers = all_writers();
     let (mut total, mut lost_writes) = (0, 0);
@@ -259,7 +259,7 @@ fn every_acknowledged_record_survives_the_power_cut_of_both_nodes() {
         total > 0 && lost_writes > 0,
         "{total} records, {lost_writes} unflushed blocks: nothing was tested"
     );
-    eprintln!("power: {rounds} cuts of both nodes, {total} records acknowledged, 0 lost");
+    harness::say(&format!("power: {rounds} cuts of both nodes, {total} records acknowledged, 0 lost"));
     pair.compare_images();
 }
 
@@ -279,7 +279,7 @@ fn disks_that_lie_about_a_flush_are_seen_to_lose_records() {
     pair.node(primary).sh(&format!("cd {MOUNT} && touch log1 log2 table && mkdir -p box/new")).ok();
     for writer in &writers[..4] {
         let (count, lost) = writer.check(&pair, pair.node(primary));
-        eprintln!("{}: {count} acknowledged by lying disks, {} lost", writer.name, lost.len());
+        harness::say(&format!("{}: {count} acknowledged by lying disks, {} lost", writer.name, lost.len()));
         assert!(!lost.is_empty(), "{}: nothing lost of {count}: the check sees nothing", writer.name);
     }
 }

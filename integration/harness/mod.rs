@@ -41,6 +41,12 @@ pub fn wait_often(limit: Duration, mut check: impl FnMut() -> bool) -> bool {
     true
 }
 
+/// Prints a line past the test runner's capture: what a passing test has counted is part of its result.
+pub fn say(line: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
 /// The folder that cargo put the programs of this build in.
 pub fn bin_dir() -> PathBuf {
     let exe = std::env::current_exe().expect("path of the test");
