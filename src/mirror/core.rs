@@ -198,8 +198,9 @@ impl Mirror {
 
     /// Whether a reply with data may be given now; asked after the data was taken.
     pub fn may_answer(&self) -> bool {
-        let now = self.env.now();
-        self.lock().machine.may_answer(now)
+        let core = self.lock();
+        // Read under the lock: whoever waited for it, or was stopped meanwhile, must not judge by an earlier time.
+        core.machine.may_answer(self.env.now())
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
