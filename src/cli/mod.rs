@@ -7,6 +7,7 @@ pub mod adopt;
 pub mod completions;
 pub mod config;
 pub mod daemon;
+pub mod demo;
 pub mod dump;
 pub mod events;
 pub mod init;
@@ -68,6 +69,8 @@ pub enum Verb {
     Daemon(daemon::Args),
     /// Stop serving here, and stay stopped until told otherwise
     Demote(roles::Args),
+    /// Two nodes and a witness on this machine: write, kill, take over, check; no set-up
+    Demo(demo::Args),
     /// Leave the peer alone
     Disconnect(roles::Args),
     /// Stop the daemon; the peer takes over where it can
@@ -118,6 +121,7 @@ impl Verb {
             Verb::Connect(args) => roles::connect(args, output),
             Verb::Daemon(args) => daemon::run(args, output),
             Verb::Demote(args) => roles::demote(args, output),
+            Verb::Demo(args) => demo::run(args, output),
             Verb::Disconnect(args) => roles::disconnect(args, output),
             Verb::Down(args) => updown::down(args, output),
             Verb::Dump(args) => dump::run(args, output),
