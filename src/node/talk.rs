@@ -90,6 +90,11 @@ impl Node {
         let streamed = matches!(conv.phase, Phase::Member | Phase::Source(_));
         self.inbox.end();
         self.outbox.end_session();
+        if matches!(conv.phase, Phase::Source(_)) {
+            // The peer acknowledged these beside a copy that never ended: a flush said nothing about blocks that it
+            // still lacked. Only a member's word counts later.
+            self.outbox.forget_acks();
+        }
         if streamed {
             self.mark_unsafe(out);
         }
