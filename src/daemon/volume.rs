@@ -171,7 +171,8 @@ impl Volume {
     /// Brings the volume up. The machine decides what happens from here on.
     pub fn open(shared: &Shared, settings: &config::Volume) -> Result<Arc<Volume>, DaemonError> {
         // Said now, not at three in the morning when this node has to take over.
-        crate::mount::check_place(&settings.mount).map_err(|e| DaemonError::Config(e.to_string()))?;
+        crate::mount::check_place(&settings.mount, &settings.name)
+            .map_err(|e| DaemonError::Config(e.to_string()))?;
         let (image, lock, node_file, agrees) = take_image(shared, settings)?;
         let node_file = Arc::new(node_file);
         let tell = shared.teller(&settings.name);

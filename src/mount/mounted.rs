@@ -272,10 +272,15 @@ fn check_mount_point(dir: &Path) -> Result<(), MountError> {
     }
 }
 
-/// Whether `dir` could be mounted on now, or made for it. Changes nothing.
-pub fn check_place(dir: &Path) -> Result<(), MountError> {
+/// Whether `dir` could be mounted on, now or once `volume` is served here, or made for it. Changes nothing. A mount
+/// of the same volume is no obstacle: its node runs on this machine too (`twinfs demo`), and whoever takes over
+/// mounts only when that one is dead.
+pub fn check_place(dir: &Path, volume: &str) -> Result<(), MountError> {
     let failed = |error| MountError::Dir { dir: dir.to_path_buf(), error };
     if let Some(line) = sys::mounted_at(dir).map_err(failed)? {
+        if line.fs_type == sys::FS_TYPE && line.source == volume {
+            return Ok(());
+        }
         let what = format!("{} of type {}", line.source, line.fs_type);
         return Err(MountError::Occupied { dir: dir.to_path_buf(), what });
     }
