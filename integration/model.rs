@@ -1,6 +1,7 @@
 //! The production `step` function under a model checker: every order of deliveries, stores, cuts and crashes within
 //! small bounds, without any clock (a node's time may jump at any moment, so leases are switched off: writes must be
 //! safe without them).
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod pair;
 

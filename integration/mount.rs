@@ -1,6 +1,10 @@
 //! Real mounts of the program on this machine: what applications see, and what is left after signals and kills.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test with real programs, files and time"
+)]
 #![allow(unsafe_code, reason = "mmap, and ioctls by number")]
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test: files, processes, time")]
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -1,4 +1,9 @@
 //! The real witness process: it survives kill -9 with its records, and of many racing swaps exactly one wins.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test with real programs, files and time"
+)]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -426,35 +426,3 @@ fn an_address_that_is_not_ours_is_refused_with_a_question() {
         "{text}"
     );
 }
-
-#[test]
-#[ignore = "prints figures: throughput and round trip over loopback"]
-fn a_gibibyte_and_a_round_trip_take_so_long() {
-    let (near, far, _listener) = pair();
-    let begun = Instant::now();
-    let reader = std::thread::spawn(move || {
-        let mut frame = Vec::new();
-        (0..1024).for_each(|_| far.recv(&mut frame).unwrap());
-        far
-    });
-    let slice = vec![7u8; 1 << 20];
-    (0..1024).for_each(|_| near.send(&[b"head", &slice]).unwrap());
-    let far = reader.join().unwrap();
-    let bulk = begun.elapsed();
-    let echo = std::thread::spawn(move || {
-        let mut frame = Vec::new();
-        while far.recv(&mut frame).is_ok() {
-            far.send(&[b"done"]).unwrap();
-        }
-    });
-    let begun = Instant::now();
-    let mut frame = Vec::new();
-    for _ in 0..5000 {
-        near.send(&[&slice[..4096]]).unwrap();
-        near.recv(&mut frame).unwrap();
-    }
-    let trip = begun.elapsed() / 5000;
-    near.close();
-    echo.join().unwrap();
-    eprintln!("1 GiB in {bulk:?}; 4 KiB there and an answer back in {trip:?}; cipher {:?}", Suite::best());
-}

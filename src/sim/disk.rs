@@ -128,11 +128,6 @@ impl SimDisk {
         std::mem::take(&mut lock(&self.content).touched)
     }
 
-    /// Pages that were ever written, in order.
-    pub fn pages(&self) -> BTreeSet<u64> {
-        lock(&self.content).now.keys().copied().collect()
-    }
-
     /// Whether the two disks hold the same in `page`: as a read sees it, or as it would survive.
     pub fn same(&self, other: &SimDisk, page: u64, stable: bool) -> bool {
         self.page(page, stable) == other.page(page, stable)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::Moment;
 use crate::mirror::{Env, Halted, Key, Order, Payload, Worker};
-use crate::node::{Event, LinkId, Notice};
+use crate::node::{LinkId, Notice};
 use crate::wire::{Kind, Message};
 
 use super::baton::lock;
@@ -159,9 +159,4 @@ impl Env for SimEnv {
         machine.file.v = machine.file.v.max(v);
         Ok(())
     }
-}
-
-/// Keeps events of a life together with it.
-pub fn later(world: &World, owner: Owner, after: u64, event: Event) {
-    world.sched.after(after, Ev::Deliver { owner, event });
 }

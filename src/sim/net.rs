@@ -95,11 +95,6 @@ impl<M> Net<M> {
         self.conns.iter_mut().find(|conn| conn.id == id)
     }
 
-    /// Forgets a connection with everything in it.
-    pub fn drop_conn(&mut self, id: u64) {
-        self.conns.retain(|conn| conn.id != id);
-    }
-
     /// Node `at` closes its end: it sends nothing more; what it sent already still travels.
     pub fn close_end(&mut self, id: u64, at: usize) {
         if let Some(conn) = self.conn(id) {
@@ -177,9 +172,9 @@ mod tests {
 
     #[test]
     fn datagrams_are_lost_doubled_and_late() {
-        let mut net = Net::<()>::default();
-        net.weather =
+        let weather =
             Weather { loss: 300, twice: 300, late: 300, late_max: 5_000 * MS, ..Weather::default() };
+        let mut net = Net::<()> { weather, ..Net::default() };
         let mut rng = Rng::new(3);
         let all: Vec<Vec<u64>> = (0..200).map(|_| net.datagram(0, &mut rng)).collect();
         assert!(all.iter().any(Vec::is_empty) && all.iter().any(|copies| copies.len() == 2));

@@ -37,7 +37,6 @@ pub struct Outcome {
 /// What the seed decided before the run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub seed: u64,
     pub arbitration: Arbitration,
     pub mutations: Mutations,
     /// Bytes of replaced connections still reach the receiver.
@@ -58,7 +57,6 @@ impl Plan {
             _ => Arbitration::Manual,
         };
         Plan {
-            seed: options.seed,
             arbitration,
             mutations: options.mutations,
             ghosts: rng.permille(400),

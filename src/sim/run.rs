@@ -121,9 +121,12 @@ fn first_state(node: usize) -> State {
 
 const WITNESS: u128 = 0x3175;
 
+/// Number of log slots, and a disk made with it.
+type Template = (u32, Arc<SimDisk>);
+
 /// A disk with a new image and an empty filesystem, made once for each number of log slots.
 fn template(al_slots: u32) -> Result<Arc<SimDisk>, String> {
-    static MADE: OnceLock<Mutex<Vec<(u32, Arc<SimDisk>)>>> = OnceLock::new();
+    static MADE: OnceLock<Mutex<Vec<Template>>> = OnceLock::new();
     let mut made = lock(MADE.get_or_init(Mutex::default));
     if let Some((_, disk)) = made.iter().find(|(slots, _)| *slots == al_slots) {
         return Ok(disk.clone());

@@ -191,7 +191,8 @@ impl<E> Sched<E> {
     }
 
     /// Tasks of `owner` that have not ended.
-    pub fn alive(&self, owner: Owner) -> usize {
+    #[cfg(test)]
+    pub(super) fn alive(&self, owner: Owner) -> usize {
         let tasks = lock(&self.tasks);
         let inner = lock(&self.inner);
         inner.owners.iter().zip(tasks.iter()).filter(|(of, task)| **of == owner && task.is_some()).count()

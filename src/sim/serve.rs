@@ -190,7 +190,8 @@ impl Server {
         Files::open(&self.world, self.owner, &self.env, Arc::new(self.watched(FS_BLOCKS)))
     }
 
-    /// The sectors' values, equal neighbours once. `None`: the block is rotten on this disk at the moment, and nobody could be asked.
+    /// The sectors' values, equal neighbours once. `None`: the block is rotten on this disk at the moment, and nobody
+    /// could be asked.
     fn read_register(&self, blocks: &Watched, block: BlockNo) -> Result<Option<Vec<u64>>, BlocksError> {
         let mut data = vec![0; BlockNo::SIZE];
         match blocks.read(block, &mut data) {

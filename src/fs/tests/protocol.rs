@@ -559,6 +559,7 @@ fn many_threads_at_once_end_with_what_each_wrote() {
                         1 => store.checkpoint().unwrap(),
                         _ => drop(store.dirents_after(Ino::ROOT, 0, 1000).unwrap()),
                     }
+                    #[allow(clippy::disallowed_methods, reason = "a stress test with real threads")]
                     std::thread::sleep(std::time::Duration::from_micros(300));
                 }
             });
