@@ -24,9 +24,17 @@ pub trait Machine: Send {
         let _ = now;
         None
     }
+    /// Blocks that the peer may lack or still lose; a machine made for a test has none.
+    fn in_doubt(&self) -> Vec<Run> {
+        Vec::new()
+    }
 }
 
 impl Machine for Node {
+    fn in_doubt(&self) -> Vec<Run> {
+        Node::in_doubt(self)
+    }
+
     fn step(&mut self, now: Moment, event: Event, actions: &mut Vec<Action>) {
         Node::step(self, now, event, actions);
     }
@@ -194,6 +202,11 @@ impl Mirror {
     /// Looks at the machine.
     pub fn with_machine<T>(&self, look: impl FnOnce(&dyn Machine) -> T) -> T {
         look(&*self.lock().machine)
+    }
+
+    /// Blocks that the peer may still lose: they must lie in hot extents of the image, for this list dies with us.
+    pub fn in_doubt(&self) -> Vec<Run> {
+        self.lock().machine.in_doubt()
     }
 
     /// Whether a reply with data may be given now; asked after the data was taken.

@@ -4,6 +4,7 @@
 
 use crate::base::Moment;
 use crate::format::ResyncMark;
+use crate::wire::Run;
 
 use super::config::Arbitration;
 use super::machine::{Node, Serve};
@@ -11,6 +12,11 @@ use super::talk::Phase;
 use super::view::{Reason, Role, StateWord, View};
 
 impl Node {
+    /// What the peer may lack or may still lose of the present session, as far as no flush has covered it.
+    pub fn in_doubt(&self) -> Vec<Run> {
+        self.outbox.doubt_of_session()
+    }
+
     /// The node as it is now.
     pub fn view(&self) -> View {
         let lease = self.lease_from.map(|from| from + self.cfg.timing.lease());

@@ -199,6 +199,14 @@ impl Outbox {
         merge(window.chain(flying).chain(ops.map(|op| op.run)).collect())
     }
 
+    /// What the peer may still lose of this session. What earlier sessions left is not looked at: after a mere break
+    /// of the link the next flush covers it on the peer, though the window keeps it to be on the safe side.
+    pub fn doubt_of_session(&self) -> Vec<Run> {
+        let window = self.window.range(self.old + 1..).map(|(_, run)| *run);
+        let flying = self.flying.values().filter(|f| f.kind.writes() && !f.kind.is_copy()).map(|f| f.run);
+        merge(window.chain(flying).collect())
+    }
+
     /// The window was marked, or the peer's copy was made equal: forgets it and says what it was.
     pub fn clear_window(&mut self) -> Vec<Run> {
         merge(std::mem::take(&mut self.window).into_values().collect())

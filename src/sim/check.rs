@@ -139,6 +139,33 @@ impl World {
         self.sched.after(again, Ev::Look);
         self.check_exclusive();
         self.check_covered();
+        self.check_window_is_hot();
+    }
+
+    /// Promise 5, should the primary die right now: what its peer may still lose lies in its activity log or is
+    /// marked, for its window dies with it.
+    fn check_window_is_hot(&self) {
+        for node in 0..2 {
+            let mirror = self.machine(node).up.as_ref().and_then(|life| life.mirror.clone());
+            let Some(mirror) = mirror else { continue };
+            let members = mirror.image().state().record.map(|record| record.members);
+            if members != Some(Members::BOTH) {
+                continue;
+            }
+            let image = mirror.image();
+            let known = |block: BlockNo| {
+                image.is_hot(block, 1) || image.next_differs(block).is_some_and(|(first, _)| first == block)
+            };
+            let doubted = mirror.in_doubt();
+            let mut blocks = doubted.iter().flat_map(|run| (0..run.count).map(|n| run.first.plus(n)));
+            if let Some(block) = blocks.find(|block| !known(*block)) {
+                let first = block.0;
+                self.sched.violate(format!(
+                    "I6: block {first} may be lost by the peer, and {} evicted its extent",
+                    NAMES[node]
+                ));
+            }
+        }
     }
 
     /// Promise 5: blocks that differ are known to somebody.
