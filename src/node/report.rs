@@ -12,9 +12,10 @@ use super::talk::Phase;
 use super::view::{Reason, Role, StateWord, View};
 
 impl Node {
-    /// What the peer may lack or may still lose of the present session, as far as no flush has covered it.
+    /// What the peer may still lose of the present member session, as far as no flush has covered it. While copies
+    /// are made equal the marks that ask for the copying cover it: the peer's own log among them.
     pub fn in_doubt(&self) -> Vec<Run> {
-        self.outbox.doubt_of_session()
+        if self.is_member() { self.outbox.doubt_of_session() } else { Vec::new() }
     }
 
     /// The node as it is now.
