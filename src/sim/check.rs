@@ -145,7 +145,7 @@ impl World {
     /// Promise 5, should the primary die right now: what its peer may still lose lies in its activity log or is
     /// marked, for its window dies with it.
     fn check_window_is_hot(&self) {
-        for node in 0..2 {
+        for (node, name) in NAMES.iter().enumerate() {
             let mirror = self.machine(node).up.as_ref().and_then(|life| life.mirror.clone());
             let Some(mirror) = mirror else { continue };
             let members = mirror.image().state().record.map(|record| record.members);
@@ -162,7 +162,7 @@ impl World {
                 let first = block.0;
                 self.sched.violate(format!(
                     "I6: block {first} may be lost by the peer, and {} evicted its extent",
-                    NAMES[node]
+                    name
                 ));
             }
         }
