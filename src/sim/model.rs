@@ -213,13 +213,17 @@ impl Model {
 
     /// Checks a tree found by whoever serves now; the tree becomes the model's present if it may be.
     pub fn found(&mut self, tree: &Tree) -> Result<(), String> {
-        let names = self.match_names(tree)?;
-        for (path, id) in names.paths() {
-            let (Some(seen), Some(file)) = (tree.get(&path), self.files.get(&id)) else { continue };
-            if seen.kind == Kind::File {
-                file.check(&seen.content).map_err(|why| format!("{path:?}: {why}"))?;
+        let mut wrong = None;
+        // The same names may stand at several moments for different files (a name removed and made again): the tree
+        // has to fit one of them.
+        let fit = self.moments(tree)?.into_iter().find(|names| match self.contents_fit(names, tree) {
+            Ok(()) => true,
+            Err(why) => {
+                wrong.get_or_insert(why);
+                false
             }
-        }
+        });
+        let Some(names) = fit else { return Err(wrong.unwrap_or_default()) };
         for (path, id) in names.paths() {
             if let (Some(seen), true) = (tree.get(&path), self.files.contains_key(&id)) {
                 self.files.insert(id, File { versions: vec![seen.content.clone()] });
@@ -231,26 +235,37 @@ impl Model {
         Ok(())
     }
 
-    fn match_names(&self, tree: &Tree) -> Result<Names, String> {
+    fn contents_fit(&self, names: &Names, tree: &Tree) -> Result<(), String> {
+        for (path, id) in names.paths() {
+            let (Some(seen), Some(file)) = (tree.get(&path), self.files.get(&id)) else { continue };
+            if seen.kind == Kind::File {
+                file.check(&seen.content).map_err(|why| format!("{path:?}: {why}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The names at every moment since the last commit whose paths are those of the tree; never empty.
+    fn moments(&self, tree: &Tree) -> Result<Vec<Names>, String> {
         let mut names = self.stable.clone();
-        let mut why = names.differs(tree);
+        let first = names.differs(tree);
+        let mut last = first.clone();
+        let mut fitting: Vec<Names> = if first.is_none() { vec![names.clone()] } else { Vec::new() };
         for change in &self.since {
-            if why.is_none() {
-                break;
-            }
             names.apply(change);
-            why = names.differs(tree);
-        }
-        match why {
-            None => Ok(names),
-            Some(last) => {
-                let first = self.stable.differs(tree).unwrap_or_default();
-                let count = self.since.len();
-                Err(format!(
-                    "names fit no moment since the last commit ({first}; {count} changes later: {last})"
-                ))
+            last = names.differs(tree);
+            if last.is_none() {
+                fitting.push(names.clone());
             }
         }
+        if fitting.is_empty() {
+            let (first, last, count) =
+                (first.unwrap_or_default(), last.unwrap_or_default(), self.since.len());
+            return Err(format!(
+                "names fit no moment since the last commit ({first}; {count} changes later: {last})"
+            ));
+        }
+        Ok(fitting)
     }
 }
 
@@ -290,6 +305,21 @@ mod tests {
         let id = model.fresh_id();
         model.issue(Change::Make { dir: ROOT, name: name.into(), id, kind: Kind::File });
         id
+    }
+
+    #[test]
+    fn a_name_made_again_fits_with_the_newer_file() {
+        let mut model = Model::default();
+        let old = make(&mut model, "a");
+        model.write(old, vec![1; 600]);
+        model.fsynced(old);
+        model.issue(Change::Remove { dir: ROOT, name: "a".into() });
+        let new = make(&mut model, "a");
+        model.write(new, vec![2; 600]);
+        assert!(model.clone().found(&tree(&[("a", 7, &[3; 600])])).is_err());
+        assert!(model.clone().found(&tree(&[("a", 7, &[1; 600])])).is_ok());
+        assert_eq!(model.found(&tree(&[("a", 8, &[2; 600])])), Ok(()));
+        assert_eq!(model.content(new), [2; 600]);
     }
 
     fn tree(files: &[(&str, u64, &[u8])]) -> Tree {
