@@ -58,8 +58,14 @@ impl Node {
         if self.marking.is_some() {
             return;
         }
-        // Equalising: what waits is sent again with everything else, and acknowledged when both are members again.
-        if matches!(self.conv.as_ref().map(|conv| &conv.phase), Some(Phase::Source(source)) if source.equal) {
+        // Equalising: what waits is sent again with everything else, and acknowledged when both are members again. So
+        // it is when a join was cut behind its first step: the record names both, the peer still lacks blocks, and
+        // its word for a flush is good only behind the barrier.
+        let lacking = match self.conv.as_ref().map(|conv| &conv.phase) {
+            Some(Phase::Source(source)) => source.equal || (self.both() && !source.joined_here()),
+            _ => false,
+        };
+        if lacking {
             return;
         }
         let mutations = self.cfg.mutations;
