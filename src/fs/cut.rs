@@ -232,7 +232,18 @@ impl Store {
         Ok(())
     }
 
+    /// A punch of very many extents goes on behind a seal: a record is bounded, and each part is a hole of its own.
     fn punch(&self, ino: Ino, offset: u64, end: u64, now: Time) -> Result<(), FsError> {
+        let mut from = offset;
+        while let Some(rest) = self.punch_part(ino, from, end, now)? {
+            from = rest * BLOCK;
+            self.throttle()?;
+        }
+        Ok(())
+    }
+
+    /// Punches `[offset, end)` as far as one record takes; the first block that is left.
+    fn punch_part(&self, ino: Ino, offset: u64, end: u64, now: Time) -> Result<Option<u64>, FsError> {
         let _token = self.tokens.acquire(ino);
         let (head, tail) = (offset / BLOCK, end / BLOCK);
         let (skip, stop) = ((offset % BLOCK) as usize, (end % BLOCK) as usize);
@@ -243,34 +254,22 @@ impl Store {
             [first, self.load_edge(ino, tail, 0, stop)?]
         };
         let mut range = (offset.div_ceil(BLOCK), tail);
-        loop {
-            let mut core = self.core_write();
-            core.writable()?;
-            for edge in edges.iter().cloned() {
-                core.put_edge(ino, edge)?;
-            }
-            if range.0 < range.1 {
-                core.drop_pages(ino, range.0, range.1);
-                core.free_range(ino, range, STEP, |rec| (rec.mtime, rec.ctime) = (now, now))?;
-                let left = extents_in(&core.layers(None), ino, range.0, range.1, 1)?;
-                match left.first() {
-                    Some(extent) => range.0 = extent.at.max(range.0),
-                    None => return Ok(()),
-                }
-            } else {
-                return Ok(());
-            }
+        let mut core = self.core_write();
+        core.writable()?;
+        for edge in edges {
+            core.put_edge(ino, edge)?;
+        }
+        while range.0 < range.1 {
+            core.drop_pages(ino, range.0, range.1);
+            core.free_range(ino, range, STEP, |rec| (rec.mtime, rec.ctime) = (now, now))?;
+            let left = extents_in(&core.layers(None), ino, range.0, range.1, 1)?;
+            let Some(extent) = left.first() else { break };
+            range.0 = extent.at.max(range.0);
             if core.txn.bytes() > core.ring.record_max() / 2 {
-                drop(core);
-                return self.punch_rest(ino, range, now);
+                return Ok(Some(range.0));
             }
         }
-    }
-
-    /// A punch of very many extents goes on after a seal; each part is a hole of its own.
-    fn punch_rest(&self, ino: Ino, range: (u64, u64), now: Time) -> Result<(), FsError> {
-        let mut core = self.core_write();
-        core.free_range(ino, range, STEP, |rec| (rec.mtime, rec.ctime) = (now, now))
+        Ok(None)
     }
 
     fn allocate(&self, ino: Ino, offset: u64, end: u64) -> Result<(), FsError> {

@@ -495,6 +495,26 @@ fn a_removal_of_very_many_extents_goes_in_steps() {
 }
 
 #[test]
+fn a_hole_over_very_many_extents_is_a_hole_everywhere() {
+    let blocks = fresh_blocks(65_536);
+    let store = open(&blocks);
+    let ino = create(&store, b"f");
+    let extents = 20_000u64;
+    for n in 0..extents {
+        store.fallocate(ino, Fallocate::Allocate, n * 8192, 4096, NOW).unwrap();
+    }
+    store.write(ino, (extents - 1) * 8192, &[1; 4096], NOW).unwrap();
+    fsync(&store, ino);
+    assert_eq!(store.inode(ino).unwrap().unwrap().blocks, extents);
+    store.fallocate(ino, Fallocate::PunchHole, 100, extents * 8192, NOW).unwrap();
+    let last = store.read(ino, (extents - 1) * 8192, 4096).unwrap();
+    assert!(last.iter().all(|byte| *byte == 0), "the last block kept its data");
+    assert!(store.inode(ino).unwrap().unwrap().blocks <= 1);
+    fsync(&store, ino);
+    assert!(reopen_copy(&blocks).inode(ino).unwrap().unwrap().blocks <= 1);
+}
+
+#[test]
 fn orphans_of_an_earlier_run_are_freed() {
     let (blocks, store) = fresh();
     let ino = create(&store, b"f");
