@@ -361,6 +361,7 @@ impl Node {
         self.close_link(out);
     }
 
+    #[cfg(debug_assertions)]
     fn mutated(&self) -> bool {
         self.cfg.mutations != super::config::Mutations::default()
     }
