@@ -105,7 +105,7 @@ impl Served {
             return answer(Ok(()));
         }
         match self.fs.fsync_all() {
-            Ok(ticket) => self.threads.when_stable(ticket, Box::new(answer)),
+            Ok(ticket) => when_stable(&self.threads, self.gate.clone(), ticket, answer),
             Err(error) => answer(Err(error)),
         }
     }
@@ -127,7 +127,8 @@ impl Served {
     pub(super) fn fsync(&self, ticket: Result<Ticket, FsError>, reply: ReplyEmpty) {
         match ticket {
             Ok(ticket) => {
-                self.threads.when_stable(ticket, Box::new(move |stable| reply_empty(stable, reply)));
+                let answer = move |stable| reply_empty(stable, reply);
+                when_stable(&self.threads, self.gate.clone(), ticket, answer);
             }
             Err(error) => reply.error(errno(&error)),
         }
@@ -152,12 +153,13 @@ impl Served {
                 let data = data.to_vec();
                 self.when_there_is_room(
                     move |fs| fs.write(&ctx, ino, offset, &data, drop_set_id).map(|()| len),
-                    move |fs, threads, written| answer_write(fs, threads, ino, written, stable, reply),
+                    move |room, written| answer_write(room, ino, written, stable, reply),
                 );
             }
             other => {
                 let written = self.vouch(other.map(|()| len));
-                answer_write(&self.fs, &self.threads, ino, written, stable, reply);
+                let room = Room { fs: &self.fs, threads: &self.threads, gate: self.gate.clone() };
+                answer_write(room, ino, written, stable, reply);
             }
         }
     }
@@ -174,7 +176,7 @@ impl Served {
         match self.fs.fallocate(&ctx, ino, offset, len, how) {
             Err(FsError::WouldBlock | FsError::NoSpace) => self.when_there_is_room(
                 move |fs| fs.fallocate(&ctx, ino, offset, len, how).map(|()| 0),
-                move |_, _, done| reply_empty(done.map(|_| ()), reply),
+                move |_, done| reply_empty(done.map(|_| ()), reply),
             ),
             other => reply_empty(self.vouch(other), reply),
         }
@@ -184,7 +186,7 @@ impl Served {
     pub(super) fn copy(&self, ctx: Ctx, from: FilePart, to: FilePart, len: u64, reply: ReplyWrite) {
         self.when_there_is_room(
             move |fs| fs.copy_range(&ctx, from, to, len).map(|n| usize::try_from(n).unwrap_or(0)),
-            move |_, _, done| reply_written(done, reply),
+            move |_, done| reply_written(done, reply),
         );
     }
 
@@ -193,7 +195,7 @@ impl Served {
     fn when_there_is_room(
         &self,
         mut attempt: impl FnMut(&Fs) -> Result<usize, FsError> + Send + 'static,
-        answer: impl FnOnce(&Fs, &FsThreads, Result<usize, FsError>) + Send + 'static,
+        answer: impl FnOnce(Room<'_>, Result<usize, FsError>) + Send + 'static,
     ) {
         let fs = Arc::clone(&self.fs);
         let threads = Arc::clone(&self.threads);
@@ -218,7 +220,8 @@ impl Served {
                     other => break other,
                 }
             };
-            answer(&fs, &threads, vouch(gate.as_ref(), outcome));
+            let outcome = vouch(gate.as_ref(), outcome);
+            answer(Room { fs: &fs, threads: &threads, gate }, outcome);
         }));
     }
 
@@ -249,21 +252,66 @@ impl Served {
     }
 }
 
-fn answer_write(
-    fs: &Fs,
+/// What an answer needs that may have to wait for a commit.
+struct Room<'a> {
+    fs: &'a Fs,
+    threads: &'a FsThreads,
+    gate: Option<Arc<dyn Gate>>,
+}
+
+/// Calls `answer` once `ticket` is stable and the gate lets it out. A process that was stopped while its peer had
+/// acknowledged already finds the commit done when it wakes, long after another node took over: what is stable is
+/// still not an answer that it may give.
+fn when_stable(
     threads: &FsThreads,
-    ino: Ino,
-    written: Result<usize, FsError>,
-    stable: bool,
-    reply: ReplyWrite,
+    gate: Option<Arc<dyn Gate>>,
+    ticket: Ticket,
+    answer: impl FnOnce(Result<(), FsError>) + Send + 'static,
 ) {
+    threads.when_stable(
+        ticket,
+        Box::new(move |stable| answer(stable.and_then(|()| vouch(gate.as_ref(), Ok(()))))),
+    );
+}
+
+fn answer_write(room: Room<'_>, ino: Ino, written: Result<usize, FsError>, stable: bool, reply: ReplyWrite) {
     match written {
-        Ok(bytes) if stable => match fs.fsync(ino, true) {
+        Ok(bytes) if stable => match room.fs.fsync(ino, true) {
             Ok(ticket) => {
-                threads.when_stable(ticket, Box::new(move |done| reply_written(done.map(|()| bytes), reply)))
+                let answer = move |done: Result<(), FsError>| reply_written(done.map(|()| bytes), reply);
+                when_stable(room.threads, room.gate, ticket, answer);
             }
             Err(error) => reply.error(errno(&error)),
         },
         other => reply_written(other, reply),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::fs::{Atime, Store};
+
+    struct Shut;
+
+    impl Gate for Shut {
+        fn pass(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn what_is_stable_is_no_answer_for_a_node_that_may_not_serve() {
+        let fs = Arc::new(Fs::new(Store::for_tests(), Atime::Never));
+        let threads = FsThreads::start(Arc::clone(&fs)).unwrap();
+        let answered = |gate: Option<Arc<dyn Gate>>| {
+            let (tell, told) = channel();
+            when_stable(&threads, gate, fs.fsync_all().unwrap(), move |done| tell.send(done).unwrap());
+            told.recv().unwrap()
+        };
+        assert_eq!(answered(None), Ok(()));
+        assert!(answered(Some(Arc::new(Shut))).is_err());
     }
 }
