@@ -20,7 +20,7 @@ pub(super) enum Phase {
     Greeting,
     /// Both hellos known, own result sent.
     Comparing,
-    /// Nothing can be done together for now.
+    /// Nothing can be done together: an operator or another record must change something first.
     Resting,
     Source(Source),
     Target(Target),

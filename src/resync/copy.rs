@@ -37,7 +37,7 @@ impl Progress {
         self.flying.values().filter(|c| !c.done).map(|c| c.run.count).sum()
     }
 
-    /// How many blocks to ask for now; 0 = none. Half the budget is left alone while applications wait.
+    /// How many blocks to ask for; 0 = none at this moment. Half the budget is left alone while applications wait.
     pub fn want(&self, budget: u64, operations_wait: bool) -> u64 {
         if self.asked || self.exhausted {
             return 0;
