@@ -10,8 +10,8 @@ use twinfs::base::{BlockNo, Generation, Members, Moment, NodeId, Record, Span, V
 use twinfs::cluster::{Witness, WitnessImage, witness_record};
 use twinfs::format::{GenEntry, GenReason, ResyncMark, State};
 use twinfs::node::{
-    Action, Arbitration, Event, LinkId, Mark, Mutations, Node, NodeConfig, OpId, Operator, PathId, Refusal,
-    StartInfo, StateWord, Timing,
+    Action, Arbitration, Event, LinkId, Mark, Mutations, Node, NodeConfig, OpId, Operator, Order, PathId,
+    Refusal, StartInfo, StateWord, Timing,
 };
 use twinfs::wire::{CopyKind, Heartbeat, Kind, Message, Run, WitnessReply, WitnessRequest};
 
@@ -279,30 +279,32 @@ impl World {
                 self.owed[n].push_back(Event::Stored { token });
                 self.disks[n].state = *state;
             }
-            Action::NoteUnusable { .. } => self.disks[n].file_agrees = false,
+            Action::Order(Order::NoteUnusable { .. }) => self.disks[n].file_agrees = false,
             Action::Send { link, message } => {
                 self.handovers += u32::from(matches!(message, Message::HandoverDone { .. }));
                 self.joins += u32::from(matches!(message, Message::Joined { .. }));
                 self.send(n, link, message, 0);
             }
-            Action::CloseLink { link } => {
+            Action::Order(Order::CloseLink(link)) => {
                 if self.link == Some(link) {
                     self.cut_link();
                 }
             }
-            Action::SendHeartbeat(heartbeat) => {
+            Action::Order(Order::Heartbeat(heartbeat)) => {
                 if !self.cut && !self.deaf[1 - n] && self.nodes[1 - n].is_some() {
                     self.beats[1 - n].push_back(heartbeat);
                 }
             }
-            Action::AskWitness { nonce, request } => self.questions.push_back((n, nonce, request)),
-            Action::Promote => {
+            Action::Order(Order::AskWitness { nonce, request }) => {
+                self.questions.push_back((n, nonce, request));
+            }
+            Action::Order(Order::Promote) => {
                 self.promotions += 1;
                 self.mounted[n] = true;
                 self.check_image(n);
                 self.owed[n].push_back(Event::Promoted);
             }
-            Action::Demote { .. } => {
+            Action::Order(Order::Demote { .. }) => {
                 self.mounted[n] = false;
                 self.owed[n].push_back(Event::Demoted);
             }

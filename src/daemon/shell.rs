@@ -8,8 +8,8 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::base::{Moment, Span, VolumeId};
-use crate::mirror::{Env, Halted, Key, Order, Parking, Payload};
-use crate::node::{LinkId, Notice};
+use crate::mirror::{Env, Halted, Key, Parking, Payload};
+use crate::node::{LinkId, Notice, Order};
 use crate::sys::clock;
 use crate::wire::{Heartbeat, Message, WitnessRequest};
 

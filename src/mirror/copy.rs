@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::{BlockNo, Digest, ExtentNo, Pages};
 use crate::image::{BlocksError, ImageError, RangeGuard};
-use crate::node::{Event, LinkId, Notice, OpId};
+use crate::node::{Event, LinkId, Notice, OpId, Order};
 use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
 
 use super::core::{CopyRead, Core, Op, Phase};
-use super::{Mirror, Order, Payload};
+use super::{Mirror, Payload};
 
 /// Blocks in one `CopyRead`.
 const RUN_BLOCKS_MAX: u64 = 256;

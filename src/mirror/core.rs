@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::base::{BlockNo, FastMap, Moment};
 use crate::format::State;
 use crate::image::{FlushEpoch, Image, RangeGuard};
-use crate::node::{Action, Event, LinkId, Mark, Mutations, Node, OpId, Refusal, Token, View};
+use crate::node::{Action, Event, LinkId, Mark, Mutations, Node, OpId, Order, Refusal, Token, View};
 use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
 
 use super::copy::CopyMap;
-use super::{Env, Key, Order, Payload, Worker};
+use super::{Env, Key, Payload, Worker};
 
 /// The pure machine that the mirror obeys; `node::Node` in production.
 pub trait Machine: Send {
@@ -322,27 +322,11 @@ impl Mirror {
             Action::ClearMarks => self.push(core, Worker::Store, Job::ClearMarks),
             Action::Store { token, state } => self.push(core, Worker::Store, Job::Store { token, state }),
             Action::Send { link, message } => self.env.send(link, message, Payload::default()),
-            Action::Promote => self.push(core, Worker::Apply, Job::Order(Order::Promote)),
-            Action::Demote { graceful } => {
-                self.push(core, Worker::Apply, Job::Order(Order::Demote { graceful }))
+            Action::Order(order @ (Order::Promote | Order::Demote { .. })) => {
+                self.push(core, Worker::Apply, Job::Order(order));
             }
-            other => self.order(other),
+            Action::Order(order) => self.env.order(order),
         }
-    }
-
-    fn order(&self, action: Action) {
-        let order = match action {
-            Action::NoteUnusable { v } => Order::NoteUnusable { v },
-            Action::CloseLink { link } => Order::CloseLink(link),
-            Action::SendHeartbeat(heartbeat) => Order::Heartbeat(heartbeat),
-            Action::AskWitness { nonce, request } => Order::AskWitness { nonce, request },
-            Action::Freeze => Order::Freeze,
-            Action::Thaw => Order::Thaw,
-            Action::RenewAddress { seconds_left } => Order::RenewAddress { seconds_left },
-            Action::Tell(notice) => Order::Tell(notice),
-            other => unreachable!("{other:?} is the mirror's own"),
-        };
-        self.env.order(order);
     }
 
     fn start(&self, core: &mut Core, op: OpId, send: Option<(LinkId, Session, Seq)>, mark: Mark) {

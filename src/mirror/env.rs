@@ -7,8 +7,8 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::base::Moment;
-use crate::node::{LinkId, Notice};
-use crate::wire::{Heartbeat, Message, WitnessRequest};
+use crate::node::{LinkId, Order};
+use crate::wire::Message;
 
 use super::Payload;
 
@@ -44,39 +44,6 @@ pub enum Worker {
 
 impl Worker {
     pub const ALL: [Worker; 3] = [Worker::Apply, Worker::Store, Worker::Copy];
-}
-
-/// The shell's part of a node's actions, in the order in which the machine gave them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Drop the connection, dial again, report `LinkUp` when one stands.
-    CloseLink(LinkId),
-    /// On all heartbeat paths at once; may be lost.
-    Heartbeat(Heartbeat),
-    /// Ask the witness; answer `Event::WitnessReply`.
-    AskWitness {
-        nonce: u128,
-        request: WitnessRequest,
-    },
-    /// Mount, raise the address, start services; answer `Event::Promoted` or `Event::PromoteFailed`.
-    Promote,
-    /// Stop services, drop the address, unmount; answer `Event::Demoted`.
-    Demote {
-        graceful: bool,
-    },
-    /// Remove the address at once, answer no request until `Thaw`.
-    Freeze,
-    Thaw,
-    /// Renew the kernel's lifetime of the address.
-    RenewAddress {
-        seconds_left: u64,
-    },
-    /// Note in the node state file that the image is unusable since `v`.
-    NoteUnusable {
-        v: u64,
-    },
-    /// Tell the administrator.
-    Tell(Notice),
 }
 
 /// The surroundings of one mirror.

@@ -32,5 +32,5 @@ mod tests;
 mod work;
 
 pub use core::{Machine, Mirror};
-pub use env::{Env, Halted, Key, Order, Parking, Worker};
+pub use env::{Env, Halted, Key, Parking, Worker};
 pub use payload::Payload;

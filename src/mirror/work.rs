@@ -3,7 +3,7 @@
 use crate::base::BlockNo;
 use crate::format::State;
 use crate::image::{DiskError, ImageError, RangeGuard};
-use crate::node::{Event, Token};
+use crate::node::{Event, Notice, Order, Token};
 use crate::wire::{Kind, Run, Seq, Session};
 
 use super::core::Job;
@@ -55,7 +55,7 @@ impl Mirror {
     pub(super) fn fault(&self, what: &str, error: &ImageError) {
         if *error != ImageError::Disk(DiskError::Dead) {
             let text = format!("{what}: {error}");
-            self.env.order(super::Order::Tell(crate::node::Notice::Fault { text }));
+            self.env.order(Order::Tell(Notice::Fault { text }));
         }
     }
 
@@ -184,7 +184,7 @@ impl Mirror {
         match self.env.note_version(version) {
             Ok(()) => self.deliver(Event::Stored { token }),
             Err(text) => {
-                self.env.order(super::Order::Tell(crate::node::Notice::Fault { text }));
+                self.env.order(Order::Tell(Notice::Fault { text }));
                 self.deliver(Event::StoreFailed { token });
             }
         }

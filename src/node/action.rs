@@ -184,44 +184,53 @@ pub enum Action {
         token: Token,
         state: Box<State>,
     },
-    /// Note in the node state file that this image is unusable since `v`.
-    NoteUnusable {
-        v: u64,
-    },
-
     // The peer.
     Send {
         link: LinkId,
         message: Message,
     },
-    /// Drop the connection. The shell dials again by itself and reports `LinkUp`.
-    CloseLink {
-        link: LinkId,
-    },
-    /// To all heartbeat paths at once.
-    SendHeartbeat(Heartbeat),
 
-    // The witness. Asked again with the same nonce until answered; late answers are harmless.
+    /// Something for the shell around the mirror.
+    Order(Order),
+}
+
+/// What a node asks of the shell around it, in the order in which it asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Drop the connection, dial again, report `LinkUp` when one stands.
+    CloseLink(LinkId),
+    /// On all heartbeat paths at once; may be lost.
+    Heartbeat(Heartbeat),
+    /// Ask the witness; answer `Event::WitnessReply`. Asked again with the same nonce until answered; late answers are
+    /// harmless.
     AskWitness {
         nonce: u128,
         request: WitnessRequest,
     },
-
-    // Serving.
-    /// Mount, raise the address, start services; answer `Promoted` or `PromoteFailed`.
+    /// Mount, raise the address, start services; answer `Event::Promoted` or `Event::PromoteFailed`.
     Promote,
-    /// Stop services, drop the address, unmount; answer `Demoted`. Graceful: operations still work until then; else
-    /// they fail, and what cannot be stopped is killed.
+    /// Stop services, drop the address, unmount; answer `Event::Demoted`. Graceful: operations still work until then;
+    /// else they fail, and what cannot be stopped is killed.
     Demote {
         graceful: bool,
     },
-    /// The lease lapsed: remove the address at once, answer no read. `Thaw` undoes both.
+    /// The lease lapsed: remove the address at once, answer no request until `Thaw`, which undoes both.
     Freeze,
     Thaw,
     /// Renew the kernel's lifetime of the address: the lease is good for this long.
     RenewAddress {
         seconds_left: u64,
     },
-
+    /// Note in the node state file that this image is unusable since `v`.
+    NoteUnusable {
+        v: u64,
+    },
+    /// Tell the administrator.
     Tell(Notice),
+}
+
+impl From<Order> for Action {
+    fn from(order: Order) -> Action {
+        Action::Order(order)
+    }
 }

@@ -7,7 +7,7 @@ use crate::format::ResyncMark;
 use crate::replica::Op;
 use crate::wire::{Kind, Message, Seq, Session};
 
-use super::action::{Action, Mark, Notice, Refusal};
+use super::action::{Action, Mark, Notice, Order, Refusal};
 use super::event::{OpId, Token};
 use super::machine::Node;
 use super::talk::Phase;
@@ -237,7 +237,7 @@ impl Node {
 
     /// Nothing the machine knows how to go on from: counted, told, and the session starts again.
     pub(super) fn protocol_error(&mut self, text: &str, out: &mut Vec<Action>) {
-        out.push(Action::Tell(Notice::Fault { text: text.to_string() }));
+        out.push(Order::Tell(Notice::Fault { text: text.to_string() }).into());
         self.close_link(out);
     }
 }

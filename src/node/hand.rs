@@ -7,7 +7,7 @@ use crate::base::{Members, Record, Span};
 use crate::format::State;
 use crate::wire::{Kind, Message, Run, Seq};
 
-use super::action::{Action, Notice};
+use super::action::{Action, Notice, Order};
 use super::config::Arbitration;
 use super::machine::{After, Node, Serve};
 use super::vote::Goal;
@@ -107,7 +107,7 @@ impl Node {
         };
         let message = Message::Handover { session: conv.id, record };
         out.push(Action::Send { link, message });
-        out.push(Action::Tell(Notice::HandedOver { to: record.primary }));
+        out.push(Order::Tell(Notice::HandedOver { to: record.primary }).into());
         self.handing = Some(Handing::Told);
     }
 

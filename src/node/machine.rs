@@ -9,7 +9,7 @@ use crate::replica::{Inbox, Outbox};
 use crate::resync::Decision;
 use crate::wire::{Hello, Session};
 
-use super::action::{Action, Notice};
+use super::action::{Action, Notice, Order};
 use super::config::{NodeConfig, StartInfo};
 use super::event::{Event, LinkId, Token};
 use super::hand::Handing;
@@ -355,8 +355,8 @@ impl Node {
             return;
         }
         self.failed = Some(why.to_string());
-        out.push(Action::NoteUnusable { v: self.state.record.map_or(0, |record| record.v) });
-        out.push(Action::Tell(Notice::Fault { text: why.to_string() }));
+        out.push(Order::NoteUnusable { v: self.state.record.map_or(0, |record| record.v) }.into());
+        out.push(Order::Tell(Notice::Fault { text: why.to_string() }).into());
         self.drop_forced(out);
         self.close_link(out);
     }

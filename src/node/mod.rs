@@ -16,7 +16,7 @@ mod talk;
 mod view;
 mod vote;
 
-pub use action::{Action, Mark, Notice, Refusal};
+pub use action::{Action, Mark, Notice, Order, Refusal};
 pub use config::{Arbitration, Mutations, NodeConfig, StartInfo, Timing};
 pub use event::{Event, LinkId, OpId, Operator, PathId, Token};
 pub use machine::Node;

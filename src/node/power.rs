@@ -8,7 +8,7 @@ use crate::cluster::{Heard, Right, gate_promote};
 use crate::format::{GenEntry, GenReason, ResyncMark, State};
 use crate::wire::Heartbeat;
 
-use super::action::{Action, Notice, Refusal};
+use super::action::{Action, Notice, Order, Refusal};
 use super::config::Arbitration;
 use super::event::Operator;
 use super::machine::{After, Node, Serve};
@@ -44,9 +44,9 @@ impl Node {
         };
         let claims = self.claims();
         self.pulse.send(self.now, claims, follows, &mut heartbeat);
-        out.push(Action::SendHeartbeat(heartbeat));
+        out.push(Order::Heartbeat(heartbeat).into());
         if let Some(seconds_left) = self.lease_seconds() {
-            out.push(Action::RenewAddress { seconds_left });
+            out.push(Order::RenewAddress { seconds_left }.into());
         }
     }
 
@@ -116,7 +116,7 @@ impl Node {
         }
         self.drop_forced(out);
         self.handing = None;
-        out.push(Action::Tell(Notice::Removed { record }));
+        out.push(Order::Tell(Notice::Removed { record }).into());
         self.put(State { record: Some(record), ..self.state.clone() }, After::Out, out);
         self.close_link(out);
     }
@@ -148,12 +148,12 @@ impl Node {
         if valid && self.frozen {
             self.frozen = false;
             self.demote_at = None;
-            out.push(Action::Thaw);
+            out.push(Order::Thaw.into());
         } else if !valid && !self.frozen {
             self.frozen = true;
             self.demote_at = Some(self.after(self.cfg.timing.release));
-            out.push(Action::Freeze);
-            out.push(Action::Tell(Notice::LeaseLapsed));
+            out.push(Order::Freeze.into());
+            out.push(Order::Tell(Notice::LeaseLapsed).into());
         } else if self.frozen && self.demote_at.is_some_and(|at| self.now >= at) {
             self.drop_forced(out);
         }
@@ -176,7 +176,7 @@ impl Node {
         self.demote_at = None;
         self.lease_from = None;
         self.handing = None;
-        out.push(Action::Demote { graceful: false });
+        out.push(Order::Demote { graceful: false }.into());
         self.close_link(out);
     }
 
@@ -192,7 +192,9 @@ impl Node {
             self.frozen = false;
             self.demote_at = None;
             self.idle = Some("mounting or starting the services failed".into());
-            out.push(Action::Tell(Notice::Fault { text: "mounting or starting the services failed".into() }));
+            out.push(
+                Order::Tell(Notice::Fault { text: "mounting or starting the services failed".into() }).into(),
+            );
             for op in self.outbox.select(|_| true) {
                 self.outbox.remove(op);
                 out.push(Action::Fail { op, refusal: Refusal::Stopped });
@@ -248,7 +250,7 @@ impl Node {
         };
         if gate_promote(self.me(), &self.state, right).is_ok() {
             self.serve = Serve::Raising;
-            out.push(Action::Promote);
+            out.push(Order::Promote.into());
         }
     }
 
@@ -318,7 +320,7 @@ impl Node {
     pub(super) fn store_solo(&mut self, entry: GenEntry, right: Right, out: &mut Vec<Action>) {
         let me = self.me();
         if let Err(why) = gate_promote(me, &self.state, right) {
-            out.push(Action::Tell(Notice::Fault { text: why.to_string() }));
+            out.push(Order::Tell(Notice::Fault { text: why.to_string() }).into());
             return;
         }
         let mut gens = self.state.gens.clone();
@@ -340,10 +342,10 @@ impl Node {
         self.handing = None;
         self.forget_window(out);
         if let Some(record) = self.state.record {
-            out.push(Action::Tell(Notice::WentSolo { record }));
+            out.push(Order::Tell(Notice::WentSolo { record }).into());
         }
         if self.serve == Serve::Down {
-            out.push(Action::Tell(Notice::TookOver));
+            out.push(Order::Tell(Notice::TookOver).into());
         }
     }
 
@@ -381,7 +383,7 @@ impl Node {
     pub(super) fn drop_gracefully(&mut self, out: &mut Vec<Action>) {
         if matches!(self.serve, Serve::Up | Serve::Raising) {
             self.serve = Serve::Dropping { graceful: true };
-            out.push(Action::Demote { graceful: true });
+            out.push(Order::Demote { graceful: true }.into());
         }
     }
 

@@ -9,7 +9,7 @@ use crate::format::{GenEntry, ResyncMark, State};
 use crate::resync::{CopyRun, Progress};
 use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
 
-use super::action::{Action, Notice};
+use super::action::{Action, Notice, Order};
 use super::config::Arbitration;
 use super::event::OpId;
 use super::machine::{After, Node};
@@ -220,7 +220,7 @@ impl Node {
         source.progress.total = total;
         source.stage = Stage::Copying;
         let kind = source.kind;
-        out.push(Action::Tell(Notice::ResyncStarted { source: me, kind, blocks: total }));
+        out.push(Order::Tell(Notice::ResyncStarted { source: me, kind, blocks: total }).into());
     }
 
     pub(super) fn copy_read(
@@ -447,7 +447,7 @@ impl Node {
         if !self.source().is_some_and(|source| source.stage == Stage::Joining) {
             return self.protocol_error("the peer joined without being asked", out);
         }
-        out.push(Action::Tell(Notice::ResyncFinished));
+        out.push(Order::Tell(Notice::ResyncFinished).into());
         let settled = self.outbox.clear_old_window();
         if !settled.is_empty() {
             out.push(Action::Settled { runs: settled });

@@ -9,7 +9,7 @@ use crate::format::ResyncMark;
 use crate::resync::{Decision, Plan, decide, hash};
 use crate::wire::{DecisionHash, Hello, Message, Session};
 
-use super::action::{Action, Notice};
+use super::action::{Action, Notice, Order};
 use super::event::LinkId;
 use super::machine::{After, Node, Serve};
 use super::sync::{Source, Target};
@@ -62,7 +62,7 @@ impl Node {
             self.end_session(out);
         }
         if self.disconnected || self.failed.is_some() {
-            out.push(Action::CloseLink { link });
+            out.push(Order::CloseLink(link).into());
             return;
         }
         self.link = Some(link);
@@ -77,7 +77,7 @@ impl Node {
 
     pub(super) fn close_link(&mut self, out: &mut Vec<Action>) {
         if let Some(link) = self.link {
-            out.push(Action::CloseLink { link });
+            out.push(Order::CloseLink(link).into());
             self.end_session(out);
         }
     }
@@ -100,7 +100,7 @@ impl Node {
         }
         if matches!(conv.phase, Phase::Member) {
             self.lost_at.get_or_insert(self.now);
-            out.push(Action::Tell(Notice::PeerLost));
+            out.push(Order::Tell(Notice::PeerLost).into());
         }
         self.handing_lost();
         self.follow_lost();
@@ -229,7 +229,9 @@ impl Node {
         let Some(decision) = conv.decision.filter(|_| same && unchanged && self.store.is_none()) else {
             return self.close_link(out);
         };
-        out.push(Action::Tell(Notice::Decided { row: decision.row, text: decision.reason.to_string() }));
+        out.push(
+            Order::Tell(Notice::Decided { row: decision.row, text: decision.reason.to_string() }).into(),
+        );
         self.refused = None;
         self.split = false;
         self.act(decision, out);
@@ -246,11 +248,11 @@ impl Node {
             Plan::Refuse => {
                 self.refused = Some(decision);
                 let (row, text) = (decision.row, decision.reason.to_string());
-                out.push(Action::Tell(Notice::Refused { row, text }));
+                out.push(Order::Tell(Notice::Refused { row, text }).into());
             }
             Plan::SplitBrain { .. } => {
                 self.split = true;
-                out.push(Action::Tell(Notice::SplitBrain));
+                out.push(Order::Tell(Notice::SplitBrain).into());
             }
             Plan::Equalise { source, record, resend_only } => {
                 let skip = self.cfg.mutations.serve_before_copy;
@@ -295,7 +297,7 @@ impl Node {
         self.marks = false;
         self.failback_at = self.after(self.cfg.timing.failback_delay);
         out.push(Action::ClearMarks);
-        out.push(Action::Tell(Notice::InSync));
+        out.push(Order::Tell(Notice::InSync).into());
         if self.state.full || self.state.bitmap_base != self.state.head() {
             let bitmap_base = self.state.head();
             let state = crate::format::State { bitmap_base, full: false, ..self.state.clone() };

@@ -9,7 +9,7 @@ use crate::cluster::{Right, Standing, standing, witness_record};
 use crate::format::{GenEntry, GenReason, State};
 use crate::wire::{WitnessRecord, WitnessReply, WitnessRequest};
 
-use super::action::{Action, Notice};
+use super::action::{Action, Notice, Order};
 use super::config::Arbitration;
 use super::machine::{After, Node};
 
@@ -88,7 +88,7 @@ impl Node {
         };
         let asked_at = self.now;
         self.vote = Some(Vote { goal, stage, nonce, request, asked_at, started });
-        out.push(Action::AskWitness { nonce, request });
+        out.push(Order::AskWitness { nonce, request }.into());
     }
 
     /// Asks again, keeps the witness in step, and lets a forced promotion pass a silent witness.
@@ -105,7 +105,7 @@ impl Node {
             }
             if self.passed(vote.asked_at, self.cfg.timing.keepalive) {
                 vote.asked_at = self.now;
-                out.push(Action::AskWitness { nonce: vote.nonce, request: vote.request });
+                out.push(Order::AskWitness { nonce: vote.nonce, request: vote.request }.into());
                 self.vote = Some(vote);
             }
             return;
@@ -147,7 +147,7 @@ impl Node {
         self.vote_retry_at = self.after(self.cfg.timing.keepalive);
         if let Some(text) = note {
             self.witness_note = note;
-            out.push(Action::Tell(Notice::WitnessSuspect { text: text.to_string() }));
+            out.push(Order::Tell(Notice::WitnessSuspect { text: text.to_string() }).into());
         }
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::base::Moment;
-use crate::mirror::{Env, Halted, Key, Order, Payload, Worker};
-use crate::node::{LinkId, Notice};
+use crate::mirror::{Env, Halted, Key, Payload, Worker};
+use crate::node::{LinkId, Notice, Order};
 use crate::wire::{Kind, Message};
 
 use super::baton::lock;
