@@ -1,96 +1,88 @@
-//! Threads that run one at a time: blocking code of the nodes runs on threads of its own, and the conductor hands the
-//! baton to exactly one of them.
+//! Threads that run one at a time: blocking code of the nodes runs on threads of its own, and whoever lets go of the
+//! baton hands it to exactly one other.
 //!
-//! Does not know nodes, time or why a thread should run. Invariants: between `run` and its return exactly the task
-//! that was named runs; whoever does not hold the baton touches nothing.
+//! Does not know nodes, time or why a thread should run. Invariants: a thread runs only between `take` and the `give`
+//! of another seat; whoever does not hold the baton touches nothing.
 #![allow(clippy::disallowed_methods, reason = "the simulator owns its threads; they run one at a time")]
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-
-/// Who may run.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    Conductor,
-    Task,
-    Ended,
-}
-
-struct Baton {
-    turn: Mutex<Turn>,
-    passed: Condvar,
-}
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{JoinHandle, Thread};
 
 /// A lock that a panic elsewhere does not spoil: the panic itself is reported as a violation.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Baton {
-    fn pass(&self, to: Turn) {
-        *lock(&self.turn) = to;
-        self.passed.notify_all();
+/// Where one thread waits for the baton.
+#[derive(Default)]
+pub struct Seat {
+    given: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+impl Seat {
+    /// The calling thread is the one that waits here.
+    pub fn sit(&self) {
+        *lock(&self.thread) = Some(std::thread::current());
     }
 
-    fn wait_while(&self, mut not_yet: impl FnMut(Turn) -> bool) -> Turn {
-        let mut turn = lock(&self.turn);
-        while not_yet(*turn) {
-            turn = self.passed.wait(turn).unwrap_or_else(PoisonError::into_inner);
+    /// Hands the baton to the thread of this seat, which may not have sat down yet.
+    pub fn give(&self) {
+        self.given.store(true, Ordering::SeqCst);
+        if let Some(thread) = &*lock(&self.thread) {
+            thread.unpark();
         }
-        *turn
+    }
+
+    /// Waits for the baton.
+    pub fn take(&self) {
+        while !self.given.swap(false, Ordering::SeqCst) {
+            std::thread::park();
+        }
     }
 }
 
 thread_local! {
-    static MINE: RefCell<Option<(usize, Arc<Baton>)>> = const { RefCell::new(None) };
+    static MINE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// One blocking thread of a simulated node.
-pub struct Task {
-    baton: Arc<Baton>,
-    thread: Option<JoinHandle<Option<String>>>,
+/// Starts the thread of task `id`, which waits on its seat; `ended` passes the baton on, with the text of a panic.
+pub fn spawn(
+    id: usize,
+    seat: Arc<Seat>,
+    body: impl FnOnce() + Send + 'static,
+    ended: impl FnOnce(Option<String>) + Send + 'static,
+) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        seat.sit();
+        seat.take();
+        MINE.set(Some(id));
+        let panic = catch(body);
+        MINE.set(None);
+        ended(panic);
+    })
 }
 
-impl Task {
-    /// Starts a thread that waits for its first turn.
-    pub fn spawn(id: usize, body: impl FnOnce() + Send + 'static) -> Task {
-        let baton = Arc::new(Baton { turn: Mutex::new(Turn::Conductor), passed: Condvar::new() });
-        let mine = baton.clone();
-        let thread = std::thread::spawn(move || {
-            mine.wait_while(|turn| turn != Turn::Task);
-            MINE.with(|slot| *slot.borrow_mut() = Some((id, mine.clone())));
-            let ended = catch_unwind(AssertUnwindSafe(body));
-            mine.pass(Turn::Ended);
-            ended.err().map(|panic| panic_text(&*panic))
-        });
-        Task { baton, thread: Some(thread) }
-    }
-
-    /// Lets the task run until it pauses or ends; `Some` when it ended, with the text of its panic if it had one.
-    pub fn run(&mut self) -> Option<Option<String>> {
-        self.baton.pass(Turn::Task);
-        if self.baton.wait_while(|turn| turn == Turn::Task) == Turn::Conductor {
-            return None;
-        }
-        let ended = self.thread.take().map(JoinHandle::join);
-        Some(ended.and_then(|joined| joined.unwrap_or_else(|panic| Some(panic_text(&*panic)))))
-    }
-}
-
-/// The id of the task that runs, if one does (and not the conductor).
+/// The task whose code runs on this thread, if it is a task's code that runs.
 pub fn current() -> Option<usize> {
-    MINE.with(|slot| slot.borrow().as_ref().map(|(id, _)| *id))
+    MINE.get()
 }
 
-/// Called by a task: gives the baton back and waits for its next turn.
-pub fn pause() {
-    let baton = MINE.with(|slot| slot.borrow().as_ref().map(|(_, baton)| baton.clone()));
-    let baton = baton.expect("only a task pauses; the conductor never blocks");
-    baton.pass(Turn::Conductor);
-    baton.wait_while(|turn| turn != Turn::Task);
+/// Runs what is nobody's code on this thread: it must not wait.
+pub fn aside<T>(act: impl FnOnce() -> T) -> T {
+    let mine = MINE.replace(None);
+    let done = act();
+    MINE.set(mine);
+    done
+}
+
+/// The text of the panic in which `body` ended, if it did.
+pub fn catch(body: impl FnOnce()) -> Option<String> {
+    catch_unwind(AssertUnwindSafe(body)).err().map(|panic| panic_text(&*panic))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -104,24 +96,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_the_named_task_runs_and_a_panic_is_handed_on() {
+    fn the_baton_goes_round_and_a_panic_is_handed_on() {
         let log = Arc::new(Mutex::new(Vec::new()));
-        let mut tasks: Vec<Task> = (0..3)
+        let seats: Vec<Arc<Seat>> = (0..4).map(|_| Arc::default()).collect();
+        seats[3].sit();
+        let threads: Vec<_> = (0..3)
             .map(|id| {
-                let log = log.clone();
-                Task::spawn(id, move || {
-                    lock(&log).push((id, 1));
-                    pause();
-                    assert_eq!(current(), Some(id));
-                    assert_ne!(id, 2, "two is broken");
-                    lock(&log).push((id, 2));
-                })
+                let (log, inside, next) = (log.clone(), log.clone(), seats[id + 1].clone());
+                let body = move || {
+                    lock(&inside).push((current(), None));
+                    assert_eq!(aside(current), None);
+                    assert_ne!(id, 1, "one is broken");
+                };
+                let ended = move |panic| {
+                    lock(&log).push((None, panic));
+                    next.give();
+                };
+                spawn(id, seats[id].clone(), body, ended)
             })
             .collect();
-        assert!([2, 0, 1].iter().all(|id| tasks[*id].run().is_none()));
-        assert_eq!(tasks[0].run(), Some(None));
-        assert!(tasks[2].run().flatten().expect("a panic").contains("two is broken"));
-        assert_eq!(*lock(&log), vec![(2, 1), (0, 1), (1, 1), (0, 2)]);
-        assert_eq!(tasks[1].run(), Some(None));
+        seats[0].give();
+        seats[3].take();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let log = lock(&log);
+        let who: Vec<_> = log.iter().map(|entry| entry.0).collect();
+        assert_eq!(who, vec![Some(0), None, Some(1), None, Some(2), None]);
+        let panics: Vec<bool> = log.iter().map(|entry| entry.1.is_some()).collect();
+        assert_eq!(panics, vec![false, false, false, true, false, false]);
+        assert!(log[3].1.as_ref().unwrap().contains("one is broken"));
     }
 }

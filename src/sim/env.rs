@@ -22,6 +22,7 @@ pub struct SimEnv {
 
 /// Wait keys of the simulator's own tasks.
 pub const WISH: WaitKey = (9, 0);
+pub const WRITING: WaitKey = (9, 1);
 
 fn wait_key(key: Key) -> WaitKey {
     match key {
@@ -44,7 +45,7 @@ impl SimEnv {
         if self.halted() {
             return Err(Halted);
         }
-        self.world.sched.sleep(self.owner, nanos);
+        self.world.sleep(self.owner, nanos);
         if self.halted() { Err(Halted) } else { Ok(()) }
     }
 
@@ -57,7 +58,7 @@ impl SimEnv {
             if ready() {
                 return Ok(());
             }
-            self.world.sched.block(self.owner, key);
+            self.world.block(self.owner, key);
         }
     }
 

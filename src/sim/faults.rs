@@ -215,7 +215,7 @@ impl World {
             Ev::Undo(Undo::Rot { node, block: block.0, bit, was: Digest::of(&disk.page(page, false)) }),
         );
         if let Some(mirror) = self.mirror_of(owner) {
-            self.sched.spawn(owner, move || {
+            self.spawn(owner, move || {
                 let _ = mirror.read(block, &mut [0; 4096]);
             });
         }

@@ -40,7 +40,7 @@ impl World {
         };
         self.sched.note(NAMES[node], "starts", (u64::from(owner.life), 0), String::new);
         let world = self.clone();
-        self.sched.spawn(owner, move || world.boot(owner, switch));
+        self.spawn(owner, move || world.boot(owner, switch));
     }
 
     fn boot(self: Arc<Self>, owner: Owner, switch: Arc<Switch>) {
@@ -78,14 +78,14 @@ impl World {
         };
         for worker in Worker::ALL {
             let mirror = mirror.clone();
-            self.sched.spawn(owner, move || mirror.work(worker));
+            self.spawn(owner, move || mirror.work(worker));
         }
         let server = Arc::new(Server { world: self.clone(), owner, env, mirror: mirror.clone(), serving });
         for writer in 0..WRITERS {
             let server = server.clone();
-            self.sched.spawn(owner, move || server.write_registers(writer));
+            self.spawn(owner, move || server.write_registers(writer));
         }
-        self.sched.spawn(owner, move || server.drive());
+        self.spawn(owner, move || server.drive());
         mirror.deliver(Event::Tick);
         Ok(())
     }

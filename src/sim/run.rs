@@ -187,5 +187,6 @@ fn build(plan: Plan, mut rng: Rng, shown: usize) -> Result<Arc<World>, String> {
         oracle: Mutex::new(Oracle::default()),
         data_offset: super::options::DATA_OFFSET_PAGES,
         over: std::sync::atomic::AtomicBool::new(false),
+        until: std::sync::atomic::AtomicU64::new(0),
     }))
 }

@@ -1,12 +1,14 @@
-//! Simulated time: a queue of what happens next, and the tasks that wait for it.
+//! Simulated time: a queue of what happens next, and the tasks that wait for it. A task that waits makes events happen
+//! itself until it is somebody's turn, and hands the baton straight to them.
 //!
 //! Does not know nodes beyond their number, nor what an event does. Invariants: time never runs backwards; of two
 //! events of one moment the one queued first happens first; a task is woken at most once per wait.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
-use super::baton::{self, Task, lock};
+use super::baton::{self, Seat, lock};
 use super::rng::Rng;
 use super::trace::Trace;
 
@@ -45,7 +47,8 @@ struct Inner<E> {
 /// Time, queue, tasks, chance and trace of one run.
 pub struct Sched<E> {
     inner: Mutex<Inner<E>>,
-    tasks: Mutex<Vec<Option<Task>>>,
+    conductor: Arc<Seat>,
+    seats: Mutex<Vec<(Arc<Seat>, Option<JoinHandle<()>>)>>,
 }
 
 impl<E> Sched<E> {
@@ -59,7 +62,7 @@ impl<E> Sched<E> {
             rng,
             trace: Trace::new(shown),
         };
-        Sched { inner: Mutex::new(inner), tasks: Mutex::default() }
+        Sched { inner: Mutex::new(inner), conductor: Arc::default(), seats: Mutex::default() }
     }
 
     pub fn now(&self) -> u64 {
@@ -115,44 +118,42 @@ impl<E> Sched<E> {
         lock(&self.inner).push(after, due);
     }
 
-    /// Starts a task of `owner`; its first turn is a little later.
-    pub fn spawn(&self, owner: Owner, body: impl FnOnce() + Send + 'static) -> usize {
-        let mut tasks = lock(&self.tasks);
-        let id = tasks.len();
-        tasks.push(Some(Task::spawn(id, body)));
+    /// Starts a task of `owner`; its first turn is a little later. `ended` is called on its thread when its body ended,
+    /// with the text of its panic if it had one, and passes the baton on.
+    pub fn spawn(
+        &self,
+        owner: Owner,
+        body: impl FnOnce() + Send + 'static,
+        ended: impl FnOnce(Option<String>) + Send + 'static,
+    ) {
+        let mut seats = lock(&self.seats);
+        let id = seats.len();
+        let seat = Arc::new(Seat::default());
+        let thread = baton::spawn(id, seat.clone(), body, ended);
+        seats.push((seat, Some(thread)));
         let mut inner = lock(&self.inner);
         inner.owners.push(owner);
         inner.waits.insert(id, Wait { owner, key: None, epoch: 0 });
         let after = inner.rng.below(20_000);
         inner.push(after, Due::Turn { task: id, epoch: 0 });
-        id
     }
 
     pub fn owner_of(&self, task: usize) -> Owner {
         lock(&self.inner).owners[task]
     }
 
-    /// Gives the task its turn if it still waits for this one; `Some(text)` if it ended by a panic.
-    pub fn turn(&self, task: usize, epoch: u64) -> Option<String> {
-        {
-            let mut inner = lock(&self.inner);
-            if inner.waits.get(&task).is_none_or(|wait| wait.epoch != epoch) {
-                return None;
-            }
+    /// Whether the task still waits for this turn; it is then its turn.
+    pub fn claim(&self, task: usize, epoch: u64) -> bool {
+        let mut inner = lock(&self.inner);
+        let waits = inner.waits.get(&task).is_some_and(|wait| wait.epoch == epoch);
+        if waits {
             inner.waits.remove(&task);
         }
-        let mut running = lock(&self.tasks)[task].take()?;
-        match running.run() {
-            Some(ended) => ended,
-            None => {
-                lock(&self.tasks)[task] = Some(running);
-                None
-            }
-        }
+        waits
     }
 
-    /// The calling task sleeps.
-    pub fn sleep(&self, owner: Owner, nanos: u64) {
+    /// The calling task sleeps; `next` makes things happen until somebody's turn has come, and says whose.
+    pub fn sleep(&self, owner: Owner, nanos: u64, next: impl FnOnce() -> Option<usize>) {
         let task = baton::current().expect("only a task sleeps");
         {
             let mut inner = lock(&self.inner);
@@ -160,18 +161,49 @@ impl<E> Sched<E> {
             inner.waits.insert(task, Wait { owner, key: None, epoch });
             inner.push(nanos, Due::Turn { task, epoch });
         }
-        baton::pause();
+        self.hand(Some(task), baton::aside(next));
     }
 
-    /// The calling task waits until `wake` is called with its key.
-    pub fn block(&self, owner: Owner, key: WaitKey) {
+    /// The calling task waits until `wake` is called with its key; `next` as for `sleep`.
+    pub fn block(&self, owner: Owner, key: WaitKey, next: impl FnOnce() -> Option<usize>) {
         let task = baton::current().expect("only a task blocks");
         {
             let mut inner = lock(&self.inner);
             let epoch = inner.next_order();
             inner.waits.insert(task, Wait { owner, key: Some(key), epoch });
         }
-        baton::pause();
+        self.hand(Some(task), baton::aside(next));
+    }
+
+    fn seat(&self, whose: Option<usize>) -> Arc<Seat> {
+        whose.map_or_else(|| self.conductor.clone(), |task| lock(&self.seats)[task].0.clone())
+    }
+
+    /// Gives the baton to a task, or to the conductor.
+    pub fn pass(&self, to: Option<usize>) {
+        self.seat(to).give();
+    }
+
+    fn hand(&self, from: Option<usize>, to: Option<usize>) {
+        if from != to {
+            self.pass(to);
+            self.seat(from).take();
+        }
+    }
+
+    /// The calling thread conducts: `next` says whose turn it is first; returns when somebody's `next` said `None`.
+    pub fn conduct(&self, next: impl FnOnce() -> Option<usize>) {
+        self.conductor.sit();
+        self.hand(None, next());
+    }
+
+    /// Waits for the end of every thread whose task has ended.
+    pub fn join(&self) {
+        let threads: Vec<_> = lock(&self.seats).iter_mut().filter_map(|seat| seat.1.take()).collect();
+        for thread in threads {
+            // What it ended with was handed to `ended`.
+            let _ = thread.join();
+        }
     }
 
     /// Wakes the tasks of `owner` that wait for `key` (for anything, without one), each a little later.
@@ -188,14 +220,6 @@ impl<E> Sched<E> {
             let after = inner.rng.below(30_000);
             inner.push(after, Due::Turn { task, epoch });
         }
-    }
-
-    /// Tasks of `owner` that have not ended.
-    #[cfg(test)]
-    pub(super) fn alive(&self, owner: Owner) -> usize {
-        let tasks = lock(&self.tasks);
-        let inner = lock(&self.inner);
-        inner.owners.iter().zip(tasks.iter()).filter(|(of, task)| **of == owner && task.is_some()).count()
     }
 }
 
@@ -214,39 +238,48 @@ impl<E> Inner<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     const OWNER: Owner = Owner { node: 0, life: 1 };
 
-    fn drain(sched: &Sched<u8>) -> Vec<u8> {
-        let mut seen = Vec::new();
-        while let Some(due) = sched.next(u64::MAX - 1) {
-            match due {
-                Due::Turn { task, epoch } => assert_eq!(sched.turn(task, epoch), None),
-                Due::Event(event) => seen.push(event),
+    /// What happened, and when the queue is empty the conductor's turn.
+    fn until_turn(sched: &Sched<u8>, seen: &Mutex<Vec<u8>>) -> Option<usize> {
+        loop {
+            match sched.next(u64::MAX - 1)? {
+                Due::Turn { task, epoch } if sched.claim(task, epoch) => return Some(task),
+                Due::Turn { .. } => {}
+                Due::Event(event) => lock(seen).push(event),
             }
         }
-        seen
     }
 
     #[test]
     fn time_orders_events_and_sleepers_and_wakes_reach_only_their_key() {
         let sched = Arc::new(Sched::<u8>::new(Rng::new(1), 0));
-        let inside = sched.clone();
-        sched.spawn(OWNER, move || {
-            inside.sleep(OWNER, 1_000_000);
-            inside.after(0, 2);
-            inside.block(OWNER, (1, 7));
-            inside.after(0, 4);
-        });
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (one, two, log, end) = (sched.clone(), sched.clone(), seen.clone(), seen.clone());
+        let body = move || {
+            one.sleep(OWNER, 1_000_000, || until_turn(&one, &log));
+            one.after(0, 2);
+            one.block(OWNER, (1, 7), || until_turn(&one, &log));
+            one.after(0, 4);
+        };
+        let ended = move |panic| {
+            assert_eq!(panic, None);
+            let next = until_turn(&two, &end);
+            two.pass(next);
+        };
+        sched.spawn(OWNER, body, ended);
         sched.after(500_000, 1);
         sched.after(2_000_000, 3);
-        assert_eq!(drain(&sched), vec![1, 2, 3]);
+        let drain = || {
+            sched.conduct(|| until_turn(&sched, &seen));
+            std::mem::take(&mut *lock(&seen))
+        };
+        assert_eq!(drain(), vec![1, 2, 3]);
         sched.wake(OWNER, Some((1, 8)));
-        assert_eq!(drain(&sched), Vec::<u8>::new());
-        assert_eq!(sched.alive(OWNER), 1);
+        assert_eq!(drain(), Vec::<u8>::new());
         sched.wake(OWNER, Some((1, 7)));
-        assert_eq!(drain(&sched), vec![4]);
-        assert_eq!(sched.alive(OWNER), 0);
+        assert_eq!(drain(), vec![4]);
+        sched.join();
     }
 }

@@ -10,7 +10,7 @@ use crate::mirror::{Halted, Mirror};
 use crate::node::Event;
 
 use super::baton::lock;
-use super::env::{SimEnv, WISH};
+use super::env::{SimEnv, WISH, WRITING};
 use super::files::Files;
 use super::sched::Owner;
 use super::watch::Watched;
@@ -102,9 +102,7 @@ impl Server {
         }
         // Until the machine says stop: without the right to serve there is nothing to do.
         self.env.wait_for(WISH, &mut || self.wish() != Wish::Serve)?;
-        while lock(&self.serving).writing > 0 {
-            self.env.sleep(MS / 2)?;
-        }
+        self.env.wait_for(WRITING, &mut || lock(&self.serving).writing == 0)?;
         lock(&self.serving).wish = Wish::Nothing;
         lock(&self.world.oracle).busy.retain(|_, busy| busy.node != self.owner.node);
         self.note("demoted", String::new);
@@ -127,13 +125,12 @@ impl Server {
             }
         };
         lock(&self.serving).open = true;
+        self.world.sched.wake(self.owner, Some(WISH));
         self.deliver(Event::Promoted);
         let worked = self.work(&mut files);
         lock(&self.serving).open = false;
         worked?;
-        while lock(&self.serving).writing > 0 {
-            self.env.sleep(MS / 2)?;
-        }
+        self.env.wait_for(WRITING, &mut || lock(&self.serving).writing == 0)?;
         if self.wish() == Wish::StopGently {
             let closed =
                 files.close().and_then(|()| self.flush_registers().map_err(|error| error.to_string()));
@@ -227,6 +224,7 @@ impl Server {
     }
 
     fn write_some(&self, writer: usize) -> Result<(), Halted> {
+        self.env.wait_for(WISH, &mut || lock(&self.serving).open)?;
         let pause = self.world.sched.with_rng(|rng| rng.range(2 * MS, 160 * MS));
         self.env.sleep(pause)?;
         let works = {
@@ -238,6 +236,7 @@ impl Server {
         if works {
             let done = if self.is_frozen() { Ok(()) } else { self.one_register(writer) };
             lock(&self.serving).writing -= 1;
+            self.world.sched.wake(self.owner, Some(WRITING));
             match done {
                 Err(BlocksError::Stopped) => self.env.sleep(20 * MS)?,
                 Err(error) if !self.env.halted() => {

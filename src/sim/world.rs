@@ -89,6 +89,8 @@ pub struct World {
     pub data_offset: u64,
     /// The run is over: everybody unwinds.
     pub over: std::sync::atomic::AtomicBool,
+    /// The conductor's next turn.
+    pub until: std::sync::atomic::AtomicU64,
 }
 
 pub fn node_id(node: usize) -> NodeId {
@@ -170,10 +172,30 @@ impl World {
 
     /// Runs until the moment, or until something was violated.
     pub fn run_until(self: &Arc<Self>, moment: u64) {
-        while self.sched.with_trace(|trace| trace.violations().is_empty()) {
-            let Some(due) = self.sched.next(moment) else { return };
-            self.happen(due);
-        }
+        self.until.store(moment, std::sync::atomic::Ordering::SeqCst);
+        self.sched.conduct(|| self.until_turn());
+    }
+
+    /// Starts a task of a life.
+    pub fn spawn(self: &Arc<Self>, owner: Owner, body: impl FnOnce() + Send + 'static) {
+        let world = self.clone();
+        self.sched.spawn(owner, body, move |panic| {
+            if let (Some(panic), false) = (panic, world.is_over()) {
+                world.sched.violate(format!("{}: panic: {panic}", NAMES[owner.node]));
+            }
+            let next = world.until_turn();
+            world.sched.pass(next);
+        });
+    }
+
+    /// The calling task lets others run for `nanos`.
+    pub fn sleep(self: &Arc<Self>, owner: Owner, nanos: u64) {
+        self.sched.sleep(owner, nanos, || self.until_turn());
+    }
+
+    /// The calling task waits to be woken.
+    pub fn block(self: &Arc<Self>, owner: Owner, key: super::sched::WaitKey) {
+        self.sched.block(owner, key, || self.until_turn());
     }
 
     /// Lets every thread unwind; nothing is watched any more.
@@ -187,33 +209,35 @@ impl World {
             let lives = self.machine(node).lives;
             (0..=lives).for_each(|life| self.sched.wake(Owner { node, life }, None));
         }
-        while let Some(due) = self.sched.next(u64::MAX - 1) {
-            if let Due::Turn { task, epoch } = due {
-                self.sched.turn(task, epoch);
-            }
-        }
+        self.run_until(u64::MAX - 1);
+        self.sched.join();
         // The mirrors hold the world through their environments.
         (0..2).for_each(|node| self.machine(node).up = None);
     }
 
-    fn happen(self: &Arc<Self>, due: Due<Ev>) {
-        if let Some(node) = self.subject(&due) {
-            let (until, now) = (self.machine(node).paused_until, self.sched.now());
-            if until > now {
-                return self.sched.postpone(until - now, due);
-            }
-        }
-        match due {
-            Due::Turn { task, epoch } => {
-                let owner = self.sched.owner_of(task);
-                if let Some(panic) = self.sched.turn(task, epoch) {
-                    self.sched.violate(format!("{}: panic: {panic}", NAMES[owner.node]));
+    /// Makes things happen until it is a task's turn; `None`: the conductor's.
+    fn until_turn(self: &Arc<Self>) -> Option<usize> {
+        loop {
+            let over = self.is_over();
+            if !over {
+                (0..2).for_each(|node| self.bury(node));
+                if self.sched.with_trace(|trace| !trace.violations().is_empty()) {
+                    return None;
                 }
             }
-            Due::Event(event) => self.event(event),
-        }
-        for node in 0..2 {
-            self.bury(node);
+            let due = self.sched.next(self.until.load(std::sync::atomic::Ordering::SeqCst))?;
+            let paused = self.subject(&due).map_or(0, |node| self.machine(node).paused_until);
+            let now = self.sched.now();
+            match due {
+                due if paused > now => self.sched.postpone(paused - now, due),
+                Due::Turn { task, epoch } if self.sched.claim(task, epoch) => return Some(task),
+                Due::Event(event) if !over => {
+                    if let Some(panic) = super::baton::catch(|| self.event(event)) {
+                        self.sched.violate(format!("panic: {panic}"));
+                    }
+                }
+                _ => {}
+            }
         }
     }
 
