@@ -69,6 +69,17 @@ fn a_seed_is_repeated_exactly() {
     assert_ne!(run(&Options { seed: 4, ..Options::default() }).hash, run(&Options::default()).hash);
 }
 
+/// Hashes that every build of this source must give: the dev profile here, the release profile through
+/// `cargo test --release --test sim every_build` or by hand, `cargo run --release -- sim --seeds 4 --jobs 1 --trace
+/// --events 0`. Whoever changes what a node does changes them: `UPDATE_EXPECT=1 cargo test --test sim every_build`.
+#[test]
+fn every_build_runs_a_seed_the_same_way() {
+    let line =
+        |seed| format!("seed {seed} hash {:016x}\n", run(&Options { seed, ..Options::default() }).hash);
+    let found: String = (0..4).map(line).collect();
+    expect_test::expect_file!["golden/sim_hashes.txt"].assert_eq(&found);
+}
+
 /// The first seed below 500 that catches the mutation.
 fn caught_at(mutations: Mutations) -> Option<(u64, String)> {
     let mut caught: Option<(u64, String)> = None;
