@@ -109,7 +109,10 @@ pub fn open(path: &Path, access: Access) -> anyhow::Result<Opened> {
         Access::ReadOnly => Arc::new(OverlayBlocks::new(local)),
         Access::ReadWrite { .. } => Arc::new(local),
     };
-    let store = Store::open(blocks, &StoreOptions::default()).with_context(context)?;
+    // Looking at what is left, and going on by force, are what a damaged log is no obstacle to.
+    let lose_damaged_log = matches!(access, Access::ReadOnly | Access::ReadWrite { force: true });
+    let options = StoreOptions { lose_damaged_log, ..StoreOptions::default() };
+    let store = Store::open(blocks, &options).with_context(context)?;
     Ok(Opened { store, image, access, _taken: taken })
 }
 

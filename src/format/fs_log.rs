@@ -2,7 +2,8 @@
 //!
 //! A record is a run of whole 4 KiB blocks: a 128-byte header, the operations, the home addresses of the payload,
 //! padding, then the payload blocks. The hash covers the previous record's hash and everything in the record, so that
-//! neither an old record behind a new one nor user data that looks like a record is ever taken for one.
+//! neither an old record behind a new one nor user data that looks like a record is ever taken for one. The header also
+//! names the hash of the record before: a whole record behind a damaged one can be told from nothing at all.
 //! Decides the bytes only.
 
 use crate::base::{BlockNo, Pages};
@@ -14,6 +15,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"twinLog1");
 const VERSION: u32 = 1;
 const BLOCK: usize = 4096;
 const HEADER: usize = 128;
+const PREV_AT: usize = 64;
 const HASH_AT: usize = 96;
 
 /// Hash of a record, the link to the next.
@@ -43,6 +45,7 @@ pub fn seal_record<'a>(
     out[40..48].copy_from_slice(&blocks.to_le_bytes());
     out[48..56].copy_from_slice(&(ops.len() as u64).to_le_bytes());
     out[56..64].copy_from_slice(&(count as u64).to_le_bytes());
+    out[PREV_AT..HASH_AT].copy_from_slice(prev);
     out[HEADER..HEADER + ops.len()].copy_from_slice(ops);
     for (number, (block, data)) in payload.enumerate() {
         let at = HEADER + ops.len() + number * 8;
@@ -63,11 +66,26 @@ fn record_hash(prev: &ChainHash, record: &[u8]) -> ChainHash {
 
 /// How many blocks the record that starts with `first` claims to have, if it is number `seq` of this log.
 pub fn record_len(first: &[u8], log_id: u128, seq: u64) -> Option<u64> {
+    record_claim(first, log_id).filter(|(number, _)| *number == seq).map(|(_, blocks)| blocks)
+}
+
+/// Number and blocks that a record of this log claims to have.
+pub fn record_claim(first: &[u8], log_id: u128) -> Option<(u64, u64)> {
     let mut at = first;
     let (magic, version, _) = (take_u64(&mut at)?, take_u32(&mut at)?, take_u32(&mut at)?);
     let id = u128::from(take_u64(&mut at)?) | u128::from(take_u64(&mut at)?) << 64;
     let (number, blocks) = (take_u64(&mut at)?, take_u64(&mut at)?);
-    (magic == MAGIC && version == VERSION && id == log_id && number == seq && blocks > 0).then_some(blocks)
+    (magic == MAGIC && version == VERSION && id == log_id && blocks > 0).then_some((number, blocks))
+}
+
+/// The record before, as the header names it.
+pub fn record_prev(first: &[u8]) -> Option<ChainHash> {
+    first.get(PREV_AT..HASH_AT)?.try_into().ok()
+}
+
+/// Whether a record is as it was written, whatever came before it.
+pub fn is_whole_record(record: &[u8]) -> bool {
+    record_prev(record).is_some_and(|prev| open_record(record, &prev).is_some())
 }
 
 /// A verified record.
@@ -188,10 +206,13 @@ mod tests {
         }
         assert!(at.is_empty());
         assert!(open_record(&bytes, &[2; 32]).is_none(), "another predecessor");
+        assert_eq!((record_claim(&bytes, 42), record_prev(&bytes)), (Some((7, 2)), Some([1; 32])));
+        assert!(is_whole_record(&bytes));
         for at in [0, 33, 130, 140, 5000] {
             let mut torn = bytes.clone();
             torn[at] ^= 1;
             assert!(open_record(&torn, &[1; 32]).is_none(), "byte {at}");
+            assert!(!is_whole_record(&torn), "byte {at}");
         }
     }
 }

@@ -116,6 +116,11 @@ impl Core {
         }
     }
 
+    /// Whether the next change has to wait for a seal: a record must leave room for those beside it.
+    pub(super) fn is_record_full(&self) -> bool {
+        self.txn.bytes() > self.ring.record_max() / 2
+    }
+
     /// Number of the record that the next change will be in.
     pub(super) fn open_seq(&self) -> u64 {
         self.next_seq

@@ -2,13 +2,17 @@
 //!
 //! Decides positions and where the log ends. Does not know what the operations mean. Invariants: a record is one run
 //! of blocks; a checkpoint frees everything up to its record at once; a record never covers one that is not
-//! checkpointed; the first miss of magic, log id, sequence or hash chain is the end (W14).
+//! checkpointed; the first miss of magic, log id, sequence or hash chain is the end (W14), unless a later record shows
+//! that the missing one was acknowledged.
 
-use crate::base::{BlockNo, Pages};
-use crate::format::{ChainHash, open_record, record_len};
-use crate::image::Blocks;
+use crate::base::{BlockNo, PAGE, Pages};
+use crate::format::{ChainHash, is_whole_record, open_record, record_claim, record_len};
+use crate::image::{Blocks, BlocksError};
 
 use super::FsError;
+
+/// Blocks read at once in the search behind the end.
+const SLICE: u64 = 256;
 
 /// Fill levels of the ring, in blocks from its start.
 #[derive(Clone, Debug, Default)]
@@ -67,31 +71,63 @@ pub(super) fn find_record(
     prev: &ChainHash,
 ) -> Result<Option<Found>, FsError> {
     for at in [ring.head, 0] {
-        let mut first = Pages::zeroed(1);
-        match blocks.read(BlockNo(ring.first + at), &mut first) {
-            Ok(()) => {}
-            // A block torn by the power cut matches no digest: the log ends here.
-            Err(crate::image::BlocksError::Rotten(_)) => continue,
-            Err(error) => return Err(error.into()),
-        }
+        let Some(first) = read(blocks, ring, at, 1)? else { continue };
         let Some(len) = record_len(&first, log_id, seq) else { continue };
-        if len > ring.blocks / 4 + 1 || at + len > ring.blocks {
-            continue;
-        }
-        let mut bytes = Pages::zeroed(len as usize);
-        match blocks.read(BlockNo(ring.first + at), &mut bytes) {
-            Ok(()) => {}
-            Err(crate::image::BlocksError::Rotten(_)) => continue,
-            Err(error) => return Err(error.into()),
-        }
+        let Some(bytes) = read(blocks, ring, at, len)? else { continue };
         if let Some(hash) = open_record(&bytes, prev).map(|record| record.hash) {
             return Ok(Some(Found { at, bytes, hash }));
         }
-        if ring.head == 0 {
-            break;
-        }
     }
     Ok(None)
+}
+
+/// Blocks of the ring; `None` if they do not lie in it or match no digest, as one that the power cut tore.
+fn read(blocks: &dyn Blocks, ring: &Ring, at: u64, count: u64) -> Result<Option<Pages>, FsError> {
+    if at.checked_add(count).is_none_or(|end| end > ring.blocks) {
+        return Ok(None);
+    }
+    let mut bytes = Pages::zeroed(count as usize);
+    match blocks.read(BlockNo(ring.first + at), &mut bytes) {
+        Ok(()) => Ok(Some(bytes)),
+        Err(BlocksError::Rotten(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Where the log ends in front of number `seq`: the highest number of a whole record that lies in the ring, if there is
+/// a higher one. One record is in flight at a time, so `seq` was stable before that one was written, and is damaged
+/// now. A whole record `seq` of another history at its place says that the later ones are of that history too.
+pub(super) fn find_later(
+    blocks: &dyn Blocks,
+    ring: &Ring,
+    log_id: u128,
+    seq: u64,
+) -> Result<Option<u64>, FsError> {
+    for at in [ring.head, 0] {
+        let Some(first) = read(blocks, ring, at, 1)? else { continue };
+        let Some(len) = record_len(&first, log_id, seq) else { continue };
+        if read(blocks, ring, at, len)?.is_some_and(|bytes| is_whole_record(&bytes)) {
+            return Ok(None);
+        }
+    }
+    let (mut at, mut highest) = (0, seq);
+    while at < ring.blocks {
+        let count = (ring.blocks - at).min(SLICE);
+        // One block that cannot be read hides no others.
+        let slice = read(blocks, ring, at, count)?;
+        for n in 0..count {
+            let alone = if slice.is_none() { read(blocks, ring, at + n, 1)? } else { None };
+            let first = slice.as_deref().map(|slice| &slice[n as usize * PAGE..][..PAGE]).or(alone.as_deref());
+            let claim = first.and_then(|first| record_claim(first, log_id)).filter(|(number, _)| *number > highest);
+            if let Some((number, len)) = claim
+                && read(blocks, ring, at + n, len)?.is_some_and(|bytes| is_whole_record(&bytes))
+            {
+                highest = number;
+            }
+        }
+        at += count;
+    }
+    Ok((highest > seq).then_some(highest))
 }
 
 #[cfg(test)]

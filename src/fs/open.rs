@@ -21,7 +21,7 @@ use super::chunks::Chunks;
 use super::commit::Seal;
 use super::core::{Core, Delta, OpenTxn, Owned};
 use super::locks::{Shards, Tokens, lock};
-use super::log::{Ring, find_record};
+use super::log::{Ring, find_later, find_record};
 use super::overlay::Overlay;
 use super::space::Space;
 use super::store::{FormatOptions, Store, StoreOptions, corrupt};
@@ -127,6 +127,19 @@ impl Store {
             core.next_seq += 1;
             chain = found.hash;
         }
+        let lost = find_later(blocks.as_ref(), &core.ring, sup.log_id, core.next_seq)?;
+        match lost {
+            Some(later) if !opts.lose_damaged_log => {
+                return Err(corrupt(format!(
+                    "log record {} is damaged, but record {later} behind it is whole: changes that were \
+                     acknowledged are lost; mount read-only to see what is left, or go on without them by force",
+                    core.next_seq
+                )));
+            }
+            // What is given up must not be found again behind the records to come.
+            Some(later) => core.next_seq = later + 1,
+            None => {}
+        }
         core.generation = u32::from_le_bytes([chain[0], chain[1], chain[2], chain[3]]);
         core.cleanups = orphans(&core)?;
         let store = Store {
@@ -152,7 +165,7 @@ impl Store {
         store.seal(&mut lock(&store.chain), Seal::Force)?;
         store.back_ahead(1024)?;
         store.count_slack()?;
-        if store.core_read().ring.is_tight() {
+        if lost.is_some() || store.core_read().ring.is_tight() {
             store.checkpoint()?;
         }
         Ok(store)

@@ -48,11 +48,13 @@ pub struct StoreOptions {
     pub dirty_bytes_max: u64,
     /// Bytes of the tables kept in memory.
     pub cache_bytes: usize,
+    /// Open although a record of the log is damaged, without it and all that was acknowledged behind it.
+    pub lose_damaged_log: bool,
 }
 
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { dirty_bytes_max: 128 << 20, cache_bytes: 64 << 20 }
+        StoreOptions { dirty_bytes_max: 128 << 20, cache_bytes: 64 << 20, lose_damaged_log: false }
     }
 }
 
@@ -165,10 +167,18 @@ impl Store {
     /// Starts an operation; others wait until it is finished or dropped. May seal or checkpoint first when the log or
     /// the space for tables is short; if that fails, `finish` says why.
     pub fn begin(&self) -> Op<'_> {
-        if let Err(error) = self.throttle() {
-            self.note(&error);
+        loop {
+            let throttled = self.throttle();
+            let names = self.lock_names();
+            // Others may have filled the record while this one waited for its turn.
+            if throttled.is_ok() && self.core_read().is_record_full() {
+                continue;
+            }
+            if let Err(error) = throttled {
+                self.note(&error);
+            }
+            return Op::new(self, names);
         }
-        Op::new(self, self.lock_names())
     }
 
     /// A failure that the next change will meet again needs no second report here.
@@ -183,8 +193,7 @@ impl Store {
         let (big, tight, short) = {
             let core = self.core_read();
             core.writable()?;
-            let big = core.txn.bytes() > core.ring.record_max() / 2;
-            (big, core.ring.is_tight(), self.chunk_shortage(&core) > 0)
+            (core.is_record_full(), core.ring.is_tight(), self.chunk_shortage(&core) > 0)
         };
         if big {
             self.commit()?;

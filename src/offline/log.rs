@@ -1,10 +1,13 @@
 //! The intent log behind the last checkpoint: a chain of records, each named by the hash of the one before.
 //!
-//! Decides where the log ends, as a mount does: the first record that is missing, torn or of another chain. Does not
-//! know what the operations mean. Invariant: at most a whole ring is read.
+//! Decides where the log ends, as a mount does: the first record that is missing, torn or of another chain; and whether
+//! a later record shows that the missing one was acknowledged. Does not know what the operations mean. Invariant: at
+//! most a whole ring is read, and once more.
 
 use crate::base::BlockNo;
-use crate::format::{ChainHash, FsSuper, LogMeta, LogOp, open_record, record_len};
+use crate::format::{
+    ChainHash, FsSuper, LogMeta, LogOp, is_whole_record, open_record, record_claim, record_len,
+};
 
 const BLOCK: usize = BlockNo::SIZE;
 
@@ -67,6 +70,11 @@ pub(super) fn replay(sup: &FsSuper, start: &LogMeta, read: Read<'_>) -> (Vec<Rec
         pos = (at + blocks) % sup.ring_blocks;
         (prev, seq) = (hash, seq.saturating_add(1));
     }
+    if let Some(later) = later(sup, pos, seq, read) {
+        problems.push(format!(
+            "record {seq} is damaged, but record {later} behind it is whole: acknowledged changes are lost"
+        ));
+    }
     (found, problems)
 }
 
@@ -92,6 +100,33 @@ fn next(
         let hash = open_record(&bytes, prev)?.hash;
         Some((*at, bytes, hash))
     })
+}
+
+/// The highest number of a whole record behind the end of the chain. One record is in flight at a time: a later one was
+/// written only when all before it were stable. A whole record `seq` at its place is of another history, as are those
+/// behind it.
+fn later(sup: &FsSuper, pos: u64, seq: u64, read: Read<'_>) -> Option<u64> {
+    let block = |at: u64| {
+        let mut bytes = vec![0; BLOCK];
+        read(BlockNo(sup.ring_first.saturating_add(at)), &mut bytes).ok().map(|()| bytes)
+    };
+    let is_whole = |at: u64, len: u64| {
+        if at.checked_add(len).is_none_or(|end| end > sup.ring_blocks) {
+            return false;
+        }
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0) * BLOCK];
+        read(BlockNo(sup.ring_first.saturating_add(at)), &mut bytes).is_ok() && is_whole_record(&bytes)
+    };
+    let claim = |at: u64| record_claim(&block(at)?, sup.log_id);
+    let other = |at: &u64| claim(*at).is_some_and(|(number, len)| number == seq && is_whole(*at, len));
+    if [pos, 0].iter().any(other) {
+        return None;
+    }
+    let numbers = (0..sup.ring_blocks).filter_map(|at| {
+        let (number, len) = claim(at).filter(|(number, _)| *number > seq)?;
+        is_whole(at, len).then_some(number)
+    });
+    numbers.max()
 }
 
 #[cfg(test)]
@@ -143,7 +178,12 @@ mod tests {
         assert_eq!(seqs(&disk, &start(12)), (vec![5, 6, 7], vec![]));
         let mut torn = disk.clone();
         torn[2 * BLOCK + 5000] ^= 1;
-        assert_eq!(seqs(&torn, &start(12)).0, [5]);
+        let (seen, problems) = seqs(&torn, &start(12));
+        assert_eq!(seen, [5]);
+        assert!(problems[0].contains("record 6 is damaged, but record 7"), "{problems:?}");
+        let mut last = disk.clone();
+        last[5 * BLOCK + 5000] ^= 1;
+        assert_eq!(seqs(&last, &start(12)), (vec![5, 6], vec![]), "a torn last record is no damage");
         assert_eq!(seqs(&disk, &LogMeta { prev_hash: [2; 32], ..start(12) }).0, [0; 0]);
     }
 

@@ -1,5 +1,6 @@
 //! Tests of the storage engine: its rules one by one, and against a model under power cuts.
 
+mod damage;
 pub(crate) mod mem;
 mod model;
 mod protocol;
