@@ -15,6 +15,16 @@ pub(super) struct DirtyPage {
     pub(super) reserved: bool,
 }
 
+/// How far a sweep over the dirty data of a file has come. It ends where the data ended when it began: what is written
+/// meanwhile is for the next one, or an fsync would last as long as somebody writes.
+#[derive(Default)]
+pub(super) struct Sweep {
+    /// Everything dirty before this block is in place.
+    pub(super) at: u64,
+    /// First block behind the dirty data, and size of the file, when the sweep began.
+    pub(super) end: Option<(u64, u64)>,
+}
+
 /// Data, size and times of a file that the log does not know yet.
 #[derive(Default)]
 pub(super) struct DirtyFile {

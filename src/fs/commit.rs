@@ -5,7 +5,6 @@
 //! home are flushed before the record that maps them (W4); one record in flight; a failed write or flush stops all
 //! changes for good (U12).
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::base::limits::SLICE_BYTES_MAX;
@@ -14,6 +13,7 @@ use crate::format::{ChainHash, record_blocks, seal_record};
 use crate::image::BlocksError;
 
 use super::FsError;
+use super::buffers::Sweep;
 use super::checkpoint::Batch;
 use super::core::{Change, Core, OpenTxn, Page};
 use super::data::BLOCK;
@@ -22,11 +22,11 @@ use super::mapping::{MapHow, Piece, pieces};
 use super::store::Store;
 
 /// Contiguous dirty blocks from which on data goes home instead of into the record: 128 KiB.
-const LARGE: usize = 32;
+pub(super) const LARGE: usize = 32;
 /// Blocks moved in one step.
 const BATCH: usize = 2048;
 /// Bytes of operations that mapping one run takes.
-const RUN_BYTES: u64 = 300;
+pub(super) const RUN_BYTES: u64 = 300;
 
 /// A promise: when `commit` answers this or a later one, what was asked for is stable on every member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +88,7 @@ impl Store {
             let wanted = std::mem::take(&mut core.wanted);
             (Ticket(core.next_ticket.saturating_sub(1)), wanted)
         };
-        let mut cursor = 0;
+        let mut sweep = Sweep::default();
         loop {
             if self.core_read().ring.is_tight() {
                 self.checkpoint()?;
@@ -96,11 +96,11 @@ impl Store {
             {
                 let mut chain = lock(&self.chain);
                 while let Some(ino) = files.first().copied() {
-                    if self.settle_file(ino, true, &mut cursor)? == Settled::Full {
+                    if self.settle_file(ino, true, &mut sweep)? == Settled::Full {
                         break;
                     }
                     files.pop_first();
-                    cursor = 0;
+                    sweep = Sweep::default();
                 }
                 self.seal(&mut chain, Seal::Commit)?;
             }
@@ -139,8 +139,8 @@ impl Store {
             due
         };
         for ino in due {
-            let mut cursor = 0;
-            while self.settle_file(ino, false, &mut cursor)? == Settled::Full {
+            let mut sweep = Sweep::default();
+            while self.settle_file(ino, false, &mut sweep)? == Settled::Full {
                 self.commit()?;
             }
         }
@@ -156,18 +156,19 @@ impl Store {
         self.commit().map(|_| ())
     }
 
-    /// One sweep over the dirty data of a file, from `cursor` on.
-    pub(super) fn settle_file(&self, ino: Ino, fsync: bool, cursor: &mut u64) -> Result<Settled, FsError> {
+    /// One sweep over the dirty data of a file, or the rest of one.
+    pub(super) fn settle_file(&self, ino: Ino, fsync: bool, sweep: &mut Sweep) -> Result<Settled, FsError> {
         loop {
             let _token = self.tokens.acquire(ino);
-            let step = {
+            let (step, size) = {
                 let mut core = self.core_write();
                 core.writable()?;
-                let step = core.plan(ino, fsync, cursor)?;
+                let step = core.plan(ino, fsync, sweep)?;
+                let size = core.size_in_place(ino, sweep, &step);
                 if matches!(step, Step::InTxn | Step::Clean) {
-                    core.settle_size(ino, *cursor)?;
+                    core.settle_size(ino, size)?;
                 }
-                step
+                (step, size)
             };
             match step {
                 Step::Clean => return Ok(Settled::Done),
@@ -177,7 +178,7 @@ impl Store {
                     self.latch(self.write_home(&runs))?;
                     let mut core = self.core_write();
                     core.went_home(ino, runs)?;
-                    core.settle_size(ino, *cursor)?;
+                    core.settle_size(ino, size)?;
                 }
             }
         }
@@ -255,28 +256,6 @@ impl Store {
         Ok(hash)
     }
 
-    /// Takes along the data of files whose new name or cut waits in the open transaction (6.4 of the suites: never an
-    /// empty file after rename or rewrite).
-    fn settle_pulls(&self) -> Result<(), FsError> {
-        for _ in 0..8 {
-            let due: BTreeSet<Ino> = {
-                let mut core = self.core_write();
-                let Core { pulls, rewrites, files, .. } = &mut *core;
-                let dirty = |ino: &&Ino| files.get(ino).is_some_and(|file| !file.pages.is_empty());
-                let due: BTreeSet<Ino> = pulls.iter().chain(rewrites.iter()).filter(dirty).copied().collect();
-                rewrites.retain(|ino| !due.contains(ino));
-                due
-            };
-            if due.is_empty() {
-                break;
-            }
-            for ino in due {
-                self.settle_file(ino, true, &mut 0)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Passes `result` on; a failure stops all changes.
     pub(super) fn latch<T>(&self, result: Result<T, BlocksError>) -> Result<T, FsError> {
         result.map_err(|error| {
@@ -299,14 +278,15 @@ pub(super) enum Seal {
 }
 
 impl Core {
-    /// Looks at the next dirty runs from `cursor` on: takes blocks for those without, puts into the open transaction
-    /// what must go through the log, hands out the rest.
-    fn plan(&mut self, ino: Ino, fsync: bool, cursor: &mut u64) -> Result<Step, FsError> {
-        let runs = self.dirty_runs(ino, *cursor);
+    /// Looks at the next dirty runs of the sweep: takes blocks for those without, puts into the open transaction what
+    /// must go through the log, hands out the rest.
+    fn plan(&mut self, ino: Ino, fsync: bool, sweep: &mut Sweep) -> Result<Step, FsError> {
+        let runs = self.dirty_runs(ino, sweep);
+        let cursor = &mut sweep.at;
         if runs.is_empty() {
             return Ok(Step::Clean);
         }
-        if self.txn.bytes() > self.ring.record_max() / 2 {
+        if self.is_record_full() {
             return Ok(Step::Full);
         }
         let mut homes = Vec::new();
@@ -339,13 +319,15 @@ impl Core {
         })
     }
 
-    /// Runs of dirty blocks from `cursor` on, a batch of them.
-    fn dirty_runs(&self, ino: Ino, cursor: u64) -> Vec<(u64, u64)> {
+    /// The next runs of dirty blocks, a batch of them.
+    fn dirty_runs(&self, ino: Ino, sweep: &mut Sweep) -> Vec<(u64, u64)> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         let Some(file) = self.files.get(&ino) else { return runs };
         // In the worst case every block is a run of its own and costs this much in the record.
         let batch = BATCH.min((self.ring.record_max() / 4 / RUN_BYTES) as usize);
-        for at in file.pages.range(cursor..).map(|(at, _)| *at).take(batch) {
+        let last = file.pages.last_key_value().map_or(0, |(at, _)| at + 1);
+        let (end, _) = *sweep.end.get_or_insert((last, file.size));
+        for at in file.pages.range(sweep.at..end.max(sweep.at)).map(|(at, _)| *at).take(batch) {
             match runs.last_mut() {
                 Some((first, len)) if *first + *len == at => *len += 1,
                 _ => runs.push((at, 1)),
@@ -461,12 +443,20 @@ impl Core {
         Ok(())
     }
 
-    /// Lets the recorded size and times follow the data, which is in place up to block `done`.
+    /// How far the file may reach in the record once this step is done: as far as its data, and at the end of a sweep
+    /// as far as it reached when the sweep began.
+    fn size_in_place(&self, ino: Ino, sweep: &Sweep, step: &Step) -> u64 {
+        let live = self.files.get(&ino).map_or(0, |file| file.size);
+        let begun = sweep.end.filter(|_| matches!(step, Step::Clean)).map_or(0, |(_, size)| size);
+        live.min(sweep.at.saturating_mul(BLOCK).max(begun))
+    }
+
+    /// Lets the recorded size and times follow the data, which is in place up to byte `done`.
     fn settle_size(&mut self, ino: Ino, done: u64) -> Result<(), FsError> {
         let Some(file) = self.files.get(&ino) else { return Ok(()) };
         let (clean, live, times) = (file.pages.is_empty(), file.size, file.times);
         let Some(rec) = self.recorded_inode(&self.layers(None), ino)? else { return Ok(()) };
-        let size = if clean { live } else { rec.size.max(live.min(done.saturating_mul(BLOCK))) };
+        let size = if clean { live } else { rec.size.max(live.min(done)) };
         if size != rec.size || times.is_some() {
             let mut change = Change::default();
             self.edit_inode(&mut change, ino, |rec| {

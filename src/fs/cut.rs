@@ -15,6 +15,8 @@ use super::store::Store;
 
 /// Extents cut in one transaction.
 const STEP: usize = 500;
+/// Attributes removed in one transaction, whose names may be long.
+const NAMES_STEP: usize = 100;
 
 /// What `fallocate` does to a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,7 +267,7 @@ impl Store {
             let left = extents_in(&core.layers(None), ino, range.0, range.1, 1)?;
             let Some(extent) = left.first() else { break };
             range.0 = extent.at.max(range.0);
-            if core.txn.bytes() > core.ring.record_max() / 2 {
+            if core.is_record_full() {
                 return Ok(Some(range.0));
             }
         }
@@ -357,13 +359,19 @@ impl Store {
                 }
             }
             let mut change = Change::default();
-            for name in super::core::xattr_names(&core.layers(None), ino)? {
-                change.overlay.del(TableId::Xattrs, key_name(ino, &name));
+            let names = super::core::xattr_names(&core.layers(None), ino)?;
+            for name in names.iter().take(NAMES_STEP) {
+                change.overlay.del(TableId::Xattrs, key_name(ino, name));
             }
-            change.overlay.del(TableId::Inodes, key_ino(ino));
-            change.overlay.del(TableId::Orphans, key_ino(ino));
+            let last = names.len() <= NAMES_STEP;
+            if last {
+                change.overlay.del(TableId::Inodes, key_ino(ino));
+                change.overlay.del(TableId::Orphans, key_ino(ino));
+            }
             core.apply(change);
-            return Ok(());
+            if last {
+                return Ok(());
+            }
         }
     }
 }

@@ -5,13 +5,13 @@
 //! behind the live size is ever shown; a block freed while it is being read is not reused before the read is done.
 
 use crate::base::{BlockNo, Ino, Pages};
-use crate::format::{FileKind, InodeRec, Time};
+use crate::format::{FileKind, InodeRec, TableId, Time, key_ino};
 
 use super::FsError;
 use super::buffers::DirtyPage;
 use super::core::{Core, Page};
 use super::locks::lock;
-use super::mapping::{Piece, extents_in, pieces};
+use super::mapping::{Extent, Piece, extents_in, pieces};
 use super::store::Store;
 
 pub(super) const BLOCK: u64 = BlockNo::SIZE as u64;
@@ -212,29 +212,43 @@ impl Store {
     }
 
     /// Before a file grows over a gap: whatever lies behind its end must read as zeros. A crash between a home write
-    /// and its record can have left bytes there.
+    /// and its record can have left bytes there, and one in the middle of a large truncation whole extents. The caller
+    /// keeps writers out.
     pub(super) fn prepare_extend(&self, ino: Ino, live: u64) -> Result<(), FsError> {
         let (tail, skip) = (live / BLOCK, (live % BLOCK) as usize);
-        let (dirty, behind) = {
+        let from = live.div_ceil(BLOCK);
+        let is_behind = |extent: &Extent| !extent.rec.unwritten && extent.end() > from;
+        let behind = |core: &Core| extents_in(&core.layers(None), ino, tail, u64::MAX, usize::MAX);
+        let (nothing, cut_short) = {
             let core = self.core_read();
-            let dirty = core.files.get(&ino).is_some_and(|file| !file.pages.is_empty());
-            let behind = extents_in(&core.layers(None), ino, tail, u64::MAX, usize::MAX)?;
-            (dirty, behind)
+            let found = behind(&core)?;
+            let mark = match found.iter().any(is_behind) {
+                true => core.layers(None).get(TableId::Orphans, &key_ino(ino))?,
+                false => None,
+            };
+            (
+                found.iter().all(|extent| extent.rec.unwritten),
+                mark.is_some_and(|mark| mark.first() == Some(&1)),
+            )
         };
-        if dirty || behind.iter().all(|extent| extent.rec.unwritten) {
+        if nothing {
             return Ok(());
+        }
+        if cut_short {
+            self.cut_behind_end(ino)?;
         }
         let _token = self.tokens.acquire(ino);
         let page = if skip > 0 { Some(self.load_page(ino, tail)?) } else { None };
         let mut core = self.core_write();
         core.writable()?;
-        if let (Some(page), Piece::Mapped { start, unwritten: false, .. }) =
-            (page, super::mapping::piece_at(&core.layers(None), ino, tail, tail + 1)?)
+        // A dirty last block is zeros behind the end already, and on disk before the size that shows it.
+        let dirty = core.files.get(&ino).is_some_and(|file| file.pages.contains_key(&tail));
+        if let (false, Some(page), Piece::Mapped { start, unwritten: false, .. }) =
+            (dirty, page, super::mapping::piece_at(&core.layers(None), ino, tail, tail + 1)?)
         {
             core.put_payload(start, page);
         }
-        let from = live.div_ceil(BLOCK);
-        for extent in behind.iter().filter(|extent| !extent.rec.unwritten && extent.end() > from) {
+        for extent in behind(&core)?.iter().filter(|extent| is_behind(extent)) {
             let at = extent.at.max(from);
             let start = extent.rec.start.plus(at - extent.at);
             let how = super::mapping::MapHow { fresh: false, unwritten: true };

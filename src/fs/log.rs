@@ -117,8 +117,10 @@ pub(super) fn find_later(
         let slice = read(blocks, ring, at, count)?;
         for n in 0..count {
             let alone = if slice.is_none() { read(blocks, ring, at + n, 1)? } else { None };
-            let first = slice.as_deref().map(|slice| &slice[n as usize * PAGE..][..PAGE]).or(alone.as_deref());
-            let claim = first.and_then(|first| record_claim(first, log_id)).filter(|(number, _)| *number > highest);
+            let first =
+                slice.as_deref().map(|slice| &slice[n as usize * PAGE..][..PAGE]).or(alone.as_deref());
+            let claim =
+                first.and_then(|first| record_claim(first, log_id)).filter(|(number, _)| *number > highest);
             if let Some((number, len)) = claim
                 && read(blocks, ring, at + n, len)?.is_some_and(|bytes| is_whole_record(&bytes))
             {

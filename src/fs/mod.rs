@@ -26,6 +26,7 @@ mod names;
 mod op;
 mod open;
 mod overlay;
+mod pull;
 mod rename;
 mod rules;
 mod space;

@@ -47,6 +47,10 @@ impl Fs {
         if how.exchange && (how.no_replace || how.whiteout) {
             return Err(FsError::Invalid);
         }
+        let over = self.store.dirent(to.dir, to.name)?.is_some();
+        if let Some(source) = self.store.dirent(from.dir, from.name)?.filter(|_| over && !how.exchange) {
+            self.store.make_pullable(source.ino)?;
+        }
         let gone = self.change(|op| {
             let source = found(op, from)?.ok_or(FsError::NotFound)?;
             let target = found(op, to)?;

@@ -54,7 +54,8 @@ impl Files {
         env: &Arc<SimEnv>,
         blocks: Arc<Watched>,
     ) -> Result<Files, String> {
-        let options = StoreOptions { dirty_bytes_max: 1 << 20, cache_bytes: 1 << 20, ..StoreOptions::default() };
+        let options =
+            StoreOptions { dirty_bytes_max: 1 << 20, cache_bytes: 1 << 20, ..StoreOptions::default() };
         let store = Store::open(blocks, &options).map_err(|error| error.to_string())?;
         let rng = world.sched.with_rng(Rng::fork);
         let fs = Fs::new(store, Atime::Never);

@@ -38,8 +38,16 @@ fn a_damaged_record_with_another_behind_it_is_an_error_and_the_last_one_is_the_e
     assert_eq!(read_all(&again, ino), vec![1; 4096]);
     again.write(ino, 0, &[9; 4096], NOW).unwrap();
     fsync(&again, ino);
-    assert_eq!(read_all(&try_open(&image).unwrap(), ino), vec![9; 4096], "what was given up is not found again");
+    assert_eq!(
+        read_all(&try_open(&image).unwrap(), ino),
+        vec![9; 4096],
+        "what was given up is not found again"
+    );
     for block in [0, 1] {
-        assert_eq!(read_all(&damaged(2, block).unwrap(), ino), vec![2; 4096], "a torn last record is no damage");
+        assert_eq!(
+            read_all(&damaged(2, block).unwrap(), ino),
+            vec![2; 4096],
+            "a torn last record is no damage"
+        );
     }
 }

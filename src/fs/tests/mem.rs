@@ -27,7 +27,10 @@ struct Inner {
     writes: Vec<(u64, u64)>,
     fail_writes: bool,
     on_discard: Option<Arc<dyn Fn() + Send + Sync>>,
+    on_write: Option<WriteWatch>,
 }
+
+type WriteWatch = Arc<dyn Fn(u64) + Send + Sync>;
 
 /// A volume in memory.
 pub(crate) struct MemBlocks {
@@ -78,6 +81,11 @@ impl MemBlocks {
     /// Calls `watch` before each discard.
     pub(crate) fn on_discard(&self, watch: Box<dyn Fn() + Send + Sync>) {
         self.inner.lock().unwrap().on_discard = Some(Arc::from(watch));
+    }
+
+    /// Calls `watch` with the number of blocks after each write.
+    pub(crate) fn on_write(&self, watch: Box<dyn Fn(u64) + Send + Sync>) {
+        self.inner.lock().unwrap().on_write = Some(Arc::from(watch));
     }
 
     /// The content as it would be read now.
@@ -150,6 +158,11 @@ impl Blocks for MemBlocks {
             let extent = BlockNo(block).extent().0;
             assert!(inner.backed.contains(&extent), "write to block {block} in an extent that is not backed");
             self.put(&mut inner, block, Some(Arc::new(*slot)));
+        }
+        let watch = inner.on_write.clone();
+        drop(inner);
+        if let Some(watch) = watch {
+            watch(data.len() as u64 / 4096);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Tests of the storage engine: its rules one by one, and against a model under power cuts.
 
 mod damage;
+mod limits;
 pub(crate) mod mem;
 mod model;
 mod protocol;

@@ -1,0 +1,146 @@
+//! What nothing may exceed: the size of a record, the time an fsync takes along from others; and what a cut in the
+//! middle of something large leaves behind.
+
+use super::mem::{Cut, MemBlocks, Player};
+use super::*;
+use crate::fs::{Atime, Ctx, Fs, FsError, Place, RenameHow};
+
+const MIB: usize = 1 << 20;
+
+fn try_open(blocks: &Arc<MemBlocks>) -> Result<Store, FsError> {
+    Store::open(blocks.copy(), &StoreOptions { cache_bytes: 4 << 20, ..StoreOptions::default() })
+}
+
+#[test]
+fn operations_begun_by_many_threads_at_once_fit_the_records_that_replay_takes() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    std::thread::scope(|scope| {
+        let store = &store;
+        let names = store.lock_names();
+        for n in 0..24u8 {
+            scope.spawn(move || {
+                let mut op = store.begin();
+                op.put_xattr(ino, &[b'a' + n], &[n; 60_000]);
+                op.finish().unwrap();
+            });
+        }
+        #[allow(clippy::disallowed_methods, reason = "lets the threads queue up")]
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        drop(names);
+    });
+    fsync(&store, ino);
+    assert_eq!(try_open(&blocks).unwrap().xattr_names(ino).unwrap().len(), 24);
+}
+
+#[test]
+fn a_file_of_very_many_attributes_goes_in_steps() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    for n in 0..6000 {
+        let mut op = store.begin();
+        op.put_xattr(ino, format!("user.{n:0250}").as_bytes(), b"");
+        op.finish().unwrap();
+    }
+    fsync(&store, ino);
+    unlink(&store, b"f");
+    let core = store.core_read();
+    assert!(core.txn.bytes() <= core.ring.record_max(), "{} bytes in one record", core.txn.bytes());
+    drop(core);
+    fsync(&store, Ino::ROOT);
+    let again = try_open(&blocks).unwrap();
+    assert!(again.inode(ino).unwrap().is_none() && again.xattr_names(ino).unwrap().is_empty());
+}
+
+#[test]
+fn what_lies_behind_the_end_of_a_file_after_a_cut_is_never_shown() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    store.write(ino, 0, &[1; 8292], NOW).unwrap();
+    fsync(&store, ino);
+    store.checkpoint().unwrap();
+    // Appended data goes home in place; its record does not get that far.
+    store.write(ino, 8292, &[0x5E; 2000], NOW).unwrap();
+    store.writeback(true).unwrap();
+    let again = reopen_copy(&blocks);
+    assert_eq!(again.inode(ino).unwrap().unwrap().size, 8292);
+    again.write(ino, 0, &[2], NOW).unwrap();
+    again.set_size(ino, 12_000, NOW).unwrap();
+    assert!(again.read(ino, 8292, 9999).unwrap().iter().all(|byte| *byte == 0), "shown before fsync");
+    fsync(&again, ino);
+    assert!(again.read(ino, 8292, 9999).unwrap().iter().all(|byte| *byte == 0), "shown after fsync");
+}
+
+#[test]
+fn a_truncation_cut_short_never_gives_back_what_it_cut() {
+    let blocks = fresh_blocks(65_536);
+    let store = open(&blocks);
+    let ino = create(&store, b"f");
+    let count = 12_000u64;
+    for n in 0..count {
+        store.write(ino, n * 8192, &[0x5E; 4096], NOW).unwrap();
+    }
+    store.sync().unwrap();
+    store.checkpoint().unwrap();
+    let base = blocks.record();
+    store.set_size(ino, 100, NOW).unwrap();
+    fsync(&store, ino);
+    let events = blocks.events();
+    let mut player = Player::new(&base);
+    let mut seen = 0;
+    for upto in (0..=events.len()).step_by(5) {
+        let again = open(&player.cut(&events, upto, Cut::KeepAll));
+        if again.core_read().cleanups.is_empty() {
+            continue;
+        }
+        seen += 1;
+        // Something else is dirty; then the file grows before the rest of the cut is done.
+        again.write(ino, 0, &[2], NOW).unwrap();
+        again.write(ino, count * 8192, &[3], NOW).unwrap();
+        fsync(&again, ino);
+        let data = read_all(&again, ino);
+        assert!(data[100..data.len() - 1].iter().all(|byte| *byte == 0), "cut at {upto}");
+        again.writeback(true).unwrap();
+        fsync(&again, ino);
+        assert!(read_all(&again, ino) == data, "cut at {upto}: cleaning up changed the file");
+    }
+    assert!(seen > 0, "no cut hit the middle");
+}
+
+#[test]
+fn a_rename_over_takes_all_the_data_along_however_scattered_it_is() {
+    let (blocks, store) = fresh();
+    create(&store, b"config");
+    let new = create(&store, b"config.tmp");
+    for n in 0..1500u64 {
+        store.write(new, n * 8192, &[7; 4096], NOW).unwrap();
+    }
+    let expected = read_all(&store, new);
+    let fs = Fs::new(store, Atime::Never);
+    let place = |name| Place { dir: Ino::ROOT, name };
+    fs.rename(&Ctx::default(), place(b"config.tmp"), place(b"config"), RenameHow::default()).unwrap();
+    fsync(fs.store(), Ino::ROOT);
+    assert!(read_all(&reopen_copy(&blocks), new) == expected);
+}
+
+#[test]
+fn an_fsync_does_not_chase_a_writer() {
+    let (blocks, store) = fresh();
+    let store = Arc::new(store);
+    let ino = create(&store, b"stream");
+    store.write(ino, 0, &vec![1; MIB], NOW).unwrap();
+    let left = Arc::new(std::sync::atomic::AtomicU64::new(12));
+    let (writer, rest) = (Arc::downgrade(&store), left.clone());
+    // For every megabyte that goes home the writer has another one ready.
+    blocks.on_write(Box::new(move |count| {
+        use std::sync::atomic::Ordering::SeqCst;
+        let more = count >= 256 && rest.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+        if more && let Some(store) = writer.upgrade() {
+            let at = store.inode(ino).unwrap().unwrap().size;
+            store.write(ino, at, &vec![1; MIB], NOW).unwrap();
+        }
+    }));
+    fsync(&store, ino);
+    assert!(left.load(std::sync::atomic::Ordering::SeqCst) >= 10, "the fsync took along what came later");
+    assert!(reopen_copy(&blocks).inode(ino).unwrap().unwrap().size >= MIB as u64);
+}
