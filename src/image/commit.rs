@@ -42,7 +42,7 @@ struct Plan {
 }
 
 /// Why a commit is made.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Why<'a> {
     /// Extents to activate, and the whole request they belong to.
     pub activate: &'a [u64],
@@ -51,6 +51,8 @@ pub(super) struct Why<'a> {
     pub groups: &'a [u64],
     /// Save everything: the image is being closed.
     pub all: bool,
+    /// Content of blocks whose digests are pending: written before the first flush.
+    pub data: Option<(u64, &'a [u8])>,
 }
 
 impl Image {
@@ -98,10 +100,10 @@ impl Image {
 
     /// Makes one or more groups stable; all digests pending at the call are in them.
     pub(super) fn commit(&self, meta: &mut Meta, why: &Why<'_>) -> Result<FlushEpoch, ImageError> {
-        let mut why = Why { activate: why.activate, keep: why.keep, groups: why.groups, all: why.all };
+        let mut why = *why;
         loop {
             let plan = self.plan(&mut self.core(), meta, &why)?;
-            self.carry_out(&plan)?;
+            self.carry_out(&plan, why.data.take())?;
             let mut core = self.core();
             for slot in &plan.activated {
                 if let Some(slot) = core.slots[*slot].as_mut() {
@@ -115,18 +117,22 @@ impl Image {
         }
     }
 
-    fn carry_out(&self, plan: &Plan) -> Result<(), ImageError> {
+    /// All of a group's writes at once: nothing among them depends on another, all wait for the one flush.
+    fn carry_out(&self, plan: &Plan, data: Option<(u64, &[u8])>) -> Result<(), ImageError> {
         if !plan.activated.is_empty() && is_broken("hot before the first write") {
             return Ok(());
         }
-        for (offset, bytes) in &plan.writes {
-            self.latch("writing metadata", self.disk.write_at(*offset, bytes))?;
-        }
-        self.write_ring(&plan.txns)?;
+        let ring = self.ring_writes(&plan.txns);
+        let metadata = plan.writes.iter().map(|(offset, bytes)| (*offset, bytes.as_slice()));
+        let ring = ring.iter().map(|(offset, bytes)| (*offset, &**bytes));
+        let writes: Vec<(u64, &[u8])> = data.into_iter().chain(metadata).chain(ring).collect();
+        self.latch("writing data and metadata", self.disk.write_many(&writes))?;
         self.latch("flush", self.disk.flush())
     }
 
-    pub(super) fn write_ring(&self, txns: &[Transaction]) -> Result<(), ImageError> {
+    /// (offset, bytes) of transactions in the activity log.
+    fn ring_writes(&self, txns: &[Transaction]) -> Vec<(u64, Pages)> {
+        let mut writes = Vec::new();
         let mut at = 0;
         while at < txns.len() {
             let start = txns[at].seq % RING_BLOCKS;
@@ -135,11 +141,16 @@ impl Image {
             for (block, txn) in bytes.chunks_exact_mut(BLOCK as usize).zip(&txns[at..at + run]) {
                 block.copy_from_slice(&txn.encode(self.salt));
             }
-            let offset = self.geometry.ring_at(txns[at].seq);
-            self.latch("writing the activity log", self.disk.write_at(offset, &bytes))?;
+            writes.push((self.geometry.ring_at(txns[at].seq), bytes));
             at += run;
         }
-        Ok(())
+        writes
+    }
+
+    pub(super) fn write_ring(&self, txns: &[Transaction]) -> Result<(), ImageError> {
+        self.ring_writes(txns).iter().try_for_each(|(offset, bytes)| {
+            self.latch("writing the activity log", self.disk.write_at(*offset, bytes))
+        })
     }
 
     fn plan(&self, core: &mut Core, meta: &mut Meta, why: &Why<'_>) -> Result<Plan, ImageError> {

@@ -88,18 +88,32 @@ impl Image {
         data: &[u8],
         digests: &[Digest],
     ) -> Result<(), ImageError> {
+        self.check_write(guard, first, data, digests)?;
+        self.disk.write_at(self.geometry.block_at(first.0), data).map_err(|error| match error {
+            DiskError::Full => ImageError::NoSpace { extent: first.extent() },
+            other => ImageError::Disk(other),
+        })?;
+        self.note_written(first, digests)
+    }
+
+    fn check_write(
+        &self,
+        guard: &RangeGuard,
+        first: BlockNo,
+        data: &[u8],
+        digests: &[Digest],
+    ) -> Result<(), ImageError> {
         let count = digests.len() as u64;
         self.check_guard(guard, first, count)?;
         if data.len() as u64 != count * BLOCK {
             return Err(ImageError::OutOfRange { first, count: data.len() as u64 / BLOCK });
         }
-        self.check_hot(first, count)?;
-        self.disk.write_at(self.geometry.block_at(first.0), data).map_err(|error| match error {
-            DiskError::Full => ImageError::NoSpace { extent: first.extent() },
-            other => ImageError::Disk(other),
-        })?;
+        self.check_hot(first, count)
+    }
+
+    fn note_written(&self, first: BlockNo, digests: &[Digest]) -> Result<(), ImageError> {
         let mut core = self.core();
-        for (start, len) in by_extent(first, count) {
+        for (start, len) in by_extent(first, digests.len() as u64) {
             let at = (start.0 - first.0) as usize;
             core.set_blocks(start.0, digests[at..at + len as usize].iter().map(|d| BlockRec::Written(*d)))?;
         }
@@ -118,7 +132,7 @@ impl Image {
         }
     }
 
-    /// `write` then `flush`.
+    /// `write` then `flush`, with the block and all metadata on their way to the disk at once. An error is final.
     pub fn write_flush(
         &self,
         guard: &RangeGuard,
@@ -126,8 +140,13 @@ impl Image {
         data: &[u8],
         digests: &[Digest],
     ) -> Result<FlushEpoch, ImageError> {
-        self.write(guard, first, data, digests)?;
-        self.flush()
+        self.check_write(guard, first, data, digests)?;
+        // No other flush may begin between the digests and the bytes that they are of.
+        let mut meta = self.meta();
+        self.core().check()?;
+        self.note_written(first, digests)?;
+        let data = Some((self.geometry.block_at(first.0), data));
+        self.commit(&mut meta, &Why { data, ..Why::default() })
     }
 
     /// Forgets the content: reads as zeros. A discard is a write for the activity log (the extents must be hot). An

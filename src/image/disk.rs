@@ -24,6 +24,11 @@ pub trait Disk: Send + Sync {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), DiskError>;
     /// Writes all of `data`.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), DiskError>;
+    /// Writes all of several ranges that do not overlap, in any order; done on return. An error leaves any of them
+    /// written, in part or whole.
+    fn write_many(&self, writes: &[(u64, &[u8])]) -> Result<(), DiskError> {
+        writes.iter().try_for_each(|(offset, data)| self.write_at(*offset, data))
+    }
     /// Makes every write done before the call stable.
     fn flush(&self) -> Result<(), DiskError>;
     /// Gives the range back to the host; what it reads as afterwards is undefined.

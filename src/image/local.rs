@@ -90,6 +90,30 @@ impl LocalBlocks {
     }
 }
 
+impl LocalBlocks {
+    /// Writes part by part; the last one with the flush if one is wanted.
+    fn write_parts(&self, first: BlockNo, data: &[u8], flush: bool) -> Result<(), BlocksError> {
+        self.check_writable()?;
+        let count = (data.len() / BlockNo::SIZE) as u64;
+        self.image.check_range(first, count)?;
+        let guard = self.image.lock(first, count);
+        for (start, len) in self.parts(first, count) {
+            let at = (start.0 - first.0) as usize * BlockNo::SIZE;
+            let part = &data[at..at + len as usize * BlockNo::SIZE];
+            let digests: Vec<Digest> = part.chunks_exact(BlockNo::SIZE).map(Digest::of).collect();
+            self.heat(start, len, false)?;
+            self.mark(start, len)?;
+            if flush && start.0 + len == first.0 + count {
+                let epoch = self.image.write_flush(&guard, start, part, &digests)?;
+                self.image.confirm(epoch);
+            } else {
+                self.image.write(&guard, start, part, &digests)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Blocks for LocalBlocks {
     fn block_count(&self) -> u64 {
         self.image.block_count()
@@ -108,19 +132,7 @@ impl Blocks for LocalBlocks {
     }
 
     fn write(&self, first: BlockNo, data: &[u8]) -> Result<(), BlocksError> {
-        self.check_writable()?;
-        let count = (data.len() / BlockNo::SIZE) as u64;
-        self.image.check_range(first, count)?;
-        let guard = self.image.lock(first, count);
-        for (start, len) in self.parts(first, count) {
-            let at = (start.0 - first.0) as usize * BlockNo::SIZE;
-            let part = &data[at..at + len as usize * BlockNo::SIZE];
-            let digests: Vec<Digest> = part.chunks_exact(BlockNo::SIZE).map(Digest::of).collect();
-            self.heat(start, len, false)?;
-            self.mark(start, len)?;
-            self.image.write(&guard, start, part, &digests)?;
-        }
-        Ok(())
+        self.write_parts(first, data, false)
     }
 
     fn flush(&self) -> Result<(), BlocksError> {
@@ -131,8 +143,7 @@ impl Blocks for LocalBlocks {
     }
 
     fn write_flush(&self, first: BlockNo, data: &[u8]) -> Result<(), BlocksError> {
-        self.write(first, data)?;
-        self.flush()
+        self.write_parts(first, data, true)
     }
 
     fn discard(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {

@@ -97,8 +97,10 @@ impl Mirror {
         match kind {
             Kind::Discard | Kind::CopyHole => self.image.discard(guard, run.first, run.count),
             Kind::WriteFlush => {
-                self.image.write(guard, run.first, payload.data(), &payload.digests())?;
-                self.flush_received()
+                let digests = payload.digests();
+                let epoch = self.image.write_flush(guard, run.first, payload.data(), &digests)?;
+                self.flushed_received(epoch);
+                Ok(())
             }
             _ => self.image.write(guard, run.first, payload.data(), &payload.digests()),
         }
@@ -107,11 +109,14 @@ impl Mirror {
     /// The receiver's own log covers only its own digests: what it flushed itself may leave it. What the two copies
     /// may differ in is covered by the sender's log and window.
     fn flush_received(&self) -> Result<(), ImageError> {
-        let epoch = self.image.flush()?;
+        self.flushed_received(self.image.flush()?);
+        Ok(())
+    }
+
+    fn flushed_received(&self, epoch: crate::image::FlushEpoch) {
         self.image.confirm(epoch);
         let mut core = self.lock();
         core.last_epoch = core.last_epoch.max(epoch);
-        Ok(())
     }
 
     /// Makes a range hot where every difference is covered by the sender or by stable marks: on a receiver, and on the

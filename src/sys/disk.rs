@@ -11,11 +11,14 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::base::{PAGE, Pages};
 use crate::image::{Disk, DiskError};
+
+use super::aio::Writer;
 
 /// Pages of a bounce buffer: 1 MiB.
 const BOUNCE_PAGES: usize = 256;
@@ -26,6 +29,8 @@ pub struct FileDisk {
     /// For ranges that are not whole pages, and for everything without O_DIRECT.
     plain: File,
     direct: Option<File>,
+    /// For several writes at once; whoever finds it taken writes one after the other.
+    writer: Option<Mutex<Writer>>,
     len: u64,
 }
 
@@ -43,7 +48,8 @@ impl FileDisk {
             .open(path)
             .ok()
             .filter(|file| len < PAGE as u64 || file.read_exact_at(&mut Pages::zeroed(1), 0).is_ok());
-        Ok(FileDisk { path: path.to_path_buf(), plain, direct, len })
+        let writer = direct.as_ref().filter(|_| writable).and_then(|_| Writer::new()).map(Mutex::new);
+        Ok(FileDisk { path: path.to_path_buf(), plain, direct, writer, len })
     }
 
     /// Makes a sparse file of `len` bytes; an existing one is refused.
@@ -133,6 +139,23 @@ impl Disk for FileDisk {
             }
         };
         done.map_err(|error| self.error("write", &error))
+    }
+
+    fn write_many(&self, writes: &[(u64, &[u8])]) -> Result<(), DiskError> {
+        let whole = |(offset, data): &(u64, &[u8])| self.direct_for(*offset, data.len()).is_some();
+        let writer = self.writer.as_ref().filter(|_| writes.len() > 1 && writes.iter().all(whole));
+        let taken = writer.and_then(|writer| writer.try_lock().ok());
+        let (Some(mut writer), Some(file)) = (taken, &self.direct) else {
+            return writes.iter().try_for_each(|(offset, data)| self.write_at(*offset, data));
+        };
+        writes.iter().try_for_each(|(offset, data)| self.check(*offset, data.len() as u64))?;
+        let copy =
+            |data: &[u8]| if Pages::is_aligned(data) { Pages::default() } else { Pages::copy_of(data) };
+        let copies: Vec<Pages> = writes.iter().map(|(_, data)| copy(data)).collect();
+        let parts = writes.iter().zip(&copies);
+        let parts: Vec<(u64, &[u8])> =
+            parts.map(|((at, data), copy)| (*at, if copy.is_empty() { *data } else { &**copy })).collect();
+        writer.write_all(file, &parts).map_err(|error| self.error("write", &error))
     }
 
     fn flush(&self) -> Result<(), DiskError> {

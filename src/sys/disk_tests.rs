@@ -93,3 +93,24 @@ fn an_empty_image_of_one_tebibyte_costs_less_than_a_mebibyte_and_half_a_second()
     blocks.write_flush(last, &[5; 4096]).expect("write");
     assert_eq!(blocks.image().digests(last, 1), Ok(vec![Some(Digest::of(&[5; 4096]))]));
 }
+
+#[test]
+fn several_writes_at_once_all_arrive_aligned_or_not() {
+    let dir = std::env::temp_dir().join(format!("twinfs-many-{}", std::process::id()));
+    let disk = FileDisk::create(&dir, 1 << 20).unwrap();
+    let pages: Vec<Pages> = (0..70).map(|n| Pages::copy_of(&[n + 1; 4096])).collect();
+    let mut loose = vec![0; 4097];
+    loose[1..].fill(0xEE);
+    let mut writes: Vec<(u64, &[u8])> = (0..).step_by(8192).zip(pages.iter().map(|page| &page[..])).collect();
+    writes.push((70 * 8192, &loose[1..]));
+    disk.write_many(&writes).unwrap();
+    disk.flush().unwrap();
+    for (offset, data) in &writes {
+        let mut back = vec![0; data.len()];
+        disk.read_at(*offset, &mut back).unwrap();
+        assert_eq!(&back, data, "at {offset}");
+    }
+    let beyond = disk.write_many(&[(0, &pages[0]), ((1 << 20) - 4096, &pages[0]), (1 << 20, &pages[0])]);
+    assert!(matches!(beyond, Err(DiskError::Io(_))), "{beyond:?}");
+    std::fs::remove_file(&dir).unwrap();
+}

@@ -3,6 +3,7 @@
 //! Decides nothing about twinfs: a function here does what its name says to the machine and reports what happened.
 
 pub mod address;
+mod aio;
 mod arp;
 pub mod background;
 pub mod clock;
