@@ -6,6 +6,7 @@
 mod adapter;
 mod attr;
 mod errno;
+mod follow;
 mod ioctl;
 mod mounted;
 mod options;

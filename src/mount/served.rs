@@ -18,7 +18,8 @@ use crate::fs::{Ctx, Fallocate, FilePart, Fs, FsError, Node, Ticket};
 
 use super::attr::{attr, from_clock};
 use super::errno::errno;
-use super::threads::FsThreads;
+use super::follow;
+use super::threads::{Answer, FsThreads};
 
 /// Nobody else changes the tree while we serve it, so the kernel may keep what it knows.
 pub(super) const TTL: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -84,7 +85,8 @@ impl Served {
     }
 
     /// Runs one request. After a panic memory is not trusted: no more changes.
-    pub(super) fn guarded(&self, body: impl FnOnce(&Served)) {
+    pub(super) fn guarded(&self, req: &Request, body: impl FnOnce(&Served)) {
+        follow::asked_by(req.pid());
         if catch_unwind(AssertUnwindSafe(|| body(self))).is_err() {
             self.fs.make_read_only();
             tracing::error!("a request failed inside twinfs; the file system is read-only now");

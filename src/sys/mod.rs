@@ -7,6 +7,7 @@ mod aio;
 mod arp;
 pub mod background;
 pub mod clock;
+pub mod cpu;
 pub mod disk;
 pub mod exec;
 pub mod lock;
