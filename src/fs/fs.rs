@@ -115,6 +115,8 @@ impl Fs {
     pub(super) fn change<T>(&self, body: impl Fn(&mut Op<'_>) -> Result<T>) -> Result<T> {
         match self.try_change(&body) {
             Err(FsError::NoSpace) => {
+                // What cannot be freed now is no reason not to look for room elsewhere.
+                let _ = self.reap();
                 self.store.checkpoint()?;
                 self.try_change(&body)
             }

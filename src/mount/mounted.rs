@@ -115,6 +115,7 @@ impl Mounted {
             threads: Arc::clone(&threads),
             strict_writes: options.strict_writes,
             dir_sync: options.flags.dir_sync,
+            commits_inline: options.workers > 1,
             gate,
         };
         let device = sys::fuse_mount(&options.source, &dir, options.flags).map_err(MountError::Kernel)?;

@@ -35,6 +35,8 @@ pub(super) struct Served {
     pub(super) strict_writes: bool,
     /// Every change of a name is answered only when it is stable.
     pub(super) dir_sync: bool,
+    /// A thread that reads requests may commit itself: there is another one to go on.
+    pub(super) commits_inline: bool,
     /// Asked before every answer; `None`: nobody can take the right to serve away.
     pub(super) gate: Option<Arc<dyn Gate>>,
 }
@@ -129,8 +131,12 @@ impl Served {
     pub(super) fn fsync(&self, ticket: Result<Ticket, FsError>, reply: ReplyEmpty) {
         match ticket {
             Ok(ticket) => {
-                let answer = move |stable| reply_empty(stable, reply);
-                when_stable(&self.threads, self.gate.clone(), ticket, answer);
+                let answer = let_out(self.gate.clone(), move |stable| reply_empty(stable, reply));
+                if self.commits_inline {
+                    self.threads.make_stable(ticket, answer);
+                } else {
+                    self.threads.when_stable(ticket, answer);
+                }
             }
             Err(error) => reply.error(errno(&error)),
         }
@@ -208,6 +214,8 @@ impl Served {
                 match attempt(&fs) {
                     Err(FsError::NoSpace) if !cleaned => {
                         cleaned = true;
+                        // What cannot be freed now is no reason not to look for room elsewhere.
+                        let _ = fs.reap();
                         let room = fs.store().sync().and_then(|()| fs.store().checkpoint());
                         if let Err(error) = room {
                             break Err(error);
@@ -261,19 +269,20 @@ struct Room<'a> {
     gate: Option<Arc<dyn Gate>>,
 }
 
-/// Calls `answer` once `ticket` is stable and the gate lets it out. A process that was stopped while its peer had
-/// acknowledged already finds the commit done when it wakes, long after another node took over: what is stable is
-/// still not an answer that it may give.
+/// Calls `answer` once `ticket` is stable and the gate lets it out.
 fn when_stable(
     threads: &FsThreads,
     gate: Option<Arc<dyn Gate>>,
     ticket: Ticket,
     answer: impl FnOnce(Result<(), FsError>) + Send + 'static,
 ) {
-    threads.when_stable(
-        ticket,
-        Box::new(move |stable| answer(stable.and_then(|()| vouch(gate.as_ref(), Ok(()))))),
-    );
+    threads.when_stable(ticket, let_out(gate, answer));
+}
+
+/// `answer` behind the gate. A process that was stopped while its peer had acknowledged already finds the commit done
+/// when it wakes, long after another node took over: what is stable is still not an answer that it may give.
+fn let_out(gate: Option<Arc<dyn Gate>>, answer: impl FnOnce(Result<(), FsError>) + Send + 'static) -> Answer {
+    Box::new(move |stable| answer(stable.and_then(|()| vouch(gate.as_ref(), Ok(())))))
 }
 
 fn answer_write(room: Room<'_>, ino: Ino, written: Result<usize, FsError>, stable: bool, reply: ReplyWrite) {

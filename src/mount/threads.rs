@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ const COMMIT_EVERY: Duration = Duration::from_millis(900);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What stayed dirty from one call to the next goes home.
 const WRITEBACK_EVERY: Duration = Duration::from_millis(500);
+/// Freed inodes for which housekeeping is called at once.
+const REAP_AT_ONCE: u32 = 1024;
 /// Threads that may wait for cold blocks.
 const READERS: usize = 4;
 
@@ -85,6 +87,10 @@ struct Shared {
     slow: Queue<Job>,
     writeback: Queue<()>,
     chores: Queue<()>,
+    /// Held by whoever commits: the committer, or a thread whose caller is the only one that waits.
+    leader: Mutex<()>,
+    /// Inodes that may have become free since housekeeping looked.
+    freed: AtomicU32,
 }
 
 /// The running threads. `stop` ends them; a drop without it does the same.
@@ -103,6 +109,8 @@ impl FsThreads {
             slow: Queue::new(),
             writeback: Queue::new(),
             chores: Queue::new(),
+            leader: Mutex::new(()),
+            freed: AtomicU32::new(0),
         });
         let threads = FsThreads { shared, handles: Mutex::new(Vec::new()) };
         threads.spawn("commit", Shared::commit_loop)?;
@@ -135,6 +143,17 @@ impl FsThreads {
         self.shared.commits.push(Waiter { ticket, answer });
     }
 
+    /// `when_stable`, but the calling thread commits itself if nobody else is at it: that saves the way to the
+    /// committer and back. The caller may be kept as long as a commit takes, and only one caller at a time is.
+    pub fn make_stable(&self, ticket: Ticket, answer: Answer) {
+        match self.shared.leader.try_lock() {
+            Ok(_leader) if !self.shared.closed.load(Ordering::SeqCst) => {
+                self.shared.commit_for(VecDeque::from([Waiter { ticket, answer }]));
+            }
+            _ => self.when_stable(ticket, answer),
+        }
+    }
+
     /// Runs `job` on a thread that may wait for cold blocks.
     pub fn read(&self, job: Job) {
         self.shared.reads.push(job);
@@ -146,9 +165,11 @@ impl FsThreads {
         self.shared.writeback.push(());
     }
 
-    /// An inode may have become free.
+    /// An inode may have become free. Housekeeping finds it by itself; it is called only when there are many.
     pub fn reap_soon(&self) {
-        self.shared.chores.push(());
+        if self.shared.freed.fetch_add(1, Ordering::Relaxed) + 1 == REAP_AT_ONCE {
+            self.shared.chores.push(());
+        }
     }
 
     /// Answers what is queued, commits once more and ends the threads.
@@ -190,7 +211,10 @@ impl Shared {
                 self.fs.store().fsync_ticket(None, false);
                 last_all = Instant::now();
             }
-            self.commit_for(waiters);
+            {
+                let _leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
+                self.commit_for(waiters);
+            }
             if last {
                 return;
             }
@@ -253,6 +277,7 @@ impl Shared {
     fn chores_loop(&self) {
         while !self.is_closed() {
             self.chores.take_all(LOOK_EVERY, &self.closed);
+            self.freed.store(0, Ordering::Relaxed);
             match self.fs.reap() {
                 Ok(_) | Err(FsError::ReadOnly | FsError::Stopped | FsError::Io(_)) => {}
                 Err(error) => tracing::error!("freeing deleted files: {error}"),
