@@ -8,6 +8,9 @@
 mod pair;
 mod report;
 mod setup;
+mod stable;
+mod stream;
+mod tree;
 mod work;
 
 use std::collections::BTreeMap;
@@ -66,7 +69,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let scratch = Scratch::make(&args.dir)?;
     let scale = if args.quick { Scale::QUICK } else { Scale::FULL };
     let archive = scratch.0.join("tree.tar");
-    work::make_archive(&archive, scale)?;
+    tree::make_archive(&archive, scale)?;
     let setups = setup::start(&scratch.0, &args.setup, scale)?;
     let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 7 });
 
