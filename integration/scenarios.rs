@@ -348,3 +348,22 @@ fn a_demoted_pair_stays_demoted_until_told_otherwise() {
     w.run(2_000);
     assert!(w.mounted[B], "{}", w.why());
 }
+
+#[test]
+fn a_witness_that_forgot_is_told_again_by_both_nodes_together() {
+    let mut w = whole(Arbitration::Witness);
+    w.run(2_000);
+    let empty = twinfs::cluster::WitnessImage { incarnation: 77, records: Default::default() };
+    w.witness = twinfs::cluster::Witness::new(empty);
+    for n in [A, B] {
+        w.step(n, twinfs::node::Event::WitnessDoubt);
+    }
+    w.run(3_000);
+    assert_eq!(w.witness.image().records.len(), 1, "not enrolled: {}", w.why());
+    w.crash(A, true);
+    w.run(20_000);
+    assert!(w.mounted[B], "{}", w.why());
+    w.boot(A);
+    w.run(8_000);
+    w.assert_in_sync();
+}

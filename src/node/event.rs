@@ -147,6 +147,8 @@ pub enum Event {
         nonce: u128,
         reply: WitnessReply,
     },
+    /// The witness may not show what this node last saw it show: look again. Harmless at any time.
+    WitnessDoubt,
 
     // Serving.
     /// Answer to `Promote`: mounted, address up, services running.

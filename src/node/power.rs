@@ -375,6 +375,7 @@ impl Node {
             Operator::Hold(hold) => self.hold = hold,
             Operator::EnrolWitness => {
                 self.enrol = true;
+                self.in_step = false;
                 self.vote_retry_at = self.now;
             }
         }

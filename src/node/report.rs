@@ -40,6 +40,8 @@ impl Node {
             operations: self.outbox.len(),
             witness_seen: self.witness_seen,
             held: self.hold,
+            disconnected: self.disconnected,
+            demoted: self.idle.is_some(),
         }
     }
 
@@ -139,7 +141,7 @@ impl Node {
             Some(Phase::Source(_)) => text("the peer is being brought up to date", None),
             Some(Phase::Target(_)) => text("this copy is being brought up to date", None),
             Some(_) => text("comparing both copies", Some(self.progress_at + t.slow_peer)),
-            None if self.sole() => text("alone: the peer's copy is out of date", None),
+            None if self.sole() => text("the peer's copy is out of date", None),
             None => self.reason_apart(),
         }
     }

@@ -81,4 +81,8 @@ pub struct View {
     /// The witness answered the last question, and when.
     pub witness_seen: Option<Moment>,
     pub held: bool,
+    /// The operator asked to leave the peer alone.
+    pub disconnected: bool,
+    /// The operator, or a mount that failed, keeps this node from serving.
+    pub demoted: bool,
 }

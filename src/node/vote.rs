@@ -111,7 +111,7 @@ impl Node {
             return;
         }
         let settled = self.is_member() || (self.sole() && self.conv.is_none());
-        let wants = settled && (self.is_primary() || self.witness_incarnation == 0);
+        let wants = settled && (self.is_primary() || self.witness_incarnation == 0 || self.witness_doubt);
         if wants && !self.in_step && self.store.is_none() && self.handing.is_none() {
             self.ask_witness(Goal::Follow, out);
         } else if self.witness_incarnation != self.state.witness_incarnation && self.store.is_none() {
@@ -177,6 +177,7 @@ impl Node {
             Standing::InStep => {
                 self.witness_incarnation = incarnation;
                 self.enrol = false;
+                self.witness_doubt = false;
                 self.in_step = true;
                 self.go_on(vote, shown, out);
             }
