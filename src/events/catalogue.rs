@@ -141,12 +141,12 @@ events! {
     PeerJoined { peer: NodeId, v: u64 } Notice decision |n|
         format!("{} is a full member again (record {v})", n.of(*peer));
     Diverged { peer: NodeId } Critical decision |n| format!(
-        "this node and {} both changed the data while apart: nothing is replicated; decide with \"twinfs resolve\"",
+        "this node and {} both changed the data while apart: nothing is replicated; see \"twinfs status\"",
         n.of(*peer));
     DivergenceResolved { kept: NodeId } Notice decision |n|
         format!("the divergence was decided for the copy of {}; the other one's blocks were saved", n.of(*kept));
     CopyUnusable { reason: String } Critical plain |_n|
-        format!("this copy cannot be used: {reason}; see \"twinfs replace\"");
+        format!("this copy cannot be used: {reason}; \"twinfs join --replace\" makes a new one");
 
     // Who is primary.
     TakeoverStarted { peer: NodeId, silent_ms: u64 } Warning decision |n|
@@ -200,7 +200,8 @@ events! {
 
     // Disks.
     DiskFailed { image: String, reason: String } Critical plain |_n| format!(
-        "the disk under {image} failed: {reason}; this copy is not used any more, see \"twinfs replace\"");
+        "the disk under {image} failed: {reason}; this copy is not used any more; \"twinfs join --replace\" makes \
+         a new one");
     /// Something went wrong that has no row of its own.
     Fault { text: String } Critical plain |_n| text.clone();
     DiskFull { image: String } Critical plain |_n| format!(
@@ -208,7 +209,7 @@ events! {
     BlockRepaired { block: u64, from: NodeId } Warning plain |n|
         format!("block {block} was rotten and was repaired from {}: look at the disk's health", n.of(*from));
     BlockUnreadable { block: u64 } Critical plain |_n| format!(
-        "block {block} is rotten on every copy at hand: files in it answer with an error; see \"twinfs verify\"");
+        "block {block} is rotten on every copy at hand: files in it answer with an error; restore them");
     VerifyFinished { blocks: u64, wrong: u64 } Notice plain |_n|
         format!("{blocks} blocks compared, {wrong} differed");
 }

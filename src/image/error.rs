@@ -28,11 +28,13 @@ pub enum ImageError {
     Version { found: u32, known: u32 },
     /// Neither superblock slot passes its checks.
     #[error(
-        "both superblock slots are damaged ({why}); copy the volume again from the peer with `twinfs replace`"
+        "both superblock slots are damaged ({why}); copy the volume again from the peer with `twinfs join --replace`"
     )]
     BadSuperblock { why: String },
     /// The activity log ring lacks a transaction that is needed.
-    #[error("{why}; open the image read-only, or copy the volume again from the peer with `twinfs replace`")]
+    #[error(
+        "{why}; open the image read-only, or copy the volume again from the peer with `twinfs join --replace`"
+    )]
     BadActivityLog { why: String },
     /// The image belongs to another volume.
     #[error("the image belongs to volume {found}, not to {wanted}; check the image path in twinfs.toml")]
