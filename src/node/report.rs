@@ -112,7 +112,7 @@ impl Node {
             return text("both nodes wrote on their own; nothing is copied until one side is chosen", None);
         }
         if let Some(decision) = self.refused {
-            return text(&format!("H{}: {}", decision.row.0, decision.reason), None);
+            return text(decision.reason, None);
         }
         if self.frozen {
             return text(

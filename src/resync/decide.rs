@@ -73,7 +73,11 @@ fn identity(a: &Hello, b: &Hello) -> Option<Decision> {
 /// H3, H4: copies that never held data.
 fn blanks(a: &Hello, b: &Hello) -> Option<Decision> {
     match (is_blank(a), is_blank(b)) {
-        (true, true) => Some(decision(3, Plan::Wait, "both images are blank: run `twinfs init` on one node")),
+        (true, true) => Some(decision(
+            3,
+            Plan::Wait,
+            "both images are blank: put the one with the content back in its place",
+        )),
         (true, false) | (false, true) => {
             let (blank, source) = if is_blank(a) { (a, b) } else { (b, a) };
             if source.resync != ResyncMark::None {

@@ -93,13 +93,33 @@ fn journal_error(text: String) -> AdoptError {
     AdoptError::Io(text)
 }
 
+/// A directory, its place on the volume, and the move that an earlier run began.
+struct Matter {
+    dir: PathBuf,
+    target: PathBuf,
+    journal: Journal,
+    begun: Option<Way>,
+}
+
+impl Matter {
+    fn look(dir: &Path, places: &Places) -> Result<Matter, AdoptError> {
+        let dir = check::canonical(dir)?;
+        let journal = Journal::new(&places.state_dir);
+        let target = target_of(&places.mount, &dir);
+        let begun = journal.get(&dir).map_err(journal_error)?.map(|begun| begun.way);
+        Ok(Matter { dir, target, journal, begun })
+    }
+}
+
 /// Bytes that a move of `dir` has to copy; refuses what may not move.
 pub fn plan(dir: &Path, places: &Places) -> Result<Tally, AdoptError> {
-    let dir = check::canonical(dir)?;
+    let Matter { dir, target, begun, .. } = Matter::look(dir, places)?;
     check::may_move(&dir, places)?;
     match found(&dir)? {
         Found::Directory => Ok(tree::measure(&dir)?),
-        Found::Symlink(to) if to == target_of(&places.mount, &dir) => Ok(Tally::default()),
+        Found::Symlink(to) if to == target => Ok(Tally::default()),
+        // Between the two renames of a filesystem that cannot exchange names.
+        Found::Nothing if begun.is_some() => Ok(Tally::default()),
         Found::Nothing => Err(AdoptError::Missing(dir)),
         Found::Symlink(_) | Found::Other => Err(AdoptError::NotADirectory(dir)),
     }
@@ -112,11 +132,8 @@ pub fn adopt(
     step: Step<'_>,
     on_entry: tree::OnEntry<'_>,
 ) -> Result<Report, AdoptError> {
-    let dir = check::canonical(dir)?;
-    let journal = Journal::new(&places.state_dir);
-    let target = target_of(&places.mount, &dir);
-    let begun = journal.get(&dir).map_err(journal_error)?;
-    if begun.as_ref().is_some_and(|m| m.way == Way::Release) {
+    let Matter { dir, target, journal, begun } = Matter::look(dir, places)?;
+    if begun == Some(Way::Release) {
         return Err(AdoptError::Io(format!(
             "{}: its release is not finished; finish that first",
             dir.display()
@@ -196,13 +213,10 @@ pub fn release(
     step: Step<'_>,
     on_entry: tree::OnEntry<'_>,
 ) -> Result<Report, AdoptError> {
-    let dir = check::canonical(dir)?;
-    let journal = Journal::new(&places.state_dir);
-    let target = target_of(&places.mount, &dir);
+    let Matter { dir, target, journal, begun } = Matter::look(dir, places)?;
     let partial = beside(&dir, "partial");
-    let begun = journal.get(&dir).map_err(journal_error)?;
     let mut tally = Tally::default();
-    match (found(&dir)?, begun.map(|m| m.way)) {
+    match (found(&dir)?, begun) {
         (Found::Symlink(to), _) if to == target => {
             enough_space(&dir, dir.parent().unwrap_or(Path::new("/")), tree::measure(&target)?)?;
             step("journal")?;
