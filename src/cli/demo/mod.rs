@@ -180,8 +180,9 @@ fn kill_in_mid_write(
     let first = writers.first_after(killed).unwrap_or(killed);
     summary.takeover_ms = u64::try_from(first.duration_since(killed).as_millis()).unwrap_or(u64::MAX);
     story.tell(format_args!(
-        "beta serves the directory; first write stable {} ms after the kill",
-        summary.takeover_ms
+        "beta serves the directory; first write stable {} ms after the kill (it waited {} of silence: deadtime)",
+        summary.takeover_ms,
+        pair::DEADTIME
     ));
     let now = writers.acknowledged();
     wait(LIMIT, "records on beta", || writers.acknowledged() >= now + RECORDS_AFTER)?;
@@ -243,12 +244,23 @@ fn tell_summary(story: &Story<'_>, summary: &Summary) {
     let verdict = if summary.is_good() { "nothing lost" } else { "FAILED" };
     story.output.line("");
     story.output.line(format_args!(
-        "{verdict}: {} records and {} files survived the death of the primary; takeover {} ms, resync {}, {} s in all",
+        "{verdict}: {} records and {} files survived the death of the primary, checked one by one",
         summary.records_acknowledged - summary.records_lost,
         summary.files_checked - summary.files_wrong,
+    ));
+    story.output.line(format_args!(
+        "  takeover {} ms: {} of silence (deadtime; 10 s unless set), then decision, mount and replay of the log",
         summary.takeover_ms,
+        pair::DEADTIME
+    ));
+    story.output.line(format_args!(
+        "  resync {} in {} ms: what beta wrote alone, and whole what alpha may have had in flight when it died",
         bytes(summary.resync_bytes),
-        summary.seconds
+        summary.resync_ms
+    ));
+    story.output.line(format_args!(
+        "  {} blocks compared between the images, {} s in all",
+        summary.blocks_compared, summary.seconds
     ));
 }
 

@@ -22,6 +22,8 @@ use crate::sys::mount;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Takeover within seconds on one machine, with room for a busy one.
+/// As `TIMING` sets it, for people.
+pub const DEADTIME: &str = "2.5 s";
 const TIMING: &str = "keepalive = \"100ms\"\ndeadtime = \"2500ms\"\ninitdead = \"5s\"\nslow_peer = \"1200ms\"\n\
                       release_time = \"300ms\"\nwitness_timeout = \"100ms\"\n";
 
