@@ -100,7 +100,7 @@ fn an_image_in_use_is_left_alone_by_every_command() {
     alpha.sh(&format!("echo kept > {MOUNT}/kept && sync {MOUNT}/kept; mkdir /elsewhere")).ok();
     let commands: [(&[&str], i32); 4] = [
         (&["twinfs", "daemon"], 1),
-        (&["twinfs", "mkfs", "--force", IMAGE], 1),
+        (&["twinfs", "mkfs", "--force", IMAGE], 78),
         (&["twinfs", "dump", "superblock", IMAGE], 78),
         (&["fsck-twinfs", "-n", IMAGE], 8),
     ];

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use clap::ArgAction;
 use harness::need;
+use harness::pair::{Pair, Plan};
 use twinfs::cli::Exit;
 
 fn page(name: &str) -> String {
@@ -182,9 +183,6 @@ fn every_configuration_key_is_in_the_manual_under_its_section_with_its_default()
         let body =
             seen.iter().find(|(section, name, _)| (section, name) == (&place.0, &place.1)).map(|s| &s.2);
         let body = body.expect("just found");
-        if body.ends_with("live") != key.live {
-            wrong.push(format!("twinfs.toml.5: {}: live is {}", key.name, key.live));
-        }
         if key.default.is_none() != body.contains("Required.") {
             wrong.push(format!("twinfs.toml.5: {}: required or not?", key.name));
         }
@@ -200,6 +198,84 @@ fn every_configuration_key_is_in_the_manual_under_its_section_with_its_default()
         documented.iter().map(|(section, key)| format!("twinfs.toml.5: there is no {key} in {section}")),
     );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The examples of a page, as a reader would type them.
+fn examples(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while lines.by_ref().any(|line| line == ".EX") {
+        let body: Vec<String> =
+            lines.by_ref().take_while(|line| *line != ".EE").map(|line| line.replace("\\-", "-")).collect();
+        found.push(body.join("\n"));
+    }
+    found
+}
+
+#[test]
+fn the_fields_of_status_in_the_manual_are_those_of_the_program() {
+    use twinfs::daemon::status::{NodeStatus, VolumeStatus};
+    let text = page("twinfs.8");
+    let notes = section(&text, "NOTES");
+    let table = |from: &str, to: &str| -> BTreeSet<String> {
+        let rows = notes.iter().skip_while(|line| **line != from).skip(1).take_while(|line| **line != to);
+        rows.filter_map(|row| row.split_once('|')).map(|(name, _)| name.to_string()).collect()
+    };
+    let fields = |value: serde_json::Value| -> BTreeSet<String> {
+        value.as_object().expect("an object").keys().cloned().collect()
+    };
+    let json = |value: Result<serde_json::Value, serde_json::Error>| fields(value.expect("JSON"));
+    assert_eq!(table("NODE", "VOLUME"), json(serde_json::to_value(NodeStatus::default())));
+    assert_eq!(table("VOLUME", ".TE"), json(serde_json::to_value(VolumeStatus::default())));
+}
+
+#[test]
+fn the_configurations_in_the_manual_pass_the_check() {
+    let mut checked = 0;
+    for path in pages() {
+        let text = std::fs::read_to_string(&path).expect("page");
+        for example in examples(&text).iter().filter(|example| example.contains("[cluster]")) {
+            let config = twinfs::config::Config::parse(example);
+            assert!(
+                config.is_ok(),
+                "{}: {}",
+                path.display(),
+                config.err().map_or(String::new(), |e| e.to_string())
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 0);
+}
+
+#[test]
+fn the_examples_of_the_manual_do_what_they_say() {
+    let name = "the_examples_of_the_manual_do_what_they_say";
+    if !need::have_nodes(name, &[]) {
+        return;
+    }
+    let pair = Pair::start("man", &Plan { size: "64MiB", ..Plan::default() });
+    let alpha = pair.node("alpha");
+    alpha
+        .sh(&format!(
+            "{}/twinfs install && mkdir -p /srv/mail && echo old > /srv/mail/old",
+            harness::bin_dir().display()
+        ))
+        .ok();
+    alpha.sh("mkdir -p /mnt/mail").ok();
+    for line in examples(&page("mkfs.twinfs.8")).into_iter().chain(examples(&page("mount.twinfs.8"))) {
+        alpha.sh(&line).ok();
+    }
+    assert!(alpha.sh("echo there > /mnt/mail/file && umount /mnt/mail").code == 0);
+    for example in examples(&page("twinfs.8")) {
+        for line in example.lines() {
+            pair.wait_either_in_sync();
+            let ran = alpha.sh(line);
+            assert_eq!(ran.code, 0, "{line}: {}{}", ran.out, ran.err);
+        }
+    }
+    pair.wait_in_sync("alpha");
+    assert_eq!(alpha.sh("cat /srv/mail/old && test ! -L /srv/mail").ok().out, "old\n");
 }
 
 #[test]
@@ -251,8 +327,54 @@ fn troff_has_nothing_to_complain_about() {
     }
 }
 
+/// `twinfs WORD` in quotes or backticks: what a message tells somebody to type.
+fn advised(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for mark in ["\\\"twinfs ", "`twinfs "] {
+        for part in text.split(mark).skip(1) {
+            let verb: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+            if !verb.is_empty() && !verb.starts_with('-') {
+                found.push(verb);
+            }
+        }
+    }
+    found
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("folder").map(|entry| entry.expect("entry").path()) {
+        if entry.is_dir() {
+            sources(&entry, found);
+        } else if entry.extension().is_some_and(|end| end == "rs") {
+            found.push(entry);
+        }
+    }
+}
+
+#[test]
+fn every_command_that_a_message_advises_exists() {
+    let (tree, mut files) = (twinfs::cli::command(), Vec::new());
+    for dir in ["src", "fsck"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut files);
+    }
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for path in files {
+        let text = std::fs::read_to_string(&path).expect("source");
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for verb in advised(&lines.collect::<Vec<_>>().join("\n")) {
+            checked += 1;
+            if tree.find_subcommand(&verb).is_none() {
+                wrong.push(format!("{}: there is no \"twinfs {verb}\"", path.display()));
+            }
+        }
+    }
+    assert!(checked > 20, "only {checked} found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_comparison_can_fail() {
+    assert_eq!(advised("say \\\"twinfs resolve VOL\\\" or `twinfs up`"), ["resolve", "up"]);
     let lines = [".TP", ".BI \\-\\-root \" DIR\"", "Install.", ".TP", ".BR \\-h \", \" \\-\\-help"];
     let tags: Vec<String> = tagged_options(&lines).into_iter().collect();
     assert_eq!(tags, ["--help", "--root", "-h"]);

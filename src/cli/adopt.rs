@@ -27,8 +27,8 @@ pub struct Args {
 }
 
 pub fn adopt(args: &Args, output: &Output) -> anyhow::Result<Exit> {
-    let (volume, places) = primary_here(args)?;
-    for dir in &args.dirs {
+    move_each(args, output, "adopted", |dir, places, bar| {
+        let need = adopt::plan(dir, places)?;
         let users = adopt::users_of(dir);
         if !users.is_empty() {
             output.note(format_args!(
@@ -38,32 +38,49 @@ pub fn adopt(args: &Args, output: &Output) -> anyhow::Result<Exit> {
                 dir.display()
             ));
         }
-        let need = adopt::plan(dir, &places).map_err(refused)?;
-        let bar = Progress::items(&dir.display().to_string(), need.entries);
-        let mut on_entry = |tally: adopt::Tally| {
-            bar.at(tally.entries);
-            true
-        };
-        let report = adopt::adopt(dir, &places, &mut |_| Ok(()), &mut on_entry).map_err(refused)?;
-        bar.clear();
-        print(&report, "adopted", output);
-    }
-    tell_peer(args, &volume, output)
+        bar.of(need.entries);
+        adopt::adopt(dir, places, &mut |_| Ok(()), &mut |tally| shown(bar, tally))
+    })
 }
 
 pub fn release(args: &Args, output: &Output) -> anyhow::Result<Exit> {
+    move_each(args, output, "released", |dir, places, bar| {
+        adopt::release(dir, places, &mut |_| Ok(()), &mut |tally| shown(bar, tally))
+    })
+}
+
+fn shown(bar: &Progress, tally: adopt::Tally) -> bool {
+    bar.at(tally.entries);
+    true
+}
+
+/// Moves one directory after the other and tells the peer of those that were moved, also when a later one fails.
+fn move_each(
+    args: &Args,
+    output: &Output,
+    done: &str,
+    one: impl Fn(&Path, &Places, &Progress) -> Result<Report, AdoptError>,
+) -> anyhow::Result<Exit> {
     let (volume, places) = primary_here(args)?;
+    let (mut moved, mut failed) = (0, None);
     for dir in &args.dirs {
         let bar = Progress::items(&dir.display().to_string(), 0);
-        let mut on_entry = |tally: adopt::Tally| {
-            bar.at(tally.entries);
-            true
-        };
-        let report = adopt::release(dir, &places, &mut |_| Ok(()), &mut on_entry).map_err(refused)?;
+        let result = one(dir, &places, &bar);
         bar.clear();
-        print(&report, "released", output);
+        match result {
+            Ok(report) => print(&report, done, output),
+            Err(error) => {
+                failed = Some(refused(error));
+                break;
+            }
+        }
+        moved += 1;
     }
-    tell_peer(args, &volume, output)
+    let exit = if moved > 0 { tell_peer(args, &volume, output) } else { Ok(Exit::DONE) };
+    match failed {
+        Some(failure) => Err(failure.into()),
+        None => exit,
+    }
 }
 
 fn refused(error: AdoptError) -> Failure {

@@ -3,10 +3,9 @@
 //! Decides nothing; reads the file, the key and which node this is, as the daemon would. Changes nothing.
 
 use super::place::{Place, failure};
-use super::{Exit, Failure, Output};
-use crate::config::ClusterKey;
+use super::{Exit, Output};
 use crate::daemon;
-use crate::sys::secret;
+use crate::daemon::protocol::Request;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -27,11 +26,8 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     let Action::Check { place } = &args.action;
     let config = daemon::read_config(&place.config).map_err(failure)?;
     let me = daemon::node_of(&config, place.node.as_deref()).map_err(failure)?;
-    let unusable = |text: String| Failure::new(Exit::CONFIG, text);
-    let text = secret::read(&config.cluster.key_file).map_err(|e| unusable(e.to_string()))?;
-    let key_file = config.cluster.key_file.display();
-    ClusterKey::parse(&text).map_err(|e| unusable(format!("{key_file}: {e}")))?;
-    let hash: String = config.hash()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    daemon::read_key(&config).map_err(failure)?;
+    let hash = config.short_hash();
     let volumes: Vec<&str> = config.volumes.iter().map(|v| v.name.as_str()).collect();
     let node = &config.node(me).name;
     output.line(format_args!(
@@ -40,8 +36,15 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
         config.cluster.name,
         volumes.join(", ")
     ));
+    let running = place.run.ask(&Request::Status).ok().and_then(|reply| reply.status);
+    let in_use = running.map(|status| status.config_hash == hash);
+    if in_use == Some(false) {
+        output.line(
+            "the running daemon uses another one: it takes effect with \"twinfs down\" and \"twinfs up\" on both nodes",
+        );
+    }
     output.object(serde_json::json!({
-        "good": true, "cluster": config.cluster.name, "node": node, "volumes": volumes, "hash": hash,
+        "good": true, "in_use": in_use, "cluster": config.cluster.name, "node": node, "volumes": volumes, "hash": hash,
     }));
     Ok(Exit::DONE)
 }

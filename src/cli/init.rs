@@ -15,7 +15,7 @@ use super::place::failure;
 use super::{Exit, Failure, Output, key};
 use crate::config::{self, Arbitration, Config, units};
 use crate::daemon;
-use crate::daemon::make::{Copy, make_image};
+use crate::daemon::make::{Copy, Made, make_image, put_aside};
 
 /// What each arbitration needs and costs.
 const CHOICES: &str = "\
@@ -82,6 +82,10 @@ pub struct Here {
 
 #[derive(clap::Args, Debug)]
 pub struct JoinArgs {
+    /// Put this node's copy of VOLUME aside and fetch it anew from the other node: after a disk was replaced, or to
+    /// give up what only this node wrote
+    #[arg(long, value_name = "VOLUME")]
+    replace: Option<String>,
     #[command(flatten)]
     here: Here,
 }
@@ -117,14 +121,43 @@ pub fn init(args: &InitArgs, output: &Output) -> anyhow::Result<Exit> {
 }
 
 pub fn join(args: &JoinArgs, output: &Output) -> anyhow::Result<Exit> {
-    let config = daemon::read_config(&args.here.config).map_err(failure)?;
-    crate::sys::secret::read(&config.cluster.key_file)
-        .map_err(|e| Failure::new(Exit::CONFIG, e.to_string()))?;
+    let file = &args.here.config;
+    if !file.exists() {
+        let text = format!(
+            "{} is missing: copy it and the key from the first node (\"twinfs init\" made them)",
+            file.display()
+        );
+        return Err(Failure::new(Exit::CONFIG, text).into());
+    }
+    let config = daemon::read_config(file).map_err(failure)?;
+    daemon::read_key(&config).map_err(failure)?;
+    if let Some(name) = &args.replace {
+        replace(&config, &args.here, name, output)?;
+    }
     images(&config, &args.here, Copy::Second, output)?;
     output.line(
         "start it with \"twinfs up\" (or: systemctl enable --now twinfs); it fetches its copy by itself",
     );
     Ok(Exit::DONE)
+}
+
+/// Puts this node's image of volume `name` aside.
+fn replace(config: &Config, here: &Here, name: &str, output: &Output) -> anyhow::Result<()> {
+    let me = daemon::node_of(config, here.node.as_deref()).map_err(failure)?;
+    let Some(volume) = config.volumes.iter().find(|volume| volume.name == name) else {
+        let names: Vec<&str> = config.volumes.iter().map(|volume| volume.name.as_str()).collect();
+        return Err(usage(format!("no volume {name}; {} has {}", here.config.display(), names.join(", "))));
+    };
+    daemon::peer_is_current(config, me, name).map_err(failure)?;
+    if let Some(aside) = put_aside(config, volume, me).map_err(failure)? {
+        output.line(format_args!(
+            "{} is kept as {}; delete it when {name} is in sync again",
+            volume.image_on(me).display(),
+            aside.display()
+        ));
+        output.object(serde_json::json!({ "volume": name, "kept": aside }));
+    }
+    Ok(())
 }
 
 /// The folder of a file, private from the start: the key lies there.
@@ -140,15 +173,15 @@ fn images(config: &Config, here: &Here, copy: Copy, output: &Output) -> anyhow::
     for volume in &config.volumes {
         let path = volume.image_on(me);
         folder(path)?;
-        make_image(config, volume, me, copy, &here.state_dir).map_err(failure)?;
-        output.line(format_args!(
-            "{} made: node {}'s copy of {}",
-            path.display(),
-            config.node(me).name,
-            volume.name
-        ));
+        let made = make_image(config, volume, me, copy, &here.state_dir).map_err(failure)?;
+        let (node, name) = (&config.node(me).name, &volume.name);
+        let word = match made {
+            Made::Now => "made",
+            Made::Before => "left as it is",
+        };
+        output.line(format_args!("{} {word}: node {node}'s copy of {name}", path.display()));
         output.object(serde_json::json!({
-            "volume": volume.name, "node": config.node(me).name, "image": path, "bytes": volume.size,
+            "volume": name, "node": node, "image": path, "bytes": volume.size, "made": made == Made::Now,
         }));
     }
     Ok(())

@@ -19,6 +19,9 @@ pub struct Args {
     /// Install below this folder, as for a package
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
+    /// Remove what an installation puts in place; configuration, keys, images and state stay
+    #[arg(long)]
+    uninstall: bool,
 }
 
 /// Text files: where they go and what they hold.
@@ -51,6 +54,12 @@ const CHECKER: &str = "usr/sbin/fsck.twinfs";
 const LINKS: &[&str] = &["usr/sbin/mkfs.twinfs", "usr/sbin/mount.twinfs", "usr/sbin/mount.fuse.twinfs"];
 
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
+    if args.uninstall {
+        let gone = uninstall(&args.root)?;
+        gone.iter().for_each(|path| output.line(format_args!("{} removed", path.display())));
+        output.object(serde_json::json!({ "removed": gone }));
+        return Ok(Exit::DONE);
+    }
     let own = std::env::current_exe().context("where this program lies")?;
     let done = install(&args.root, &own)?;
     for path in &done {
@@ -99,8 +108,28 @@ pub fn install(root: &Path, own: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(done)
 }
 
+/// Removes everything that `install` puts below `root`, apart from the folder of configuration and keys, which is not
+/// ours alone. What is not there is passed over.
+pub fn uninstall(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let texts = FILES.iter().map(|(target, _)| *target).chain(COMPLETIONS.iter().map(|(target, _)| *target));
+    let mut gone = Vec::new();
+    for target in LINKS.iter().copied().chain(texts).chain([CHECKER, PROGRAM]) {
+        let path = root.join(target);
+        match std::fs::remove_file(&path) {
+            Ok(()) => gone.push(path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(
+                    Failure::new(cannot(&path, &error).exit, format!("{}: {error}", path.display())).into()
+                );
+            }
+        }
+    }
+    Ok(gone)
+}
+
 /// The checker is a program of its own; cargo puts it beside this one, an installed one has its final name.
-fn checker_beside(own: &Path) -> anyhow::Result<PathBuf> {
+pub fn checker_beside(own: &Path) -> anyhow::Result<PathBuf> {
     let dir = own.parent().unwrap_or(Path::new("/"));
     let names = ["fsck-twinfs", "fsck.twinfs"];
     names.iter().map(|name| dir.join(name)).find(|path| path.exists()).ok_or_else(|| {
@@ -177,6 +206,11 @@ mod tests {
         // Installed programs can install themselves again, for instance into a package.
         let again = install(&dir.join("second"), &root.join("usr/sbin/twinfs")).unwrap();
         assert_eq!(again.len(), first.len());
+        let gone = uninstall(&root).unwrap();
+        assert_eq!(gone.len(), first.len() - 1, "everything but the folder of the keys");
+        assert!(gone.iter().all(|path| !path.exists()));
+        assert_eq!(std::fs::read(root.join("etc/twinfs/key")).unwrap(), b"secret");
+        assert!(uninstall(&root).unwrap().is_empty(), "nothing is left to remove");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

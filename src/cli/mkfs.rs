@@ -52,10 +52,10 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
         None => random::id128(),
     };
     if args.block_size != 4096 {
-        return Err(Failure::new(Exit::FAILED, "the block size is 4096 bytes; leave out -b").into());
+        return Err(Failure::new(Exit::USAGE, "the block size is 4096 bytes; leave out -b").into());
     }
     if args.label.len() > 63 {
-        return Err(Failure::new(Exit::FAILED, "a label has at most 63 bytes").into());
+        return Err(Failure::new(Exit::USAGE, "a label has at most 63 bytes").into());
     }
     let size = args.size.as_deref().map(parse_size).transpose()?;
     check_target(args, size)?;
@@ -83,7 +83,7 @@ fn check_target(args: &Args, size: Option<u64>) -> anyhow::Result<()> {
             Some(_) => Ok(()),
             None => {
                 let text = format!("{path} does not exist; give a size to make it, such as 20G");
-                Err(Failure::new(Exit::FAILED, text).into())
+                Err(Failure::new(Exit::USAGE, text).into())
             }
         };
     }
@@ -98,7 +98,7 @@ fn check_target(args: &Args, size: Option<u64>) -> anyhow::Result<()> {
         Err(error) => error.to_string(),
     };
     let text = format!("{path} holds {found}; use -f to overwrite it");
-    Err(Failure::new(Exit::FAILED, text).into())
+    Err(Failure::new(Exit::WOULD_LOSE_DATA, text).into())
 }
 
 fn make(taken: &Taken, args: &Args, uuid: u128) -> anyhow::Result<()> {
@@ -148,7 +148,7 @@ fn parse_uuid(text: &str) -> anyhow::Result<u128> {
     let digits: String = text.chars().filter(|c| *c != '-').collect();
     match u128::from_str_radix(&digits, 16) {
         Ok(uuid) if digits.len() == 32 => Ok(uuid),
-        _ => Err(Failure::new(Exit::FAILED, format!("'{text}' is no UUID: 32 hexadecimal digits")).into()),
+        _ => Err(Failure::new(Exit::USAGE, format!("'{text}' is no UUID: 32 hexadecimal digits")).into()),
     }
 }
 
@@ -173,7 +173,7 @@ fn parse_size(text: &str) -> anyhow::Result<u64> {
 }
 
 fn bad_size(text: &str) -> anyhow::Error {
-    Failure::new(Exit::FAILED, format!("'{text}' is no size; write it like 20G or 512M")).into()
+    Failure::new(Exit::USAGE, format!("'{text}' is no size; write it like 20G or 512M")).into()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod demo;
 pub mod dump;
 pub mod events;
+pub mod fsck;
 pub mod init;
 pub mod install;
 pub mod key;
@@ -24,6 +25,7 @@ mod standalone;
 pub mod status;
 pub mod umount;
 pub mod updown;
+mod usage;
 pub mod witness;
 
 use std::ffi::OsString;
@@ -35,7 +37,7 @@ pub use output::{Exit, Failure, Output};
 
 /// One directory that survives the loss of either of two machines.
 #[derive(Parser, Debug)]
-#[command(name = "twinfs", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "twinfs", version, propagate_version = true)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -43,14 +45,16 @@ pub struct Cli {
     pub verb: Verb,
 }
 
+const EVERYWHERE: &str = "Options of every command";
+
 /// Options of every verb. No short forms: the helpers of mount(8), mkfs(8) and fsck(8) need the letters.
 #[derive(clap::Args, Debug)]
 pub struct Global {
     /// Answer with JSON objects, one per line, each with a schema number
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
     /// No colours (also: the environment variable NO_COLOR)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub no_color: bool,
 }
 
@@ -67,10 +71,11 @@ pub enum Verb {
     Connect(roles::ConnectArgs),
     /// Keep this node's volumes until told to stop
     Daemon(daemon::Args),
-    /// Stop serving here, and stay stopped until told otherwise
-    Demote(roles::Args),
     /// Two nodes and a witness on this machine: write, kill, take over, check; no set-up
     Demo(demo::Args),
+    /// Stop serving here, and stay stopped until told otherwise
+    #[command(alias = "secondary")]
+    Demote(roles::Args),
     /// Leave the peer alone
     Disconnect(roles::Args),
     /// Stop the daemon; the peer takes over where it can
@@ -79,6 +84,9 @@ pub enum Verb {
     Dump(dump::Args),
     /// Show what happened
     Events(events::Args),
+    /// Check an image that is not in use
+    #[command(disable_version_flag = true)]
+    Fsck(fsck::Args),
     /// Make configuration, key and image on the first node
     Init(init::InitArgs),
     /// Put the program, its helper names, manual pages and units in place
@@ -87,25 +95,26 @@ pub enum Verb {
     Join(init::JoinArgs),
     /// Make the shared key of a pair
     Key(key::Args),
+    /// Make an image with an empty file system
+    Mkfs(mkfs::Args),
+    /// Serve an image without a peer
+    Mount(mount::Args),
     /// Become primary here
+    #[command(alias = "primary")]
     Promote(roles::PromoteArgs),
     /// Move adopted directories back to this node
     Release(adopt::Args),
     /// Run two simulated nodes and a witness under faults
     #[command(hide = true)]
     Sim(sim::Args),
-    /// Make an image with an empty file system
-    Mkfs(mkfs::Args),
-    /// Serve an image without a peer
-    Mount(mount::Args),
-    /// End a mount
-    Umount(umount::Args),
     /// Show how this node and its volumes are
     Status(status::Args),
     /// The primary hands over to the other node
     Switchover(roles::Args),
     /// Make everything written so far stable on both nodes
     Sync(roles::Args),
+    /// End a mount
+    Umount(umount::Args),
     /// Start the daemon in the background
     Up(updown::UpArgs),
     /// Keep one record per volume for two nodes elsewhere; needs no root and no data
@@ -126,6 +135,7 @@ impl Verb {
             Verb::Down(args) => updown::down(args, output),
             Verb::Dump(args) => dump::run(args, output),
             Verb::Events(args) => events::run(args, output),
+            Verb::Fsck(args) => fsck::run(args, output),
             Verb::Init(args) => init::init(args, output),
             Verb::Install(args) => install::run(args, output),
             Verb::Join(args) => init::join(args, output),
@@ -146,12 +156,8 @@ impl Verb {
 }
 
 /// Names under which the program may be called, and the verb each stands for.
-const HELPERS: &[(&str, &str)] = &[
-    ("mkfs.twinfs", "mkfs"),
-    ("mount.twinfs", "mount"),
-    ("mount.fuse.twinfs", "mount"),
-    ("fsck.twinfs", "fsck"),
-];
+const HELPERS: &[(&str, &str)] =
+    &[("mkfs.twinfs", "mkfs"), ("mount.twinfs", "mount"), ("mount.fuse.twinfs", "mount")];
 
 /// The command tree, for completions and for the test of the manual pages.
 pub fn command() -> clap::Command {
@@ -160,11 +166,13 @@ pub fn command() -> clap::Command {
 
 /// Runs the program with these arguments (the first is its own name) and answers with its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(with_helper_verb(args.into_iter().collect())) {
+    let args = with_helper_verb(args.into_iter().collect());
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { Exit::USAGE.0 } else { Exit::DONE.0 });
+            let word = |word: &&str| !word.starts_with('-');
+            let verb = args.iter().skip(1).filter_map(|arg| arg.to_str()).find(word);
+            return ExitCode::from(usage::report(&error, verb, args.iter().any(|arg| arg == "--json")).0);
         }
     };
     let output = Output::new(cli.global.json, !cli.global.no_color);

@@ -116,8 +116,7 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
 }
 
 fn failed(error: anyhow::Error) -> anyhow::Error {
-    let exit = error.downcast_ref::<Failure>().map_or(MOUNT_FAILED, |f| f.exit);
-    Failure::new(exit, format!("{error:#}")).into()
+    Failure::new(MOUNT_FAILED, format!("{error:#}")).into()
 }
 
 /// Opens, mounts and serves until a signal or an unmount ends it.

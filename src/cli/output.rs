@@ -49,14 +49,14 @@ impl Exit {
         (Exit::FAILED, "tried and failed"),
         (Exit::USAGE, "wrong command line"),
         (Exit::NOT_RUNNING, "the daemon is not running"),
-        (Exit::DEGRADED, "status: serving, but not redundant"),
+        (Exit::DEGRADED, "status: serving, but a failure now would stop it"),
         (Exit::BROKEN, "status: not serving, or diverged"),
         (Exit::WOULD_LOSE_DATA, "refused: it would lose data"),
         (Exit::NO_RIGHT, "no right to become primary"),
-        (Exit::PEER_UNREACHABLE, "the peer cannot be reached"),
+        (Exit::PEER_UNREACHABLE, "the peer or the witness cannot be reached"),
         (Exit::TRY_AGAIN, "not finished in time, try again"),
         (Exit::NOT_PERMITTED, "root or /dev/fuse is missing"),
-        (Exit::CONFIG, "configuration, key or image not usable"),
+        (Exit::CONFIG, "configuration, key or image not usable, or image in use"),
     ];
 }
 

@@ -86,6 +86,8 @@ pub fn failure(error: DaemonError) -> Failure {
     let exit = match error {
         DaemonError::Config(_) | DaemonError::Image { .. } => Exit::CONFIG,
         DaemonError::Running(_) | DaemonError::State(_) => Exit::FAILED,
+        DaemonError::Denied(_) => Exit::NOT_PERMITTED,
+        DaemonError::OnlyCopy(_) => Exit::WOULD_LOSE_DATA,
     };
     Failure::new(exit, error.to_string().replace('\n', "; "))
 }

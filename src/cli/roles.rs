@@ -15,6 +15,13 @@ pub struct Args {
     run: RunDir,
 }
 
+impl Args {
+    /// `all` is what administrators of DRBD type; a volume of this name is among them.
+    fn volume(&self) -> Option<String> {
+        self.volume.clone().filter(|name| name != "all")
+    }
+}
+
 #[derive(clap::Args, Debug)]
 pub struct PromoteArgs {
     #[command(flatten)]
@@ -34,29 +41,29 @@ pub struct ConnectArgs {
 }
 
 pub fn promote(args: &PromoteArgs, output: &Output) -> anyhow::Result<Exit> {
-    let request = Request::Promote { volume: args.common.volume.clone(), peer_is_down: args.peer_is_down };
+    let request = Request::Promote { volume: args.common.volume(), peer_is_down: args.peer_is_down };
     args.common.run.order(&request, output)
 }
 
 pub fn demote(args: &Args, output: &Output) -> anyhow::Result<Exit> {
-    args.run.order(&Request::Demote { volume: args.volume.clone() }, output)
+    args.run.order(&Request::Demote { volume: args.volume() }, output)
 }
 
 pub fn switchover(args: &Args, output: &Output) -> anyhow::Result<Exit> {
-    args.run.order(&Request::Switchover { volume: args.volume.clone() }, output)
+    args.run.order(&Request::Switchover { volume: args.volume() }, output)
 }
 
 pub fn connect(args: &ConnectArgs, output: &Output) -> anyhow::Result<Exit> {
-    let volume = args.common.volume.clone();
+    let volume = args.common.volume();
     let request =
         if args.enrol_witness { Request::EnrolWitness { volume } } else { Request::Connect { volume } };
     args.common.run.order(&request, output)
 }
 
 pub fn disconnect(args: &Args, output: &Output) -> anyhow::Result<Exit> {
-    args.run.order(&Request::Disconnect { volume: args.volume.clone() }, output)
+    args.run.order(&Request::Disconnect { volume: args.volume() }, output)
 }
 
 pub fn sync(args: &Args, output: &Output) -> anyhow::Result<Exit> {
-    args.run.order(&Request::Sync { volume: args.volume.clone() }, output)
+    args.run.order(&Request::Sync { volume: args.volume() }, output)
 }

@@ -4,6 +4,7 @@
 //! whoever writes an image whose record names two members has minted a generation and gone solo first.
 #![allow(clippy::disallowed_methods, reason = "a shell: opens files")]
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::format::{GenEntry, GenReason, ResyncMark, State};
 use crate::fs::{Store, StoreOptions};
 use crate::image::{Blocks, Disk, Image, LocalBlocks, OpenOptions, OverlayBlocks};
 use crate::sys::disk::FileDisk;
-use crate::sys::lock::ImageLock;
+use crate::sys::lock::{ImageLock, LockError};
 use crate::sys::random;
 
 /// How long a predecessor may take to let go of the image: after umount a daemon still writes its last blocks.
@@ -77,13 +78,20 @@ pub fn open_disk(path: &Path, writable: bool) -> anyhow::Result<Arc<dyn Disk>> {
     Ok(Arc::new(disk))
 }
 
+/// An image in use ends every command with the same code.
+fn taken(lock: Result<ImageLock, LockError>) -> Result<ImageLock, Failure> {
+    lock.map_err(|error| Failure::new(Exit::CONFIG, error.to_string()))
+}
+
 /// Takes the image for making it new; a missing file is made, `size` sets the length of a file.
 pub fn take_for_mkfs(path: &Path, size: Option<u64>) -> anyhow::Result<Taken> {
     let context = || path.display().to_string();
     if !path.exists() {
-        std::fs::OpenOptions::new().write(true).create_new(true).open(path).with_context(context)?;
+        // Everybody's files will be in it.
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600).open(path).with_context(context)?;
     }
-    let lock = ImageLock::take(path, Duration::ZERO)?;
+    let lock = taken(ImageLock::take(path, Duration::ZERO))?;
     if let Some(size) = size {
         let file = std::fs::OpenOptions::new().write(true).open(path).with_context(context)?;
         if file.metadata().with_context(context)?.is_file() {
@@ -96,7 +104,7 @@ pub fn take_for_mkfs(path: &Path, size: Option<u64>) -> anyhow::Result<Taken> {
 /// Takes and opens the image and its file system; waits for a predecessor.
 pub fn open(path: &Path, access: Access) -> anyhow::Result<Opened> {
     let context = || path.display().to_string();
-    let lock = ImageLock::take(path, LOCK_WAIT)?;
+    let lock = taken(ImageLock::take(path, LOCK_WAIT))?;
     let writable = access != Access::ReadOnly;
     let taken = Taken { disk: open_disk(path, writable)?, _lock: lock };
     let options = if writable { OpenOptions::read_write() } else { OpenOptions::read_only() };

@@ -73,6 +73,19 @@ fn print(status: &NodeStatus, output: &Output) {
         status.arbitration,
         status.peer
     ));
+    let mut about = Vec::new();
+    if let Some(witness) = &status.witness {
+        let text = match (&witness.problem, witness.answered_ms) {
+            (Some(problem), _) => problem.clone(),
+            (None, Some(ms)) => format!("{} answered {} ago", witness.address, age(ms)),
+            (None, None) => format!("{} is being asked", witness.address),
+        };
+        labelled(&mut about, "witness", &text);
+    }
+    for advice in &status.advice {
+        labelled(&mut about, "do", advice);
+    }
+    about.iter().for_each(|line| output.line(line));
     for volume in &status.volumes {
         output.line("");
         for line in lines(volume, &status.peer, output) {
@@ -81,35 +94,66 @@ fn print(status: &NodeStatus, output: &Output) {
     }
 }
 
+/// What fits beside the label.
+const TEXT_COLUMNS: usize = 67;
+
+/// `label` and `text`, broken into lines of at most 80 columns.
+fn labelled(lines: &mut Vec<String>, label: &str, text: &str) {
+    let mut rows: Vec<String> = vec![String::new()];
+    for word in text.split_whitespace() {
+        let full =
+            rows.last().is_some_and(|row| !row.is_empty() && row.len() + 1 + word.len() > TEXT_COLUMNS);
+        if full {
+            rows.push(String::new());
+        }
+        if let Some(row) = rows.last_mut() {
+            let blank = if row.is_empty() { "" } else { " " };
+            row.push_str(blank);
+            row.push_str(word);
+        }
+    }
+    for (n, row) in rows.iter().enumerate() {
+        lines.push(format!("  {:<10} {row}", if n == 0 { label } else { "" }));
+    }
+}
+
 fn lines(volume: &VolumeStatus, peer: &str, output: &Output) -> Vec<String> {
     let name = output.bold(&volume.name);
-    let mut lines = vec![
-        format!("{name}: {}", output.health(volume.health as u8, &volume.role)),
-        format!("  state     {}", volume.state_line(peer)),
-    ];
+    let mut lines = vec![format!("{name}: {}", output.health(volume.health as u8, &volume.role))];
+    let mut say = |label: &str, text: &str| labelled(&mut lines, label, text);
+    say("state", &volume.state_line(peer));
+    if !volume.reason.is_empty() {
+        say("why", &volume.reason_line());
+    }
+    if !volume.next.is_empty() {
+        say("next", &volume.next);
+    }
+    for advice in &volume.advice {
+        say("do", advice);
+    }
     let heard = volume.peer_heard_ms.map_or("never heard".to_string(), |ms| format!("heard {} ago", age(ms)));
     let link = if volume.connected { "connected" } else { "not connected" };
     let serving = if volume.peer_serving { ", primary" } else { "" };
-    lines.push(format!("  {peer:<9} {link}, {heard}{serving}"));
+    say(peer, &format!("{link}, {heard}{serving}"));
     if let (Some(v), Some(primary)) = (volume.record_v, &volume.primary) {
-        let members = volume.members.join(", ");
-        lines.push(format!("  record    {v}: in sync {members}; primary {primary}"));
+        say("record", &format!("{v}: in sync {}; primary {primary}", volume.members.join(", ")));
     }
     if let Some(left) = volume.lease_left_ms {
-        lines.push(format!("  lease     {} left", age(left)));
+        say("lease", &format!("{} left, renewed with every heartbeat", age(left)));
     }
-    if volume.dirty_blocks > 0 {
-        lines.push(format!("  to copy   {} that {peer} may lack", bytes(volume.dirty_blocks * 4096)));
+    if volume.dirty_blocks > 0 && volume.resync_total_blocks.is_none() {
+        say("to copy", &format!("{} that {peer} may lack", bytes(volume.dirty_blocks * 4096)));
     }
-    let mounted = if volume.mounted { "mounted" } else { "not mounted here" };
-    lines.push(format!("  mount     {} ({mounted})", volume.mount));
-    lines.push(format!("  image     {} ({})", volume.image, bytes(volume.size_bytes)));
+    let here = if volume.mounted { "mounted here" } else { "not mounted here" };
+    say("mount", &format!("{} ({here})", volume.mount));
+    say("image", &format!("{} ({} for data)", volume.image, bytes(volume.size_bytes)));
     if !volume.addresses.is_empty() {
-        lines.push(format!("  address   {}", volume.addresses.join(", ")));
+        let place = if volume.mounted { "here" } else { "where the primary is" };
+        say("address", &format!("{} ({place})", volume.addresses.join(", ")));
     }
     for service in &volume.services {
         let remark = if service.remark.is_empty() { String::new() } else { format!(": {}", service.remark) };
-        lines.push(format!("  service   {} {}{remark}", service.name, service.state));
+        say("service", &format!("{} {}{remark}", service.name, service.state));
     }
     lines
 }

@@ -95,10 +95,21 @@ fn last_line(log: &Path) -> Option<String> {
 }
 
 pub fn down(args: &DownArgs, output: &Output) -> anyhow::Result<Exit> {
-    args.run.ask(&Request::Stop { hand_over: !args.stay })?;
+    let reply = args.run.ask(&Request::Stop { hand_over: !args.stay })?;
+    if !reply.text.is_empty() {
+        output.note(&reply.text);
+    }
     let began = Instant::now();
     let lock = args.run.run_dir.join("daemon.pid");
-    while File::open(&lock).is_ok_and(|file| file.try_lock().is_err()) {
+    let pid = std::fs::read_to_string(&lock).unwrap_or_default();
+    let stat = Path::new("/proc").join(pid.trim()).join("stat");
+    // One of which only the exit code is left holds nothing any more.
+    let lives = || {
+        let stat = std::fs::read_to_string(&stat).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    };
+    // Until the process is gone it may hold an image.
+    while File::open(&lock).is_ok_and(|file| file.try_lock().is_err() && lives()) || lives() {
         if began.elapsed() > STOP_LIMIT {
             return Err(Failure::new(Exit::TRY_AGAIN, "the daemon is still stopping").into());
         }

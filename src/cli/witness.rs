@@ -26,6 +26,10 @@ pub struct Args {
 
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     let config = |text: String| Failure::new(Exit::CONFIG, text);
+    if !args.key_file.exists() {
+        let text = "is missing: \"twinfs key generate --witness FILE\" on a node makes it; move it here";
+        return Err(config(format!("{} {text}", args.key_file.display())).into());
+    }
     let text = secret::read(&args.key_file).map_err(|error| config(error.to_string()))?;
     let keys =
         WitnessKeys::parse(&text).map_err(|error| config(format!("{}: {error}", args.key_file.display())))?;

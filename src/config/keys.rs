@@ -1,4 +1,4 @@
-//! The one table of configuration keys: name, kind with range, default, whether a reload applies it live. The parser
+//! The one table of configuration keys: name, kind with range, default. The parser
 //! refuses what is not here; twinfs.toml(5) is checked against it.
 
 /// Where a key stands.
@@ -51,8 +51,6 @@ pub struct Key {
     pub kind: Kind,
     /// As it would be written; `None`: the key must be given; `Some("")`: absent means none.
     pub default: Option<&'static str>,
-    /// Whether a reload applies a change while a volume is up.
-    pub live: bool,
     pub help: &'static str,
 }
 
@@ -61,10 +59,9 @@ const fn key(
     name: &'static str,
     kind: Kind,
     default: Option<&'static str>,
-    live: bool,
     help: &'static str,
 ) -> Key {
-    Key { section, name, kind, default, live, help }
+    Key { section, name, kind, default, help }
 }
 
 const fn span(min_ms: u64, max_ms: u64) -> Kind {
@@ -78,13 +75,12 @@ const SIZE_MAX: u64 = 64 << 40;
 
 /// Every key there is, in the order of the manual page.
 pub const KEYS: &[Key] = &[
-    key(Section::Cluster, "name", Kind::Name, None, false, "name of the cluster, equal on nodes and witness"),
+    key(Section::Cluster, "name", Kind::Name, None, "name of the cluster, equal on nodes and witness"),
     key(
         Section::Cluster,
         "key_file",
         Kind::Path,
         Some("/etc/twinfs/key"),
-        false,
         "the shared secret; mode 0600 in a directory of mode 0700",
     ),
     key(
@@ -92,17 +88,15 @@ pub const KEYS: &[Key] = &[
         "arbitration",
         Kind::Choice(&["witness", "yield", "manual"]),
         None,
-        false,
         "who decides which node may be primary when they cannot hear each other",
     ),
-    key(Section::Cluster, "witness", Kind::HostPort, Some(""), false, "where the witness listens"),
-    key(Section::Timing, "keepalive", span(50, 10_000), Some("500ms"), false, "time between two heartbeats"),
+    key(Section::Cluster, "witness", Kind::HostPort, Some(""), "where the witness listens"),
+    key(Section::Timing, "keepalive", span(50, 10_000), Some("500ms"), "time between two heartbeats"),
     key(
         Section::Timing,
         "deadtime",
         span(1_000, 600_000),
         Some("10s"),
-        false,
         "silence after which a peer is replaced",
     ),
     key(
@@ -110,98 +104,38 @@ pub const KEYS: &[Key] = &[
         "warntime",
         span(100, 600_000),
         Some("deadtime/3"),
-        false,
         "silence that is worth a warning",
     ),
-    key(
-        Section::Timing,
-        "initdead",
-        span(2_000, 3_600_000),
-        Some("30s"),
-        false,
-        "a booting node waits so long",
-    ),
+    key(Section::Timing, "initdead", span(2_000, 3_600_000), Some("30s"), "a booting node waits so long"),
     key(
         Section::Timing,
         "slow_peer",
         span(100, 300_000),
         Some("5s"),
-        false,
         "a silent secondary is left behind after it",
     ),
-    key(
-        Section::Timing,
-        "release_time",
-        span(100, 60_000),
-        Some("2s"),
-        false,
-        "to drop address and services",
-    ),
+    key(Section::Timing, "release_time", span(100, 60_000), Some("2s"), "to drop address and services"),
     key(
         Section::Timing,
         "witness_timeout",
         span(20, 10_000),
         Some("500ms"),
-        false,
         "for one request to the witness",
     ),
-    key(Section::Node, "addresses", Kind::SocketAddresses, None, false, "one address per path to the peer"),
-    key(Section::Volume, "image", Kind::PathPerNode, None, false, "file or block device that holds the copy"),
-    key(
-        Section::Volume,
-        "size",
-        Kind::Size { min: SIZE_MIN, max: SIZE_MAX },
-        None,
-        false,
-        "size of a new image",
-    ),
-    key(Section::Volume, "mount", Kind::Path, None, false, "where the primary mounts it"),
-    key(
-        Section::Volume,
-        "address",
-        Kind::Prefixes,
-        Some(""),
-        false,
-        "service addresses, raised on the primary",
-    ),
-    key(
-        Section::Volume,
-        "device",
-        Kind::TextPerNode,
-        Some(""),
-        false,
-        "network device of the service addresses",
-    ),
-    key(
-        Section::Volume,
-        "services",
-        Kind::Services,
-        Some("[]"),
-        true,
-        "started in this order, stopped in reverse",
-    ),
-    key(
-        Section::Volume,
-        "service_timeout",
-        span(1_000, 3_600_000),
-        Some("60s"),
-        true,
-        "for one start or stop",
-    ),
-    key(
-        Section::Volume,
-        "failback",
-        Kind::NodeOrNever,
-        Some("never"),
-        true,
-        "node that becomes primary again",
-    ),
+    key(Section::Node, "addresses", Kind::SocketAddresses, None, "one address per path to the peer"),
+    key(Section::Volume, "image", Kind::PathPerNode, None, "file or block device that holds the copy"),
+    key(Section::Volume, "size", Kind::Size { min: SIZE_MIN, max: SIZE_MAX }, None, "size of a new image"),
+    key(Section::Volume, "mount", Kind::Path, None, "where the primary mounts it"),
+    key(Section::Volume, "address", Kind::Prefixes, Some(""), "service addresses, raised on the primary"),
+    key(Section::Volume, "device", Kind::TextPerNode, Some(""), "network device of the service addresses"),
+    key(Section::Volume, "services", Kind::Services, Some("[]"), "started in this order, stopped in reverse"),
+    key(Section::Volume, "service_timeout", span(1_000, 3_600_000), Some("60s"), "for one start or stop"),
+    key(Section::Volume, "failback", Kind::NodeOrNever, Some("never"), "node that becomes primary again"),
     key(
         Section::Volume,
         "write_ack",
         Kind::Choice(&["fsync", "strict"]),
         Some("fsync"),
-        false,
         "when write(2) returns",
     ),
 ];

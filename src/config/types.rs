@@ -125,6 +125,11 @@ pub struct HostPort {
 }
 
 impl Config {
+    /// The first digits of `hash`, for people to compare.
+    pub fn short_hash(&self) -> String {
+        self.hash()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// BLAKE3 of what the file means: comments, order of keys and spelling of units do not count. Compared by the nodes
     /// at the handshake.
     pub fn hash(&self) -> [u8; 32] {

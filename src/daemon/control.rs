@@ -19,9 +19,10 @@ use crate::sys::clock;
 
 use super::peer;
 use super::protocol::{LINE_BYTES_MAX, Reply, Request, Verdict};
-use super::runtime::{Running, is_serving, wait_until};
-use super::status::{NodeStatus, VolumeStatus};
+use super::runtime::{Running, can_hand_over, is_serving, wait_until};
+use super::status::{NodeStatus, VolumeStatus, WitnessStatus};
 use super::volume::Volume;
+use super::witness_watch::WitnessWatch;
 
 /// For reading a request and for writing its reply.
 const LINE_LIMIT: Duration = Duration::from_secs(10);
@@ -94,10 +95,26 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         Request::AdoptedChanged { volume } => each(running, Some(&volume), |v| adopted(running, v)).await,
         Request::Stop { hand_over } => {
             running.hand_over.store(hand_over, Ordering::SeqCst);
+            let text = leaving(running, hand_over).await;
             running.stop.notify_one();
-            Reply::done("stopping")
+            Reply::done(text)
         }
     }
+}
+
+/// What stopping this node means for each volume that it serves.
+async fn leaving(running: &Running, hand_over: bool) -> String {
+    let peer = running.name(running.me.other());
+    let served: Vec<&Arc<Volume>> = running.volumes().iter().filter(|v| is_serving(v)).collect();
+    let ready = hand_over && served.iter().any(|v| can_hand_over(v));
+    let refuses = if ready { running.witness_refuses().await } else { None };
+    let line = |volume: &&Arc<Volume>| match (can_hand_over(volume), hand_over, &refuses) {
+        (true, true, None) => format!("{}: goes to {peer}", volume.name),
+        (true, true, Some(why)) => format!("{}: stops for everybody: {why}", volume.name),
+        (true, false, _) => format!("{}: stops for everybody, as asked for", volume.name),
+        (false, ..) => format!("{}: stops for everybody: {peer} cannot take over", volume.name),
+    };
+    served.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Asks one volume or all of them; the worst verdict counts.
@@ -137,14 +154,31 @@ async fn promote(running: &Running, volume: Arc<Volume>, peer_is_down: bool) -> 
     if serves(&volume) {
         return Reply::done(format!("{name}: is primary already"));
     }
+    let agreed = volume.view().is_some_and(|v| v.connected);
+    if agreed && let Some(refusal) = without_witness(running, name).await {
+        return refusal;
+    }
     volume.order(Operator::Promote { peer_is_down });
     let limit = if volume.view().is_some_and(|v| v.connected) { ROLE_LIMIT } else { patience(running) };
     if wait_until(&volume, limit, serves).await {
         return Reply::done(format!("{name}: is primary now"));
     }
-    let why = reason(&volume);
-    let hint = if peer_is_down { "" } else { "; if you know that the peer is down: --peer-is-down" };
-    Reply::new(Verdict::NoRight, format!("{name}: did not become primary: {why}{hint}"))
+    let connected = volume.view().is_some_and(|v| v.connected);
+    let hint = match peer_is_down || connected {
+        true => "; \"twinfs status\" says more",
+        false => "; only if you know that the peer is down: --peer-is-down",
+    };
+    let text = format!("{name}: did not become primary: {}{hint}", reason(&volume));
+    Reply::new(if connected { Verdict::TryAgain } else { Verdict::NoRight }, text)
+}
+
+/// The answer to an order that would change the primary by agreement while the witness is silent: halfway through, the
+/// volume would be with nobody until it answers.
+async fn without_witness(running: &Running, name: &str) -> Option<Reply> {
+    let why = running.witness_refuses().await?;
+    let text =
+        format!("{name}: everything stays as it is, the primary cannot change without the witness: {why}");
+    Some(Reply::new(Verdict::PeerUnreachable, text))
 }
 
 /// How long a decision without the peer may take: its silence, the witness, the mount.
@@ -157,7 +191,10 @@ async fn demote(volume: Arc<Volume>) -> Reply {
     let name = volume.name.clone();
     volume.order(Operator::Demote);
     if wait_until(&volume, ROLE_LIMIT, |v| !is_serving(v)).await {
-        Reply::done(format!("{name}: is not primary here; it stays so until \"twinfs promote\""))
+        let elsewhere = volume.view().is_some_and(|view| view.peer_serving);
+        let nobody =
+            if elsewhere { "" } else { ", and nobody serves it; \"twinfs switchover\" moves a volume" };
+        Reply::done(format!("{name}: not served here until \"twinfs promote\"{nobody}"))
     } else {
         Reply::new(Verdict::TryAgain, format!("{name}: is still being stopped: {}", reason(&volume)))
     }
@@ -168,11 +205,14 @@ async fn switchover(running: &Running, volume: Arc<Volume>) -> Reply {
     let Some(view) = volume.view() else { return Reply::new(Verdict::Failed, format!("{name}: no state")) };
     if !view.connected || view.state != StateWord::InSync {
         let text = format!(
-            "{name}: {peer} cannot take over now, the copies are {}: {}",
+            "{name}: the primary cannot change now: {} ({}); \"twinfs status\" says what helps",
             view.state, view.reason.text
         );
         let verdict = if view.connected { Verdict::NoRight } else { Verdict::PeerUnreachable };
         return Reply::new(verdict, text);
+    }
+    if let Some(refusal) = without_witness(running, &name).await {
+        return refusal;
     }
     let was_here = view.serving;
     let began = clock::now();
@@ -250,12 +290,23 @@ pub fn node_status(running: &Running) -> NodeStatus {
         version: env!("CARGO_PKG_VERSION").to_string(),
         pid: std::process::id(),
         arbitration: running.config.cluster.arbitration.as_str().to_string(),
+        config_hash: running.config.short_hash(),
         config_equal: running.config_equal(),
+        witness: running.witness.as_ref().map(witness_status),
         volumes: running.volumes().iter().map(|volume| volume_status(running, volume)).collect(),
         ..NodeStatus::default()
     };
     status.judge();
     status
+}
+
+fn witness_status(watch: &WitnessWatch) -> WitnessStatus {
+    let seen = watch.seen();
+    WitnessStatus {
+        address: watch.target().to_string(),
+        answered_ms: seen.answered.map(|at| clock::now().since(at).as_millis()),
+        problem: seen.problem,
+    }
 }
 
 fn role_word(role: Role) -> &'static str {
@@ -309,5 +360,10 @@ fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
     status.resync_done_blocks = view.progress.map(|(done, _)| done);
     status.resync_total_blocks = view.progress.map(|(_, total)| total);
     status.witness_seen_ms = view.witness_seen.map(since);
+    status.witness_unknown =
+        running.witness.as_ref().is_some_and(|watch| watch.seen().unknown.contains(&volume.id));
+    status.demoted = view.demoted;
+    status.disconnected = view.disconnected;
+    status.refused = running.refused(&volume.name);
     status
 }

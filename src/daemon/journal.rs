@@ -108,6 +108,8 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64) -> Option<Event> {
         Notice::TookOver => Event::BecamePrimary { v, reason: "the peer is gone".to_string() },
         Notice::SplitBrain => Event::Diverged { peer },
         Notice::Refused { text, .. } => Event::PeerRefused { peer, reason: text },
+        // Passes within seconds; shown in the state as long as it lasts.
+        Notice::WitnessSuspect { text } if text.starts_with("enrolment waits") => return None,
         Notice::WitnessSuspect { text } => Event::TakeoverRefused { reason: format!("the witness: {text}") },
         Notice::Fault { text } => Event::Fault { text },
     })

@@ -4,7 +4,8 @@
 //! that is there already is not overwritten.
 #![allow(clippy::disallowed_methods, reason = "a shell: makes files")]
 
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use crate::sys::{clock, random};
 
 use super::{DaemonError, NodeFile, volume_id};
 
+/// How long a daemon that was just stopped may take to let go of the image.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
 /// Which of the two copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Copy {
@@ -28,6 +32,14 @@ pub enum Copy {
     Second,
 }
 
+/// What `make_image` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    Now,
+    /// This node's copy of this volume was there already and is left alone.
+    Before,
+}
+
 /// Makes `me`'s image of `volume` and its node state file.
 pub fn make_image(
     config: &Config,
@@ -35,25 +47,29 @@ pub fn make_image(
     me: NodeId,
     copy: Copy,
     state_dir: &Path,
-) -> Result<(), DaemonError> {
+) -> Result<Made, DaemonError> {
     let path = volume.image_on(me);
     let wrong = |text: String| DaemonError::Image { path: path.clone(), text };
+    let file = NodeFile::open(state_dir, &volume.name).map_err(DaemonError::State)?;
     if !path.exists() {
-        let file = std::fs::File::options().write(true).create_new(true).open(path);
+        // Everybody's files are in it.
+        let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
         file.and_then(|file| file.set_len(volume.size)).map_err(|e| wrong(e.to_string()))?;
     }
-    let lock = ImageLock::take(path, Duration::ZERO).map_err(|e| wrong(e.to_string()))?;
+    // Its text names the image already.
+    let lock = ImageLock::take(path, LOCK_WAIT).map_err(|e| DaemonError::Config(e.to_string()))?;
     let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, true).map_err(|e| wrong(e.to_string()))?);
     match image::probe(&*disk).map_err(|e| wrong(e.to_string()))? {
         Probe::Blank => {}
         Probe::TwinfsImage { .. } => {
-            return Err(wrong("is a twinfs image already and is left alone; remove it to begin anew".into()));
+            owner(&disk, config, volume, me).map_err(wrong)?;
+            return Ok(Made::Before);
         }
         Probe::OtherSignature { name } => {
-            return Err(wrong(format!("holds {name} data and is left alone; remove it to begin anew")));
+            return Err(wrong(format!("holds {name} data and is left alone; give another image")));
         }
     }
-    let state = first_state(config, volume, me, copy);
+    let state = first_state(config, volume, me, copy, file.boot_epoch());
     let uuid = random::id128();
     let options =
         image::FormatOptions { state: state.clone(), uuid, label: volume.name.clone(), al_slots: 0 };
@@ -71,11 +87,60 @@ pub fn make_image(
     }
     image.close().map_err(|e| wrong(e.to_string()))?;
     drop(lock);
-    let file = NodeFile::open(state_dir, &volume.name).map_err(DaemonError::State)?;
-    file.note_start(&state).map_err(DaemonError::State)
+    file.note_start(&state).map_err(DaemonError::State)?;
+    Ok(Made::Now)
 }
 
-fn first_state(config: &Config, volume: &config::Volume, me: NodeId, copy: Copy) -> State {
+/// The record of the image at hand, if it is `me`'s copy of this volume.
+fn owner(
+    disk: &Arc<dyn Disk>,
+    config: &Config,
+    volume: &config::Volume,
+    me: NodeId,
+) -> Result<State, String> {
+    let options = OpenOptions::read_only().volume(volume_id(config, &volume.name));
+    let state = Image::open(Arc::clone(disk), &options).map_err(|e| e.to_string())?.state();
+    if state.node != me {
+        let other = &config.node(state.node).name;
+        return Err(format!("it is the copy of node {other}; each node has its own image"));
+    }
+    Ok(state)
+}
+
+/// Puts `me`'s image of `volume` aside, so that a new one can be made; answers with its new name, or `None` if there is
+/// no image. Refuses while it is in use, and when by its own record no other copy is current.
+pub fn put_aside(
+    config: &Config,
+    volume: &config::Volume,
+    me: NodeId,
+) -> Result<Option<PathBuf>, DaemonError> {
+    let path = volume.image_on(me);
+    let wrong = |text: String| DaemonError::Image { path: path.clone(), text };
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(None) };
+    if !meta.is_file() {
+        return Err(wrong("is no plain file and cannot be put aside; clear it with \"wipefs -a\"".into()));
+    }
+    let lock = ImageLock::take(path, LOCK_WAIT).map_err(|e| DaemonError::Config(e.to_string()))?;
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, false).map_err(|e| wrong(e.to_string()))?);
+    // A damaged image has no record to ask; it is what is being replaced.
+    if let Ok(state) = owner(&disk, config, volume, me)
+        && state.record.is_some_and(|record| record.members == Members::only(me))
+    {
+        let other = &config.node(me.other()).name;
+        return Err(DaemonError::OnlyCopy(format!(
+            "{}: left alone: by its record only this copy is current; replace {other}'s, or bring both in sync first",
+            path.display()
+        )));
+    }
+    let mut aside = path.clone().into_os_string();
+    aside.push(format!(".replaced-{}", clock::unix_ms() / 1000));
+    let aside = PathBuf::from(aside);
+    std::fs::rename(path, &aside).map_err(|e| wrong(e.to_string()))?;
+    drop(lock);
+    Ok(Some(aside))
+}
+
+fn first_state(config: &Config, volume: &config::Volume, me: NodeId, copy: Copy, epoch: u64) -> State {
     let first = copy == Copy::First;
     let made = GenEntry {
         id: Generation(random::id128()),
@@ -93,7 +158,9 @@ fn first_state(config: &Config, volume: &config::Volume, me: NodeId, copy: Copy)
         bitmap_base: Generation(0),
         full: first,
         resync: ResyncMark::None,
-        boot_epoch: 0,
+        // Above every number that an earlier image of this node can have told the peer, which refuses lower ones as
+        // replays: numbers count starts, so seconds outrun them. The node file is for a clock that was set back.
+        boot_epoch: epoch.max(clock::unix_ms() / 1000),
         peer_boot_epoch: 0,
         retired: Vec::new(),
         witness_incarnation: 0,

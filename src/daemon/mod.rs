@@ -5,7 +5,9 @@
 //! node that may not serve answers nothing, whatever is still mounted; whatever a dead predecessor left is removed
 //! before anything new begins.
 
+mod advice;
 mod control;
+mod dial;
 mod files;
 mod journal;
 mod leftovers;
@@ -22,11 +24,12 @@ mod shell;
 pub mod status;
 mod volume;
 pub mod witness;
+mod witness_watch;
 
 use std::path::PathBuf;
 
 pub use node_file::NodeFile;
-pub use runtime::{node_of, read_config, run};
+pub use runtime::{node_of, peer_is_current, read_config, read_key, run};
 pub use volume::{Dirs, volume_id};
 
 /// What a daemon is started with.
@@ -48,4 +51,9 @@ pub enum DaemonError {
     Running(PathBuf),
     #[error("{0}")]
     State(String),
+    #[error("{0}: not permitted; run this as root")]
+    Denied(String),
+    /// What was asked for would give up the only current copy.
+    #[error("{0}")]
+    OnlyCopy(String),
 }

@@ -49,12 +49,16 @@ impl NodeFile {
         })
     }
 
-    /// The boot epoch for this start: above every one used before, by the image's or the file's account.
+    /// The boot epoch for this start: above every one used before, by the image's or the file's account; also by an
+    /// earlier image's, because the peer remembers the node's number and not the image's.
     pub fn next_boot_epoch(&self, state: &State) -> u64 {
+        state.boot_epoch.max(self.boot_epoch()) + 1
+    }
+
+    /// The newest boot epoch that this node used, as far as the file knows.
+    pub fn boot_epoch(&self) -> u64 {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let noted =
-            known.as_ref().filter(|k| k.incarnation == hex(state.incarnation)).map_or(0, |k| k.boot_epoch);
-        state.boot_epoch.max(noted) + 1
+        known.as_ref().map_or(0, |known| known.boot_epoch)
     }
 
     /// Notes a start. A copy that was made anew begins a new file.
@@ -132,6 +136,8 @@ mod tests {
         assert!(!file.agrees(&state(6, 9)), "the image is older than what was seen");
         assert!(!file.agrees(&state(7, 10)), "another disk");
         assert_eq!(file.next_boot_epoch(&state(7, 9)), 4);
+        let fresh = State { boot_epoch: 0, ..state(0, 10) };
+        assert_eq!(file.next_boot_epoch(&fresh), 4, "a new image goes on counting where the node was");
         file.note_unusable(7).unwrap();
         assert!(!NodeFile::open(&dir, "mail").unwrap().agrees(&state(8, 9)));
         file.note_start(&state(1, 11)).unwrap();

@@ -6,7 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::NodeId;
 use crate::link::{Connection, Opening, Paths};
+use crate::node::{Role, View};
 use crate::services::adopt::{self, Adopted, Places};
 
 /// Channel of the replication stream.
@@ -22,6 +24,8 @@ const TALK_BYTES_MAX: usize = 1 << 20;
 enum Question {
     /// Make your symlinks agree with this list.
     Adopted { list: Vec<Adopted> },
+    /// Is your copy of this volume one to fetch everything from?
+    Current,
 }
 
 /// The answer: what was done, and what could not be.
@@ -33,7 +37,17 @@ pub struct Answer {
 
 /// Sends the list of adopted directories to the peer and waits for its answer.
 pub fn tell_adopted(paths: &Paths, opening: Opening, list: Vec<Adopted>) -> Result<Answer, String> {
-    let question = serde_json::to_vec(&Question::Adopted { list }).map_err(|e| e.to_string())?;
+    talk(paths, opening, &Question::Adopted { list })
+}
+
+/// Asks the peer whether its copy is current; the error says why not, or why it does not answer.
+pub fn ask_current(paths: &Paths, opening: Opening) -> Result<(), String> {
+    let answer = talk(paths, opening, &Question::Current)?;
+    if answer.failed.is_empty() { Ok(()) } else { Err(answer.failed.join("; ")) }
+}
+
+fn talk(paths: &Paths, opening: Opening, question: &Question) -> Result<Answer, String> {
+    let question = serde_json::to_vec(question).map_err(|e| e.to_string())?;
     let (_, connection) = paths.connect(&opening).map_err(|e| e.to_string())?;
     connection.send(&[&question]).map_err(|e| e.to_string())?;
     let mut answer = Vec::new();
@@ -42,18 +56,32 @@ pub fn tell_adopted(paths: &Paths, opening: Opening, list: Vec<Adopted>) -> Resu
 }
 
 /// Answers one talk of the peer. Runs on a thread of its own.
-pub fn answer(connection: &Connection, places: &Places) {
+pub fn answer(connection: &Connection, places: &Places, view: Option<View>, me: NodeId) {
     let mut question = Vec::new();
     if connection.recv(&mut question).is_err() || question.len() > TALK_BYTES_MAX {
         return;
     }
     let answer = match serde_json::from_slice(&question) {
         Ok(Question::Adopted { list }) => follow(&list, places),
+        Ok(Question::Current) => current(view, me),
         Err(e) => Answer { done: Vec::new(), failed: vec![format!("the question makes no sense here: {e}")] },
     };
     if let Ok(bytes) = serde_json::to_vec(&answer) {
         let _ = connection.send(&[&bytes]);
     }
+}
+
+fn current(view: Option<View>, me: NodeId) -> Answer {
+    let why = match view {
+        None => "its copy is not open",
+        Some(view) if matches!(view.role, Role::Failed) => "its disk failed",
+        Some(view) if matches!(view.role, Role::Target) => "its own copy is being overwritten",
+        Some(view) if !view.record.is_some_and(|record| record.members.contains(me)) => {
+            "its own copy is out of date"
+        }
+        Some(_) => return Answer::default(),
+    };
+    Answer { done: Vec::new(), failed: vec![why.to_string()] }
 }
 
 fn follow(list: &[Adopted], places: &Places) -> Answer {

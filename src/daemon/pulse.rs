@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use crate::base::{Moment, NodeId};
 use crate::config::Purpose;
 use crate::events;
-use crate::link::{Datagrams, WitnessClient};
+use crate::link::Datagrams;
 use crate::node::{Event, PathId};
 use crate::sys::clock::{self, SleepWatch};
 use crate::wire::{decode_heartbeat, encode_heartbeat};
@@ -39,7 +39,6 @@ impl HeartbeatKeys {
 pub async fn send(
     running: Rc<Running>,
     datagrams: Rc<Datagrams>,
-    witness: Option<Rc<WitnessClient>>,
     keys: Rc<HeartbeatKeys>,
     mut out: tokio::sync::mpsc::UnboundedReceiver<Outgoing>,
 ) {
@@ -49,7 +48,9 @@ pub async fn send(
                 datagrams.send_all(&encode_heartbeat(&heartbeat, &keys.mine));
             }
             Outgoing::Question { volume, nonce, request } => {
-                let Some(client) = witness.clone() else { continue };
+                let Some(client) = running.witness.as_ref().map(|watch| Rc::clone(&watch.client)) else {
+                    continue;
+                };
                 let running = Rc::clone(&running);
                 tokio::task::spawn_local(async move {
                     // Without an answer the machine asks again by itself.

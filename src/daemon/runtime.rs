@@ -4,11 +4,12 @@
 //! a predecessor go before an image is opened; one daemon per run directory; a stop is bounded in time.
 #![allow(clippy::disallowed_methods, reason = "a shell: files, sockets, threads")]
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,12 +36,18 @@ use super::protocol::SOCKET_NAME;
 use super::pulse::{self, HeartbeatKeys};
 use super::shell::Outgoing;
 use super::volume::{Shared, Volume};
-use super::{DaemonError, Options, control, leftovers};
+use super::witness_watch::WitnessWatch;
+use super::{DaemonError, Options, control, dial, leftovers, witness_watch};
 
 /// For a hand-over before the daemon stops.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
+/// For a question to the peer from a process that is no daemon.
+const TALK_LIMIT: Duration = Duration::from_secs(3);
 /// Between two looks while waiting for a state.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Volume -> why the peer and this node do not talk about it.
+pub type Refusals = Arc<Mutex<BTreeMap<String, String>>>;
 
 /// A node that runs.
 pub struct Running {
@@ -51,7 +58,11 @@ pub struct Running {
     pub strangers: AtomicU64,
     volumes: Vec<Arc<Volume>>,
     heard: Mutex<Vec<Option<Moment>>>,
-    config_differs: Arc<AtomicBool>,
+    pub config_differs: Arc<AtomicBool>,
+    pub refusals: Refusals,
+    /// Where `arbitration` is `witness`.
+    pub witness: Option<WitnessWatch>,
+    config_file: PathBuf,
     pub stop: tokio::sync::Notify,
     pub hand_over: AtomicBool,
 }
@@ -88,6 +99,28 @@ impl Running {
         out.clone_from(&self.heard.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    pub fn refused(&self, volume: &str) -> Option<String> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(volume).cloned()
+    }
+
+    /// Why the primary cannot change now, if the witness is needed for it and does not answer. Asks it.
+    pub async fn witness_refuses(&self) -> Option<String> {
+        let (watch, volume) = (self.witness.as_ref()?, self.volumes.first()?);
+        watch.ask(volume.id).await.err()
+    }
+
+    /// What the configuration file says now, compared with what this daemon runs with.
+    pub fn config_news(&self) -> String {
+        match read_config(&self.config_file) {
+            Err(error) => format!("{error}; the daemon goes on with what it read at its start"),
+            Ok(now) if now.hash() == self.config.hash() => "the configuration is the one in use".to_string(),
+            Ok(_) => format!(
+                "{} has changed and takes effect with \"twinfs down\" and \"twinfs up\" on both nodes",
+                self.config_file.display()
+            ),
+        }
+    }
+
     pub fn opening(&self, volume: &str, channel: u8) -> Opening {
         Opening { config_hash: self.config.hash(), channel, volume: volume.to_string() }
     }
@@ -104,9 +137,7 @@ struct Prepared {
 fn prepare(options: &Options) -> Result<Prepared, DaemonError> {
     let config = read_config(&options.dirs.config)?;
     let me = node_of(&config, options.node.as_deref())?;
-    let text = secret::read(&config.cluster.key_file).map_err(|e| DaemonError::Config(e.to_string()))?;
-    let key_file = config.cluster.key_file.display();
-    let key = ClusterKey::parse(&text).map_err(|e| DaemonError::Config(format!("{key_file}: {e}")))?;
+    let key = read_key(&config)?;
     for dir in [&options.dirs.run, &options.dirs.state] {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|e| DaemonError::State(format!("{}: {e}", dir.display())))?;
@@ -115,14 +146,41 @@ fn prepare(options: &Options) -> Result<Prepared, DaemonError> {
     Ok(Prepared { config: Arc::new(config), key, me, lock })
 }
 
+/// The cluster's key that `config` names.
+pub fn read_key(config: &Config) -> Result<ClusterKey, DaemonError> {
+    let file = &config.cluster.key_file;
+    if !file.exists() {
+        let text = "is missing: copy it from the other node, or make it there with \"twinfs key generate\"";
+        return Err(DaemonError::Config(format!("{} {text}", file.display())));
+    }
+    let text = secret::read(file).map_err(|e| DaemonError::Config(e.to_string()))?;
+    ClusterKey::parse(&text).map_err(|e| DaemonError::Config(format!("{}: {e}", file.display())))
+}
+
 /// The configuration in `file`, or every problem of it in one line each.
 pub fn read_config(file: &Path) -> Result<Config, DaemonError> {
-    let text = std::fs::read_to_string(file).map_err(|e| {
-        let hint =
-            if e.kind() == std::io::ErrorKind::NotFound { "; make it with \"twinfs init\"" } else { "" };
-        DaemonError::Config(format!("{}: {e}{hint}", file.display()))
+    let text = std::fs::read_to_string(file).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            DaemonError::Config(format!("{} is missing; make it with \"twinfs init\"", file.display()))
+        }
+        std::io::ErrorKind::PermissionDenied => DaemonError::Denied(file.display().to_string()),
+        _ => DaemonError::Config(format!("{}: {e}", file.display())),
     })?;
     Config::parse(&text).map_err(|e| DaemonError::Config(format!("{}: {e}", file.display())))
+}
+
+/// Asks the peer's daemon, from a process that is none, whether its copy of `volume` is one to fetch everything from.
+pub fn peer_is_current(config: &Config, me: NodeId, volume: &str) -> Result<(), DaemonError> {
+    let key = read_key(config)?;
+    let paths = Paths::new(identity(config, &key, me), &ways(config, me), TALK_LIMIT);
+    let opening =
+        Opening { config_hash: config.hash(), channel: peer::CHANNEL_TALK, volume: volume.to_string() };
+    let peer = &config.node(me.other()).name;
+    peer::ask_current(&paths, opening).map_err(|why| {
+        DaemonError::OnlyCopy(format!(
+            "{volume}: left alone: this copy may be needed until {peer} is up and has a current one ({why})"
+        ))
+    })
 }
 
 /// Which node this is: as told, else the one with this machine's host name, else the one with an address of it.
@@ -195,6 +253,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let ways = ways(&config, me);
     let differs = Arc::new(AtomicBool::new(false));
     let listener = listen(&config, me, identity.clone(), &volumes, &differs, &journal)?;
+    let witness = witness_client(&config, &key.witness(&config.cluster.name), me).map(WitnessWatch::new);
     let running = Rc::new(Running {
         me,
         paths: Arc::new(Paths::new(identity, &ways, config.timing.slow_peer.as_duration())),
@@ -203,11 +262,14 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         strangers: AtomicU64::new(0),
         heard: Mutex::new(vec![None; ways.len()]),
         config_differs: differs,
+        refusals: Refusals::default(),
+        witness,
+        config_file: options.dirs.config.clone(),
         volumes,
         stop: tokio::sync::Notify::new(),
         hand_over: AtomicBool::new(true),
     });
-    running.volumes().iter().for_each(|volume| dial(&running, volume));
+    running.volumes().iter().for_each(|volume| dial::start(&running, volume));
     let version = env!("CARGO_PKG_VERSION").to_string();
     running.journal.tell(None, Told::DaemonStarted { version });
     let served = control_plane(&running, &key, &ways, out_queue, &options.dirs.run);
@@ -228,7 +290,6 @@ fn control_plane(
 ) -> Result<(), DaemonError> {
     let cluster = &running.config.cluster.name;
     let keys = Rc::new(HeartbeatKeys::new(key, cluster, running.me));
-    let witness = witness_client(&running.config, &key.witness(cluster), running.me).map(Rc::new);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| DaemonError::State(e.to_string()))?;
     let local = tokio::task::LocalSet::new();
@@ -236,9 +297,10 @@ fn control_plane(
         let datagrams = Rc::new(Datagrams::bind(ways).map_err(|e| DaemonError::State(e.to_string()))?);
         let socket = control_socket(run_dir)?;
         let sender = (Rc::clone(running), Rc::clone(&datagrams));
-        tokio::task::spawn_local(pulse::send(sender.0, sender.1, witness, Rc::clone(&keys), out));
+        tokio::task::spawn_local(pulse::send(sender.0, sender.1, Rc::clone(&keys), out));
         tokio::task::spawn_local(pulse::receive(Rc::clone(running), datagrams, keys));
         tokio::task::spawn_local(pulse::watch(Rc::clone(running)));
+        tokio::task::spawn_local(witness_watch::watch(Rc::clone(running)));
         tokio::task::spawn_local(control::serve(Rc::clone(running), socket));
         notify::ready();
         wait_for_stop(running).await;
@@ -327,55 +389,13 @@ fn listen(
         if opening.channel == peer::CHANNEL_DATA {
             volume.links.attach(connection);
         } else {
-            peer::answer(&connection, &volume.places);
+            peer::answer(&connection, &volume.places, volume.view(), me);
         }
     };
     let peers = config.node(me.other()).addresses.iter().map(|a| a.ip()).collect();
     let addresses = &config.node(me).addresses;
     Listener::bind(addresses, peers, identity, Box::new(judge), Box::new(deliver))
         .map_err(|e| DaemonError::State(e.to_string()))
-}
-
-/// Node A dials for data, as long as the volume is up; a thread per volume.
-fn dial(running: &Rc<Running>, volume: &Arc<Volume>) {
-    if running.me != NodeId::A {
-        return;
-    }
-    let (paths, links) = (Arc::clone(&running.paths), Arc::clone(&volume.links));
-    let opening = running.opening(&volume.name, peer::CHANNEL_DATA);
-    let (journal, name) = (Arc::clone(&running.journal), volume.name.clone());
-    let differs = Arc::clone(&running.config_differs);
-    std::thread::spawn(move || {
-        let mut last = String::new();
-        while links.wait_until_needed(Duration::from_secs(3600)) {
-            match paths.connect(&opening) {
-                Ok((_, connection)) => {
-                    last.clear();
-                    differs.store(false, Ordering::SeqCst);
-                    links.attach(connection);
-                    links.wait_until_up(Duration::from_secs(1));
-                }
-                Err(error) => {
-                    let why = error.to_string();
-                    let told = matches!(
-                        error,
-                        crate::link::LinkError::Unreachable { .. } | crate::link::LinkError::Timeout
-                    );
-                    if why.contains("twinfs.toml differs") {
-                        differs.store(true, Ordering::SeqCst);
-                    }
-                    if why != last && !told {
-                        journal.tell(Some(&name), Told::PeerRefused { peer: NodeId::B, reason: why.clone() });
-                    }
-                    last = why;
-                    let pause = paths
-                        .next_attempt()
-                        .map(|at| at.saturating_duration_since(std::time::Instant::now()));
-                    std::thread::sleep(pause.unwrap_or(Duration::ZERO).max(Duration::from_millis(50)));
-                }
-            }
-        }
-    });
 }
 
 fn control_socket(run: &Path) -> Result<UnixListener, DaemonError> {
@@ -392,15 +412,23 @@ fn control_socket(run: &Path) -> Result<UnixListener, DaemonError> {
 }
 
 async fn wait_for_stop(running: &Running) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut term), Ok(mut int), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
         running.stop.notified().await;
         return;
     };
-    let reason = tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
-        () = running.stop.notified() => "twinfs down",
+    let reason = loop {
+        tokio::select! {
+            _ = term.recv() => break "SIGTERM",
+            _ = int.recv() => break "SIGINT",
+            () = running.stop.notified() => break "twinfs down",
+            // Administrators send it to ask for a reload: it must not end a primary.
+            _ = hangup.recv() => {
+                let text = format!("SIGHUP: {}", running.config_news());
+                running.journal.tell(None, Told::Fault { text });
+            }
+        }
     };
     running.journal.tell(None, Told::DaemonStopping { reason: reason.to_string() });
 }
@@ -408,9 +436,12 @@ async fn wait_for_stop(running: &Running) {
 /// Hands over what the peer can take, stops the rest; bounded in time.
 async fn leave(running: &Running) {
     notify::stopping(HAND_OVER_LIMIT * 2);
-    let hand_over = running.hand_over.load(Ordering::SeqCst);
+    // A silent witness would leave the volume with nobody in the middle of it.
+    let hand_over = running.hand_over.load(Ordering::SeqCst)
+        && running.volumes().iter().any(|volume| can_hand_over(volume))
+        && running.witness_refuses().await.is_none();
     for volume in running.volumes() {
-        let ready = volume.view().is_some_and(|v| v.serving && v.connected && v.state == StateWord::InSync);
+        let ready = can_hand_over(volume);
         volume.order(if hand_over && ready { Operator::Switchover } else { Operator::Demote });
     }
     for volume in running.volumes() {
@@ -419,6 +450,11 @@ async fn leave(running: &Running) {
             wait_until(volume, HAND_OVER_LIMIT, |volume| !is_serving(volume)).await;
         }
     }
+}
+
+/// Whether this node serves and the peer could go on at once.
+pub fn can_hand_over(volume: &Volume) -> bool {
+    volume.view().is_some_and(|v| v.serving && v.connected && v.state == StateWord::InSync)
 }
 
 /// Whether the node serves, or is on its way up or down.

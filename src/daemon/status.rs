@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::services::run::ServiceView;
 
+use super::advice;
+
 /// How worried to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -25,10 +27,26 @@ pub struct NodeStatus {
     pub version: String,
     pub pid: u32,
     pub arbitration: String,
+    /// Of the configuration that this daemon read at its start.
+    pub config_hash: String,
     /// `None`: not compared yet.
     pub config_equal: Option<bool>,
     pub health: Health,
+    /// Where `arbitration` is `witness`.
+    pub witness: Option<WitnessStatus>,
+    /// What somebody should do about the node itself.
+    pub advice: Vec<String>,
     pub volumes: Vec<VolumeStatus>,
+}
+
+/// The witness as this node sees it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WitnessStatus {
+    pub address: String,
+    /// Since its last answer; `None`: never answered.
+    pub answered_ms: Option<u64>,
+    /// Why it does not answer; `None` while it does.
+    pub problem: Option<String>,
 }
 
 /// One volume as this node sees it.
@@ -44,6 +62,9 @@ pub struct VolumeStatus {
     pub reason: String,
     /// What the reason waits for, at most.
     pub until_ms: Option<u64>,
+    /// What happens by itself, and what somebody should do.
+    pub next: String,
+    pub advice: Vec<String>,
     pub serving: bool,
     pub frozen: bool,
     pub record_v: Option<u64>,
@@ -58,9 +79,19 @@ pub struct VolumeStatus {
     /// Blocks of 4 KiB copied and to copy in the present resync.
     pub resync_done_blocks: Option<u64>,
     pub resync_total_blocks: Option<u64>,
+    /// At the pace so far.
+    pub resync_left_ms: Option<u64>,
     /// Blocks that the peer may lack.
     pub dirty_blocks: u64,
+    /// The machine's last conversation with the witness; see also the node's `witness`.
     pub witness_seen_ms: Option<u64>,
+    /// The witness has no record of this volume.
+    pub witness_unknown: bool,
+    /// "twinfs demote" and "twinfs disconnect" are in force.
+    pub demoted: bool,
+    pub disconnected: bool,
+    /// Why the peer and this node do not talk, if one of them refuses.
+    pub refused: Option<String>,
     pub image: String,
     pub size_bytes: u64,
     pub mount: String,
@@ -84,6 +115,17 @@ impl VolumeStatus {
     pub fn judge(&mut self) {
         self.health = self.judged();
         self.drbd = self.drbd_words();
+        self.resync_left_ms = self.resync_left();
+    }
+
+    /// At the average pace since the resync began; nothing before a second of it has passed.
+    fn resync_left(&self) -> Option<u64> {
+        let (done, total) = (self.resync_done_blocks?, self.resync_total_blocks?);
+        let left = total.checked_sub(done)?;
+        if done == 0 || self.state_since_ms < 1_000 {
+            return None;
+        }
+        u64::try_from(u128::from(self.state_since_ms) * u128::from(left) / u128::from(done)).ok()
     }
 
     fn judged(&self) -> Health {
@@ -121,12 +163,12 @@ impl VolumeStatus {
         Some(done.min(total).saturating_mul(1000).checked_div(total).unwrap_or(1000))
     }
 
-    /// The state as one line, with its age, its reason and what is being done.
+    /// The state as one line, with its age.
     pub fn state_line(&self, peer: &str) -> String {
-        let mut line = match (self.state.as_str(), self.resync_permille()) {
+        let state = match (self.state.as_str(), self.resync_permille()) {
             ("catching-up", Some(permille)) => {
-                let left = self.resync_total_blocks.unwrap_or(0)
-                    - self.resync_done_blocks.unwrap_or(0).min(self.resync_total_blocks.unwrap_or(0));
+                let total = self.resync_total_blocks.unwrap_or(0);
+                let left = total.saturating_sub(self.resync_done_blocks.unwrap_or(0));
                 let way = if self.role == "target" { "from" } else { "to" };
                 format!(
                     "catching-up {}.{} % ({} left, {way} {peer})",
@@ -138,23 +180,31 @@ impl VolumeStatus {
             ("in-sync", _) => format!("in-sync with {peer}"),
             (state, _) => state.to_string(),
         };
-        line.push_str(&format!(" for {}", age(self.state_since_ms)));
-        if !self.reason.is_empty() {
-            line.push_str(&format!("; {}", self.reason));
+        format!("{state} for {}", age(self.state_since_ms))
+    }
+
+    /// Why it is so, with what it waits for at most.
+    pub fn reason_line(&self) -> String {
+        match self.until_ms.filter(|left| *left > 0) {
+            Some(left) => format!("{} (at most {} more)", self.reason, age(left)),
+            None => self.reason.clone(),
         }
-        if let Some(until) = self.until_ms {
-            line.push_str(&format!(" (at most {} more)", age(until)));
-        }
-        line
     }
 }
 
 impl NodeStatus {
-    /// The worst of the volumes.
+    /// The worst of the volumes, and no better than degraded while a takeover could not work; and what to do.
     pub fn judge(&mut self) {
         self.volumes.iter_mut().for_each(VolumeStatus::judge);
+        advice::fill(self);
         let worst = self.volumes.iter().map(|v| v.health).max().unwrap_or_default();
-        self.health = if self.config_equal == Some(false) { worst.max(Health::Degraded) } else { worst };
+        let silent = self.witness.as_ref().is_some_and(|witness| witness.problem.is_some());
+        // A new pair, and one whose witness forgot it, make themselves known within seconds.
+        let unknown =
+            |v: &VolumeStatus| v.witness_unknown && v.state == "in-sync" && v.state_since_ms > 30_000;
+        let unknown = self.volumes.iter().any(unknown);
+        let hurt = self.config_equal == Some(false) || silent || unknown;
+        self.health = if hurt { worst.max(Health::Degraded) } else { worst };
     }
 }
 
@@ -207,6 +257,18 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_witness_is_degraded_before_it_is_needed() {
+        let silent = WitnessStatus { problem: Some("silent".into()), ..WitnessStatus::default() };
+        let mut node = NodeStatus { volumes: vec![volume("primary", "in-sync")], ..NodeStatus::default() };
+        node.judge();
+        assert_eq!(node.health, Health::Ok);
+        node.witness = Some(silent);
+        node.judge();
+        assert_eq!(node.health, Health::Degraded);
+        assert!(!node.advice.is_empty());
+    }
+
+    #[test]
     fn a_resync_says_how_much_is_left_and_which_way_it_goes() {
         let mut status = volume("target", "catching-up");
         status.resync_done_blocks = Some(250);
@@ -214,6 +276,7 @@ mod tests {
         status.state_since_ms = 61_000;
         status.judge();
         assert_eq!(status.state_line("beta"), "catching-up 25.0 % (2.9 MiB left, from beta) for 1 min 1 s");
+        assert_eq!(status.resync_left_ms, Some(183_000), "three times as much is left as was done in 61 s");
         assert_eq!(status.drbd.cstate, "SyncTarget");
         assert_eq!(status.drbd.disk, "Inconsistent");
     }
