@@ -194,6 +194,37 @@ fn every_kind_of_file_and_attribute_survives_a_remount() {
 }
 
 #[test]
+fn every_time_that_a_call_can_set_is_kept_or_clamped_and_none_stops_the_mount() {
+    if !can_mount("every_time_that_a_call_can_set_is_kept_or_clamped_and_none_stops_the_mount") {
+        return;
+    }
+    let mut rig = Rig::mounted();
+    // Before the smallest second there is only the clamp of the kernel, which also takes its nanoseconds.
+    let times = [
+        (i64::MIN, 0),
+        (i64::MIN + 1, 999_999_999),
+        (-86_400, 1),
+        (-1, 999_999_999),
+        (0, 1),
+        (4_294_967_296, 123_456_789),
+        (1 << 40, 7),
+        (i64::MAX, 0),
+    ];
+    for (number, (secs, nanos)) in times.iter().enumerate() {
+        let path = rig.at(&format!("t{number}"));
+        let file = writable(&path);
+        let time = nix::sys::time::TimeSpec::new(*secs, *nanos);
+        nix::sys::stat::futimens(&file, &time, &time).unwrap();
+    }
+    rig.remount();
+    for (number, time) in times.iter().enumerate() {
+        let meta = fs::metadata(rig.at(&format!("t{number}"))).unwrap();
+        assert_eq!((meta.mtime(), meta.mtime_nsec()), *time);
+        assert_eq!((meta.atime(), meta.atime_nsec()), *time);
+    }
+}
+
+#[test]
 fn a_default_acl_is_inherited_and_enforced_by_the_kernel() {
     if !can_mount("a_default_acl_is_inherited_and_enforced_by_the_kernel") {
         return;

@@ -73,8 +73,8 @@ pub(super) fn from_clock(time: SystemTime) -> Time {
         Err(error) => {
             let before = error.duration();
             match before.subsec_nanos() {
-                0 => Time { secs: -signed(before.as_secs()), nanos: 0 },
-                nanos => Time { secs: -signed(before.as_secs()) - 1, nanos: NANOS - nanos },
+                0 => Time { secs: negative(before.as_secs()), nanos: 0 },
+                nanos => Time { secs: negative(before.as_secs()).saturating_sub(1), nanos: NANOS - nanos },
             }
         }
     }
@@ -89,7 +89,7 @@ pub(super) fn from_request(time: TimeOrNow, now: Time) -> Time {
             Ok(after) => Time { secs: signed(after.as_secs()), nanos: after.subsec_nanos() },
             Err(error) => {
                 let before = error.duration();
-                Time { secs: -signed(before.as_secs()), nanos: before.subsec_nanos() }
+                Time { secs: negative(before.as_secs()), nanos: before.subsec_nanos() }
             }
         },
     }
@@ -97,6 +97,11 @@ pub(super) fn from_request(time: TimeOrNow, now: Time) -> Time {
 
 fn signed(seconds: u64) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+/// `-seconds`: reaches one further than `signed`.
+fn negative(seconds: u64) -> i64 {
+    0_i64.checked_sub_unsigned(seconds).unwrap_or(i64::MIN)
 }
 
 #[cfg(test)]
@@ -110,6 +115,9 @@ mod tests {
             Time { secs: -1, nanos: 0 },
             Time { secs: 0, nanos: 1 },
             Time { secs: 5_000_000_000, nanos: 999_999_999 },
+            Time { secs: i64::MIN, nanos: 0 },
+            Time { secs: i64::MIN, nanos: 1 },
+            Time { secs: i64::MAX, nanos: 0 },
         ] {
             assert_eq!(from_clock(system_time(time)), time);
         }
