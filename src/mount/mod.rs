@@ -12,6 +12,7 @@ mod mounted;
 mod options;
 mod served;
 mod threads;
+mod worker;
 
 pub use mounted::{MountError, Mounted, Unmounted, check_place, unmount_path};
 pub use options::{MountOptions, UnknownOption};

@@ -21,6 +21,7 @@ use super::adapter::Adapter;
 use super::options::MountOptions;
 use super::served::{Gate, Served};
 use super::threads::FsThreads;
+use super::worker::Watched;
 
 /// Between two tries to unmount.
 const RETRY: Duration = Duration::from_millis(50);
@@ -110,6 +111,7 @@ impl Mounted {
         clear_dead(&dir)?;
         check_mount_point(&dir)?;
         let threads = Arc::new(FsThreads::start(Arc::clone(&fs)).map_err(MountError::Session)?);
+        let watched = Watched::new(Arc::clone(&fs), dir.clone());
         let served = Served {
             fs: Arc::clone(&fs),
             threads: Arc::clone(&threads),
@@ -117,6 +119,7 @@ impl Mounted {
             dir_sync: options.flags.dir_sync,
             commits_inline: options.workers > 1,
             gate,
+            watched: Arc::clone(&watched),
         };
         let device = sys::fuse_mount(&options.source, &dir, options.flags).map_err(MountError::Kernel)?;
         let started = start_session(served, device, options.workers).and_then(|started| {
@@ -126,6 +129,7 @@ impl Mounted {
         });
         match started {
             Ok(((session, ended, stream), minor)) => {
+                watched.mounted(minor);
                 Ok(Mounted { dir, minor, fs, threads, ended, stream, session: Some(session) })
             }
             Err(error) => {

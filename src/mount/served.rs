@@ -20,6 +20,7 @@ use super::attr::{attr, from_clock};
 use super::errno::errno;
 use super::follow;
 use super::threads::{Answer, FsThreads};
+use super::worker::{self, Watched};
 
 /// Nobody else changes the tree while we serve it, so the kernel may keep what it knows.
 pub(super) const TTL: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -39,6 +40,7 @@ pub(super) struct Served {
     pub(super) commits_inline: bool,
     /// Asked before every answer; `None`: nobody can take the right to serve away.
     pub(super) gate: Option<Arc<dyn Gate>>,
+    pub(super) watched: Arc<Watched>,
 }
 
 /// Whether an answer may be given at this moment.
@@ -88,6 +90,7 @@ impl Served {
 
     /// Runs one request. After a panic memory is not trusted: no more changes.
     pub(super) fn guarded(&self, req: &Request, body: impl FnOnce(&Served)) {
+        let _caught_here = worker::enter(&self.watched);
         follow::asked_by(req.pid());
         if catch_unwind(AssertUnwindSafe(|| body(self))).is_err() {
             self.fs.make_read_only();

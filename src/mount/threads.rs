@@ -123,10 +123,12 @@ impl FsThreads {
         Ok(threads)
     }
 
-    fn spawn(&self, name: &str, body: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
+    fn spawn(&self, name: &str, body: impl Fn(&Shared) + Send + 'static) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
+        // A thread that failed goes on without what it held: the answers owed are dropped, which answers them with an
+        // error, and later ones must not wait for ever.
         let run = move || {
-            if catch_unwind(AssertUnwindSafe(|| body(&shared))).is_err() {
+            while catch_unwind(AssertUnwindSafe(|| body(&shared))).is_err() {
                 shared.fs.make_read_only();
             }
         };
@@ -296,5 +298,27 @@ impl Shared {
                 self.fs.make_read_only();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::fs::{Atime, Store};
+
+    #[test]
+    fn a_committer_that_failed_once_still_answers_everybody_after() {
+        let fs = Arc::new(Fs::new(Store::for_tests(), Atime::Never));
+        let threads = FsThreads::start(Arc::clone(&fs)).unwrap();
+        threads.when_stable(fs.fsync_all().unwrap(), Box::new(|_| panic!("the test's own panic")));
+        let (tell, told) = channel();
+        threads.when_stable(fs.fsync_all().unwrap(), Box::new(move |done| tell.send(done).unwrap()));
+        // An answer, or the end of the channel because it was dropped with the panic: both are errors to a caller at
+        // worst, but never silence.
+        assert_ne!(told.recv_timeout(Duration::from_secs(20)), Err(std::sync::mpsc::RecvTimeoutError::Timeout));
+        let ctx = crate::fs::Ctx::default();
+        assert_eq!(fs.mkdir(&ctx, crate::base::Ino::ROOT, b"d", 0o755).err(), Some(FsError::ReadOnly));
     }
 }
