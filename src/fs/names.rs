@@ -30,6 +30,9 @@ impl Fs {
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Node> {
         check_name(name)?;
         let parent = self.inode(dir)?;
+        if name == b"." || name == b".." {
+            return self.by_handle(Node { ino: dir, rec: parent }, name == b"..");
+        }
         if !is_dir(&parent) {
             return Err(FsError::NotDir);
         }
@@ -37,6 +40,21 @@ impl Fs {
         let rec = self.store.inode(entry.ino)?.ok_or_else(|| dangling(dir, entry.ino))?;
         self.remember(entry.ino);
         Ok(Node { ino: entry.ino, rec })
+    }
+
+    /// Paths never ask for `.` and `..`; a handle that outlived the kernel's cache (NFS, open_by_handle_at) does: for any
+    /// inode itself, and for the directory above. Who holds a handle does not hold the inode: without a name it is gone.
+    fn by_handle(&self, node: Node, above: bool) -> Result<Node> {
+        let node = match above {
+            false => node,
+            true if !is_dir(&node.rec) => return Err(FsError::NotDir),
+            true => self.getattr(if node.rec.parent == Ino(0) { node.ino } else { node.rec.parent })?,
+        };
+        if node.rec.nlink == 0 {
+            return Err(FsError::Stale);
+        }
+        self.remember(node.ino);
+        Ok(node)
     }
 
     /// A file, directory, device, fifo or socket. The caller holds it until `forget`.

@@ -266,6 +266,34 @@ fn attribute_names_and_sizes_are_checked() {
 }
 
 #[test]
+fn a_handle_finds_its_inode_and_the_directory_above_until_the_last_name_is_gone() {
+    let fs = fs();
+    let dir = fs.mkdir(&at(1), Ino::ROOT, b"d", 0o755).unwrap().ino;
+    let file = fs.create(&at(1), dir, b"f", 0o644).unwrap().ino;
+    let look = |ino, name: &[u8]| fs.lookup(ino, name).map(|node| node.ino);
+    assert_eq!((look(file, b"."), look(dir, b"."), look(dir, b"..")), (Ok(file), Ok(dir), Ok(Ino::ROOT)));
+    assert_eq!((look(Ino::ROOT, b".."), look(file, b"..")), (Ok(Ino::ROOT), Err(FsError::NotDir)));
+    fs.unlink(&at(2), dir, b"f").unwrap();
+    assert_eq!(look(file, b"."), Err(FsError::Stale), "held, but without a name");
+    fs.forget(file, 2);
+    fs.reap().unwrap();
+    assert_eq!(look(file, b"."), Err(FsError::Stale));
+}
+
+#[test]
+fn only_flags_that_are_kept_can_be_set() {
+    let fs = fs();
+    let file = fs.create(&at(1), Ino::ROOT, b"f", 0o644).unwrap().ino;
+    for flag in [0x10, 0x20, 0x40, 0x80] {
+        fs.set_flags(&at(2), file, flag).unwrap();
+        assert_eq!(fs.flags(file), Ok(flag));
+    }
+    for flag in [0x04, 0x08, 0x0001_0000, 0x0080_0000] {
+        assert_eq!(fs.set_flags(&at(2), file, flag), Err(FsError::NotSupported), "{flag:#x}");
+    }
+}
+
+#[test]
 fn after_going_down_everything_is_an_error_and_read_only_refuses_only_changes() {
     let fs = fs();
     let node = NewNode { kind: FileKind::Fifo, mode: 0o600, rdev: 0, target: b"" };

@@ -44,7 +44,8 @@ const SEEK_HOLE: i32 = 4;
 
 /// What is asked of the kernel. Never, on this version of fuser: OVER_IO_URING, SETXATTR_EXT, ALLOW_IDMAP, ABORT_ERROR,
 /// ATOMIC_O_TRUNC, POSIX_LOCKS, FLOCK_LOCKS, SECURITY_CTX, AUTO_INVAL_DATA.
-const WANTED: [InitFlags; 10] = [
+const WANTED: [InitFlags; 11] = [
+    InitFlags::FUSE_EXPORT_SUPPORT,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
