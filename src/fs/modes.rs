@@ -11,9 +11,10 @@ const S_IXGRP: u32 = 0o010;
 pub const IMMUTABLE: u32 = 0x10;
 /// FS_APPEND_FL: a file only grows at its end; a directory only gains names.
 pub const APPEND_ONLY: u32 = 0x20;
-/// The flags that FS_IOC_SETFLAGS may store: those with an effect here, and those that are mere notes (sync, dirsync,
-/// nodump, noatime).
-pub const FLAGS_SETTABLE: u32 = IMMUTABLE | APPEND_ONLY | NO_ATIME | 0x08 | 0x40 | 0x0001_0000;
+/// FS_NODUMP_FL: a note to backup programs, nothing else.
+const NO_DUMP: u32 = 0x40;
+/// The flags that FS_IOC_SETFLAGS may store. Others would be promises that nobody keeps (sync, dirsync, compression).
+pub const FLAGS_SETTABLE: u32 = IMMUTABLE | APPEND_ONLY | NO_ATIME | NO_DUMP;
 /// FS_NOATIME_FL.
 pub const NO_ATIME: u32 = 0x80;
 

@@ -13,8 +13,10 @@ use super::served::Served;
 
 const GET_FLAGS: u16 = 0x6601;
 const SET_FLAGS: u16 = 0x6602;
+const GET_VERSION: u16 = 0x7601;
 const GET_XATTR: u16 = 0x581f;
 const SET_XATTR: u16 = 0x5820;
+const REMOUNT: u16 = (REMOUNT_WORD & 0xffff) as u16;
 /// "Going down" of xfs and ext4: type 'X', number 125.
 const GOING_DOWN: u16 = 0x587d;
 
@@ -27,6 +29,17 @@ fn to_xflags(flags: u32) -> u32 {
 
 fn from_xflags(xflags: u32) -> u32 {
     BOTH.iter().filter(|(_, x)| xflags & x != 0).fold(0, |all, (fl, _)| all | fl)
+}
+
+/// `struct fsxattr`: flags, extent size hint, extents, project, hint for copies. Only flags can be set here.
+fn from_fsxattr(data: &[u8]) -> Result<u32, FsError> {
+    let word = |at: usize| data.get(at..).and_then(first_word).unwrap_or(0);
+    let xflags = first_word(data).ok_or(FsError::Invalid)?;
+    let known = to_xflags(u32::MAX);
+    if xflags & !known != 0 || word(4) != 0 || word(12) != 0 || word(16) != 0 {
+        return Err(FsError::NotSupported);
+    }
+    Ok(from_xflags(xflags))
 }
 
 fn first_word(data: &[u8]) -> Option<u32> {
@@ -47,9 +60,11 @@ pub(super) fn answer(
         GET_FLAGS => served.fs.flags(ino),
         GET_XATTR => served.fs.flags(ino).map(to_xflags),
         SET_FLAGS => set(served, ctx, ino, first_word(data)),
-        SET_XATTR => set(served, ctx, ino, first_word(data).map(from_xflags)),
+        SET_XATTR => from_fsxattr(data).and_then(|flags| set(served, ctx, ino, Some(flags))),
+        GET_VERSION => served.fs.getattr(ino).map(|node| node.rec.generation),
         GOING_DOWN if ctx.uid == 0 => return go_down(served, out_size, reply),
-        GOING_DOWN => Err(FsError::NotPermitted),
+        REMOUNT if ctx.uid == 0 => remount(served, first_word(data)),
+        GOING_DOWN | REMOUNT => Err(FsError::NotPermitted),
         _ => return reply.error(Errno::ENOTTY),
     };
     match outcome {
@@ -85,5 +100,20 @@ mod tests {
         for (flags, _) in BOTH {
             assert_eq!(from_xflags(to_xflags(flags)), flags);
         }
+    }
+
+    #[test]
+    fn what_only_fsxattr_can_say_is_refused() {
+        let with = |at: usize, value: u32| {
+            let mut data = [0; 28];
+            data[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            from_fsxattr(&data)
+        };
+        assert_eq!(with(0, 0x08), Ok(0x10));
+        assert_eq!(with(8, 5), Ok(0), "the number of extents is no wish");
+        for (at, value) in [(0, 0x800), (4, 4096), (12, 42), (16, 1)] {
+            assert_eq!(with(at, value), Err(FsError::NotSupported), "{at}");
+        }
+        assert_eq!(from_fsxattr(&[]), Err(FsError::Invalid));
     }
 }
