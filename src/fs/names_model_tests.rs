@@ -435,7 +435,7 @@ impl Model {
             names.extend_from_slice(name);
             names.push(0);
         }
-        assert_eq!(fs.listxattr(ino).unwrap(), names, "{}", context());
+        assert_eq!(fs.listxattr(&Ctx::default(), ino).unwrap(), names, "{}", context());
         match node.kind {
             FileKind::Dir => assert_eq!(rec.parent, self.inos[&node.parent], "{}", context()),
             FileKind::Symlink => assert_eq!(fs.readlink(ino).unwrap(), node.target, "{}", context()),

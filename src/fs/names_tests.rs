@@ -261,7 +261,10 @@ fn attribute_names_and_sizes_are_checked() {
     for n in 0..1_000 {
         set(format!("user.{n}").as_bytes(), b"v").unwrap();
     }
-    assert_eq!(fs.listxattr(file).unwrap().iter().filter(|b| **b == 0).count(), 1_001);
+    set(b"trusted.t", b"").unwrap();
+    let names = |uid| fs.listxattr(&Ctx { uid, ..at(3) }, file).unwrap();
+    assert_eq!(names(0).iter().filter(|b| **b == 0).count(), 1_002);
+    assert_eq!(names(1).iter().filter(|b| **b == 0).count(), 1_001, "trusted names are for root");
     assert_eq!(fs.getxattr(file, b"user.big").unwrap().len(), 65_536);
 }
 

@@ -29,11 +29,13 @@ impl Fs {
         self.store.xattr(ino, name)?.ok_or(FsError::NoAttr)
     }
 
-    /// All names, each ended by a zero byte, as listxattr(2) answers them.
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
+    /// All names, each ended by a zero byte, as listxattr(2) answers them. The kernel guards the values of `trusted.`;
+    /// that such names exist is not for everybody either.
+    pub fn listxattr(&self, ctx: &Ctx, ino: Ino) -> Result<Vec<u8>> {
         self.inode(ino)?;
         let mut out = Vec::new();
-        for name in self.store.xattr_names(ino)? {
+        let visible = |name: &[u8]| ctx.uid == 0 || !name.starts_with(b"trusted.");
+        for name in self.store.xattr_names(ino)?.into_iter().filter(|name| visible(name)) {
             out.extend_from_slice(&name);
             out.push(0);
         }
