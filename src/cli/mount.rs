@@ -16,6 +16,7 @@ use super::{Exit, Failure, Output};
 use crate::fs::Fs;
 use crate::mount::{MountOptions, Mounted};
 use crate::sys::background::{self, Answer, Side};
+use crate::sys::mount as sys;
 use crate::sys::signals::Signals;
 
 /// mount(8): the mount failed.
@@ -69,30 +70,36 @@ struct Plan {
     options: MountOptions,
     force: bool,
     foreground: bool,
+    /// Change the options of a mount that is there.
+    remount: bool,
 }
 
 fn plan(args: &Args) -> anyhow::Result<Plan> {
     let mut options = MountOptions { source: args.spec.clone(), ..MountOptions::default() };
-    let (mut force, mut foreground) = (args.force, args.foreground);
+    let (mut force, mut foreground, mut remount) = (args.force, args.foreground, false);
     for list in &args.options {
-        let own = |word: &str| matches!(word, "force" | "foreground" | "standalone");
+        let own = |word: &str| matches!(word, "force" | "foreground" | "standalone" | "remount");
         let (ours, theirs): (Vec<&str>, Vec<&str>) = list.split(',').map(str::trim).partition(|w| own(w));
         force |= ours.contains(&"force");
         foreground |= ours.contains(&"foreground");
+        remount |= ours.contains(&"remount");
         options
             .apply(&theirs.join(","), args.sloppy)
             .map_err(|error| Failure::new(Exit(1), error.to_string()))?;
     }
-    Ok(Plan { options, force, foreground })
+    Ok(Plan { options, force, foreground, remount })
 }
 
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     let plan = plan(args)?;
+    if plan.remount {
+        return remount(args, &plan);
+    }
     let image = std::fs::canonicalize(&args.spec).map_err(|error| {
         let text = format!("{}: {error}; give an image, or `twinfs up` to start a volume", args.spec);
         Failure::new(MOUNT_FAILED, text)
     })?;
-    let dir = crate::sys::mount::absolute(&args.dir)
+    let dir = sys::absolute(&args.dir)
         .map_err(|error| Failure::new(MOUNT_FAILED, format!("{}: {error}", args.dir.display())))?;
     if args.fake {
         return Ok(Exit::DONE);
@@ -113,6 +120,27 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
             Ok(Exit::DONE)
         }
     }
+}
+
+/// `mount -o remount,...`: the image and its daemon stay; the kernel and the daemon are told what changed.
+fn remount(args: &Args, plan: &Plan) -> anyhow::Result<Exit> {
+    let refuse = |text: String| Failure::new(MOUNT_FAILED, format!("{}: {text}", args.dir.display()));
+    let dir = sys::absolute(&args.dir).map_err(|error| refuse(error.to_string()))?;
+    let line = sys::mounted_at(&dir).map_err(|error| refuse(error.to_string()))?;
+    if line.is_none_or(|line| line.fs_type != sys::FS_TYPE) {
+        return Err(refuse("no twinfs is mounted there; remount changes a mount that exists".to_string()).into());
+    }
+    if args.fake {
+        return Ok(Exit::DONE);
+    }
+    sys::remount(&dir, plan.options.flags).map_err(|error| match error.kind() {
+        std::io::ErrorKind::ReadOnlyFilesystem => refuse(
+            "it was mounted read-only, or a failure made it so; unmount it and mount it read-write".to_string(),
+        ),
+        std::io::ErrorKind::ResourceBusy => refuse("files are open for writing; close them first".to_string()),
+        _ => refuse(error.to_string()),
+    })?;
+    Ok(Exit::DONE)
 }
 
 fn failed(error: anyhow::Error) -> anyhow::Error {
@@ -154,6 +182,10 @@ fn start(image: &Path, dir: &Path, plan: &Plan) -> anyhow::Result<(Mounted, Arc<
     // A dead mount of a predecessor goes first: its daemon may be what holds the lock.
     let (store, rest) = standalone::open(image, access)?.split();
     let fs = Arc::new(Fs::new(store, plan.options.atime));
+    if access == Access::ReadOnly {
+        // Changes would go to memory and be lost: even a remount behind our back must not accept any.
+        fs.make_read_only();
+    }
     let mounted = Mounted::mount(Arc::clone(&fs), dir, &plan.options)?;
     Ok((mounted, fs, rest))
 }
@@ -186,7 +218,11 @@ mod tests {
     #[test]
     fn our_own_words_may_stand_among_the_options() {
         let plan = call(&["img", "/mnt", "-o", "force,nodev", "-o", "foreground"]);
-        assert!(plan.force && plan.foreground && plan.options.flags.no_dev);
+        assert!(plan.force && plan.foreground && !plan.remount && plan.options.flags.no_dev);
+        // As mount(8) asks, with what /proc/mounts shows.
+        let shown = "rw,nosuid,relatime,user_id=0,group_id=0,default_permissions,allow_other,remount,ro";
+        let plan = call(&["img", "/mnt", "-o", shown]);
+        assert!(plan.remount && plan.options.flags.read_only && plan.options.flags.no_suid);
     }
 
     #[test]

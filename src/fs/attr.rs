@@ -101,7 +101,7 @@ impl Fs {
         if rec.flags & NO_ATIME != 0 {
             return false;
         }
-        match self.atime {
+        match self.atime() {
             Atime::Never => false,
             Atime::Strict => rec.atime != now,
             Atime::Relative => {

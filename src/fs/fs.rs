@@ -42,6 +42,8 @@ pub enum Atime {
     Strict,
 }
 
+const NEVER: u8 = Atime::Never as u8;
+const STRICT: u8 = Atime::Strict as u8;
 const SERVING: u8 = 0;
 const READ_ONLY: u8 = 1;
 const DOWN: u8 = 2;
@@ -49,14 +51,30 @@ const DOWN: u8 = 2;
 /// The file system.
 pub struct Fs {
     pub(super) store: Store,
-    pub(super) atime: Atime,
+    atime: AtomicU8,
     pub(super) live: Live,
     state: AtomicU8,
 }
 
 impl Fs {
     pub fn new(store: Store, atime: Atime) -> Fs {
-        Fs { store, atime, live: Live::default(), state: AtomicU8::new(SERVING) }
+        let fs =
+            Fs { store, atime: AtomicU8::new(0), live: Live::default(), state: AtomicU8::new(SERVING) };
+        fs.set_atime(atime);
+        fs
+    }
+
+    /// When reads move the access time from now on: a remount may change it.
+    pub fn set_atime(&self, atime: Atime) {
+        self.atime.store(atime as u8, Ordering::SeqCst);
+    }
+
+    pub(super) fn atime(&self) -> Atime {
+        match self.atime.load(Ordering::SeqCst) {
+            NEVER => Atime::Never,
+            STRICT => Atime::Strict,
+            _ => Atime::Relative,
+        }
     }
 
     /// The engine below, for the threads that commit, write back and checkpoint.
@@ -72,6 +90,11 @@ impl Fs {
     /// Answers every further operation with an error. What was committed stays; nothing else is added to it.
     pub fn shut_down(&self) {
         self.state.store(DOWN, Ordering::SeqCst);
+    }
+
+    /// Whether changes are accepted.
+    pub fn is_serving(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == SERVING
     }
 
     /// Whether `shut_down` was called.

@@ -1,12 +1,15 @@
 //! The ioctls that reach a file system through FUSE.
 //!
-//! Decides the encoding of inode flags in the two usual forms, and the request of recovery tests to go down. Does not
-//! know what the flags forbid.
+//! Decides the encoding of inode flags in the two usual forms, the request of recovery tests to go down, and the word
+//! that a remount leaves with the daemon. Does not know what the flags forbid.
+
+use std::sync::atomic::Ordering;
 
 use fuser::{Errno, ReplyIoctl};
 
 use crate::base::Ino;
-use crate::fs::{Ctx, FsError};
+use crate::fs::{Atime, Ctx, FsError};
+use crate::sys::mount::{REMOUNT_WORD, RemountWord};
 
 use super::errno::errno;
 use super::served::Served;
@@ -81,6 +84,21 @@ pub(super) fn answer(
 fn set(served: &Served, ctx: Ctx, ino: Ino, flags: Option<u32>) -> Result<u32, FsError> {
     let flags = flags.ok_or(FsError::Invalid)?;
     served.fs.set_flags(&ctx, ino, flags).map(|()| 0)
+}
+
+/// The kernel changes its own flags in a remount; what the daemon decides by them it is told here.
+fn remount(served: &Served, word: Option<u32>) -> Result<u32, FsError> {
+    let word = RemountWord::from_bits(word.ok_or(FsError::Invalid)?);
+    if word.writable && !served.fs.is_serving() {
+        return Err(FsError::ReadOnly);
+    }
+    served.fs.set_atime(match (word.writable, word.no_atime, word.strict_atime) {
+        (false, _, _) | (_, true, _) => Atime::Never,
+        (_, _, true) => Atime::Strict,
+        _ => Atime::Relative,
+    });
+    served.dir_sync.store(word.dir_sync, Ordering::SeqCst);
+    Ok(0)
 }
 
 fn go_down(served: &Served, out_size: u32, reply: ReplyIoctl) {

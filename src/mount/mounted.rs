@@ -8,6 +8,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -116,7 +117,7 @@ impl Mounted {
             fs: Arc::clone(&fs),
             threads: Arc::clone(&threads),
             strict_writes: options.strict_writes,
-            dir_sync: options.flags.dir_sync,
+            dir_sync: AtomicBool::new(options.flags.dir_sync || options.flags.sync),
             commits_inline: options.workers > 1,
             gate,
             watched: Arc::clone(&watched),

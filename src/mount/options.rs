@@ -117,7 +117,9 @@ impl MountOptions {
         if let Some(count) = word.strip_prefix("threads=") {
             return count.parse().ok().filter(|n| (1..=64).contains(n)).map(|n| self.workers = n).is_some();
         }
-        let foreign = word.starts_with("x-") || word.starts_with("X-") || word.starts_with("comment=");
+        // What /proc/mounts shows of a mount comes back in a remount.
+        let shown = ["user_id=", "group_id=", "rootmode=", "fd=", "max_read=", "blksize="];
+        let foreign = ["x-", "X-", "comment="].iter().chain(&shown).any(|start| word.starts_with(start));
         foreign || IGNORED.contains(&word)
     }
 }

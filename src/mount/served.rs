@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -35,7 +36,7 @@ pub(super) struct Served {
     /// Every write is answered only when it is stable.
     pub(super) strict_writes: bool,
     /// Every change of a name is answered only when it is stable.
-    pub(super) dir_sync: bool,
+    pub(super) dir_sync: AtomicBool,
     /// A thread that reads requests may commit itself: there is another one to go on.
     pub(super) commits_inline: bool,
     /// Asked before every answer; `None`: nobody can take the right to serve away.
@@ -108,7 +109,7 @@ impl Served {
         if let Err(error) = self.vouch(Ok(())) {
             return answer(Err(error));
         }
-        if !self.dir_sync {
+        if !self.dir_sync.load(Ordering::Relaxed) {
             return answer(Ok(()));
         }
         match self.fs.fsync_all() {

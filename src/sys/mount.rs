@@ -3,7 +3,7 @@
 //! Decides the strings that the kernel is given, and how a mount is ended when the polite way fails. Does not know
 //! what is served. Invariant: nothing here touches the *content* of a mount (no stat below or on a mount point that
 //! could be dead) before mountinfo was asked what lies there.
-#![allow(clippy::disallowed_methods, reason = "a shell: system calls")]
+#![allow(unsafe_code, clippy::disallowed_methods, reason = "a shell: system calls, one ioctl by number")]
 
 use std::fs::OpenOptions;
 use std::io;
@@ -47,6 +47,59 @@ impl KernelFlags {
         ];
         table.iter().filter(|(set, _)| *set).fold(MsFlags::empty(), |all, (_, bit)| all | *bit)
     }
+}
+
+/// The ioctl by which a remount tells the daemon what changed: type 0xe7, number 1, a 32-bit word to the daemon.
+pub const REMOUNT_WORD: u32 = 0x4004_e701;
+
+/// What the daemon of a mount decides by itself and a remount may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RemountWord {
+    pub writable: bool,
+    pub no_atime: bool,
+    pub strict_atime: bool,
+    pub dir_sync: bool,
+}
+
+impl RemountWord {
+    pub fn from_bits(bits: u32) -> RemountWord {
+        let has = |bit: u32| bits & bit != 0;
+        RemountWord { writable: has(1), no_atime: has(2), strict_atime: has(4), dir_sync: has(8) }
+    }
+
+    fn bits(self) -> u32 {
+        let table = [(self.writable, 1), (self.no_atime, 2), (self.strict_atime, 4), (self.dir_sync, 8)];
+        table.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum()
+    }
+}
+
+/// Changes the flags of a mount that is served. What was written before is stable when a mount becomes read-only;
+/// EROFS if the daemon can no longer, or never could, accept changes.
+pub fn remount(dir: &Path, flags: KernelFlags) -> io::Result<()> {
+    let word = RemountWord {
+        writable: !flags.read_only,
+        no_atime: flags.no_atime,
+        strict_atime: flags.strict_atime,
+        dir_sync: flags.dir_sync || flags.sync,
+    };
+    let root = std::fs::File::open(dir)?;
+    if word.writable {
+        tell_remount(&root, word)?;
+    }
+    nix::mount::mount(None::<&str>, dir, None::<&str>, flags.bits() | MsFlags::MS_REMOUNT, None::<&str>)?;
+    if !word.writable {
+        tell_remount(&root, word)?;
+        root.sync_all()?;
+    }
+    Ok(())
+}
+
+fn tell_remount(root: &std::fs::File, word: RemountWord) -> io::Result<()> {
+    nix::ioctl_write_ptr!(remount_word, 0xe7, 1, u32);
+    let bits = word.bits();
+    // SAFETY: the request reads one 32-bit word through the pointer, which outlives the call.
+    unsafe { remount_word(root.as_raw_fd(), &raw const bits) }?;
+    Ok(())
 }
 
 /// One line of mountinfo, as far as it is needed here.
@@ -170,6 +223,13 @@ mod tests {
         assert_eq!(lines[1].minor, 57);
         assert_eq!(lines[1].fs_type, FS_TYPE);
         assert_eq!(lines[1].source, "/img\t1");
+    }
+
+    #[test]
+    fn the_word_of_a_remount_survives_its_bits() {
+        for bits in 0..16 {
+            assert_eq!(RemountWord::from_bits(bits).bits(), bits);
+        }
     }
 
     #[test]
