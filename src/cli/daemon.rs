@@ -26,14 +26,23 @@ pub fn run(args: &Args, _: &Output) -> anyhow::Result<Exit> {
 
 /// To the journal where systemd gave us one, else to standard error.
 fn log() {
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    let failed = match journal {
-        Some(layer) => tracing_subscriber::registry().with(layer).try_init().is_err(),
-        None => {
-            let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false);
-            tracing_subscriber::registry().with(layer.with_writer(std::io::stderr)).try_init().is_err()
-        }
-    };
+    match std::env::var_os("JOURNAL_STREAM") {
+        Some(_) => log_without_terminal(),
+        None => log_to_stderr(),
+    }
+}
+
+/// To standard error.
+pub(super) fn log_to_stderr() {
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false);
     // Only a second subscriber in one process can fail: a test.
-    let _ = failed;
+    let _ = tracing_subscriber::registry().with(layer.with_writer(std::io::stderr)).try_init();
+}
+
+/// To the journal, for a process without a terminal; where there is none, to standard error.
+pub(super) fn log_without_terminal() {
+    match tracing_journald::layer() {
+        Ok(layer) => _ = tracing_subscriber::registry().with(layer).try_init(),
+        Err(_) => log_to_stderr(),
+    }
 }

@@ -149,6 +149,10 @@ fn failed(error: anyhow::Error) -> anyhow::Error {
 
 /// Opens, mounts and serves until a signal or an unmount ends it.
 fn serve(image: &Path, dir: &Path, plan: &Plan, answer: Option<Answer>) -> anyhow::Result<()> {
+    match answer {
+        Some(_) => super::daemon::log_without_terminal(),
+        None => super::daemon::log_to_stderr(),
+    }
     let signals = Signals::block()?;
     let (mounted, fs, rest) = match start(image, dir, plan) {
         Ok(started) => started,
