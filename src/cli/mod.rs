@@ -23,6 +23,7 @@ pub mod roles;
 pub mod sim;
 mod standalone;
 pub mod status;
+mod sync;
 pub mod umount;
 pub mod updown;
 mod usage;
@@ -112,7 +113,7 @@ pub enum Verb {
     /// The primary hands over to the other node
     Switchover(roles::Args),
     /// Make everything written so far stable on both nodes
-    Sync(roles::Args),
+    Sync(sync::Args),
     /// End a mount
     Umount(umount::Args),
     /// Start the daemon in the background
@@ -148,7 +149,7 @@ impl Verb {
             Verb::Umount(args) => umount::run(args, output),
             Verb::Status(args) => status::run(args, output),
             Verb::Switchover(args) => roles::switchover(args, output),
-            Verb::Sync(args) => roles::sync(args, output),
+            Verb::Sync(args) => sync::run(args, output),
             Verb::Up(args) => updown::up(args, output),
             Verb::Witness(args) => witness::run(args, output),
         }

@@ -1,4 +1,4 @@
-//! Orders to the daemon about one volume or all of them: promote, demote, switchover, connect, disconnect, sync.
+//! Orders to the daemon about one volume or all of them: promote, demote, switchover, connect, disconnect.
 //!
 //! Decides nothing: the daemon's machine does, and says why not.
 
@@ -62,8 +62,4 @@ pub fn connect(args: &ConnectArgs, output: &Output) -> anyhow::Result<Exit> {
 
 pub fn disconnect(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     args.run.order(&Request::Disconnect { volume: args.volume() }, output)
-}
-
-pub fn sync(args: &Args, output: &Output) -> anyhow::Result<Exit> {
-    args.run.order(&Request::Sync { volume: args.volume() }, output)
 }
