@@ -6,6 +6,8 @@
 )]
 #![allow(unsafe_code, reason = "mmap, and ioctls by number")]
 
+mod mounted;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
