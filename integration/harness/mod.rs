@@ -5,6 +5,7 @@
 //! mounts with the namespace they live in, scratch files by path. Nothing listens outside the namespaces.
 #![allow(dead_code, clippy::disallowed_methods, reason = "each test target uses its own part of this shell")]
 
+pub mod alone;
 pub mod images;
 pub mod need;
 pub mod node;

@@ -53,18 +53,35 @@ pub fn skip(name: &str, reason: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} was skipped in CI: {reason}");
 }
 
+/// As `have`, for a test that mounts: root, and FUSE in the kernel.
+#[must_use]
+pub fn have_mounts(name: &str, programs: &[Program]) -> bool {
+    match mounts().and_then(|()| check(programs)) {
+        Ok(()) => true,
+        Err(reason) => {
+            skip(name, &reason);
+            false
+        }
+    }
+}
+
 fn kernel() -> Result<(), String> {
+    mounts()?;
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    match known.lines().any(|line| line.ends_with("overlay")) {
+        true => Ok(()),
+        false => Err("needs overlayfs in the kernel".into()),
+    }
+}
+
+fn mounts() -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root (namespaces, mounts)".into());
     }
     if !Path::new("/dev/fuse").exists() {
         return Err("needs /dev/fuse".into());
     }
-    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    match known.lines().any(|line| line.ends_with("overlay")) {
-        true => Ok(()),
-        false => Err("needs overlayfs in the kernel".into()),
-    }
+    Ok(())
 }
 
 fn on_path(program: &str) -> bool {
