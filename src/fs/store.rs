@@ -164,6 +164,11 @@ impl Store {
         core::xattr_names(&self.core_read().layers(None), ino)
     }
 
+    /// Why nothing may be changed any more, if so.
+    pub fn failure(&self) -> Option<FsError> {
+        self.core_read().failed.clone()
+    }
+
     /// Starts an operation; others wait until it is finished or dropped. May seal or checkpoint first when the log or
     /// the space for tables is short; if that fails, `finish` says why.
     pub fn begin(&self) -> Op<'_> {

@@ -253,8 +253,10 @@ impl Shared {
 
     /// What was promised to be kept cannot be: nothing new is accepted.
     fn failed(&self, what: &str, error: &FsError) {
-        if !self.fs.is_down() {
-            tracing::error!("{what} failed, the file system is read-only now: {error}");
+        if self.fs.is_serving() {
+            // What failed first, perhaps in somebody else's request.
+            let cause = self.fs.store().failure().unwrap_or_else(|| error.clone());
+            tracing::error!("{what} failed, the file system is read-only now: {cause}");
         }
         self.fs.make_read_only();
     }
