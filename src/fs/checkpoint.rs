@@ -25,6 +25,8 @@ use super::tables::{FREE, META, META_LOG, Snapshot, definition, redb_error};
 
 /// Free runs of at least this many blocks are discarded: 1 MiB.
 const DISCARD_MIN: u64 = 256;
+/// Most blocks of one discard: two extents.
+const DISCARD_MAX: u64 = 2 * ExtentNo::BLOCKS;
 
 /// Free blocks below which the free pages inside the tables are counted: 16 MiB.
 const NEARLY_FULL: u64 = 4096;
@@ -59,6 +61,15 @@ impl Core {
             hash: *chain,
         })
     }
+}
+
+/// A run in parts that end at borders of extents. The blocks of one call are hot together, and the activity log has few
+/// slots: a file larger than all of them must not ask for more.
+fn discard_parts(start: u64, count: u64) -> impl Iterator<Item = (u64, u64)> {
+    let end = start + count;
+    let stop_of = |at: u64| (at / DISCARD_MAX + 1) * DISCARD_MAX;
+    std::iter::successors(Some(start), move |at| Some(stop_of(*at)).filter(|next| *next < end))
+        .map(move |at| (at, stop_of(at).min(end) - at))
 }
 
 impl Store {
@@ -131,7 +142,9 @@ impl Store {
             self.add_free(freed)?;
         }
         for (start, count) in freed.iter().filter(|(_, count)| *count >= DISCARD_MIN) {
-            self.latch(self.blocks().discard(BlockNo(start), count))?;
+            for (first, count) in discard_parts(start, count) {
+                self.latch(self.blocks().discard(BlockNo(first), count))?;
+            }
         }
         if early { Ok(()) } else { self.add_free(freed) }
     }
@@ -248,4 +261,21 @@ fn take_stored(free: &mut redb::Table<'_, u64, u64>, start: u64, count: u64) -> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_discard_cover_the_run_and_end_at_extents() {
+        for (start, count) in [(0, 1), (5, 300), (1000, 2048), (2048, 2048), (4095, 2), (3, 100_000)] {
+            let mut at = start;
+            for (first, count) in discard_parts(start, count) {
+                assert!(first == at && count > 0 && count <= DISCARD_MAX, "{start}: {first}+{count}");
+                at += count;
+            }
+            assert_eq!(at, start + count);
+        }
+    }
 }

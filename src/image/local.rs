@@ -149,8 +149,9 @@ impl Blocks for LocalBlocks {
     fn discard(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
         self.check_writable()?;
         self.image.check_range(first, count)?;
-        let guard = self.image.lock(first, count);
         for (start, len) in self.parts(first, count) {
+            // An extent under a lock keeps its slot, so no more may be locked than there are slots.
+            let guard = self.image.lock(start, len);
             // Extents without a block have nothing to forget.
             let used: Vec<u64> = extents_of(start, len)
                 .map(|extent| Ok((extent, self.image.summary(ExtentNo(extent))?.touched)))

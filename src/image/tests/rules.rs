@@ -235,6 +235,19 @@ fn discard_vs_reuse() {
 }
 
 #[test]
+fn a_discard_wider_than_the_activity_log_uses_it_part_by_part() {
+    let disk = disk(128 << 20, solo(), 4);
+    let local = local(&disk);
+    for extent in 0..20 {
+        local.write(BlockNo(extent * 1024 + 5), &content(extent, 1)).expect("write");
+    }
+    local.discard(BlockNo(0), 20 * 1024).expect("discard");
+    for extent in 0..20 {
+        assert_eq!(read(local.image(), extent * 1024 + 5), Ok(vec![0; 4096]));
+    }
+}
+
+#[test]
 fn a_discarded_extent_is_given_back_only_after_it_stopped_being_backed() {
     let disk = disk(40 << 20, None, 4);
     let image = open(&disk);
