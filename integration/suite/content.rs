@@ -80,7 +80,7 @@ stonewall
 ioengine=libaio
 direct=1
 iodepth=16
-size=32m
+size=8m
 stonewall
 
 [io_uring]
@@ -92,8 +92,10 @@ stonewall
 
 #[test]
 fn fio_reads_back_what_it_wrote_by_four_engines() {
-    if !need::have_mounts("fio_reads_back_what_it_wrote_by_four_engines", &[("fio", "fio"), ("mkfs.ext4", "e2fsprogs")])
-    {
+    if !need::have_mounts(
+        "fio_reads_back_what_it_wrote_by_four_engines",
+        &[("fio", "fio"), ("mkfs.ext4", "e2fsprogs")],
+    ) {
         return;
     }
     on_both("fio", "1G", |alone| {
@@ -120,8 +122,10 @@ fn the_file_system_class_of_stress_ng_verifies() {
         run.args(["--class", "filesystem", "--sequential", "1", "--verify", "--timeout"]);
         run.arg(format!("{}s", if long() { 10 } else { 1 }));
         let ran = run.args(["--exclude", LEFT_OUT, "--temp-path", "."]).output().unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-        let failures: Vec<&str> = text.lines().filter(|line| line.contains("fail:") || line.contains("aborted")).collect();
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        let failures: Vec<&str> =
+            text.lines().filter(|line| line.contains("fail:") || line.contains("aborted")).collect();
         assert!(ran.status.success() && failures.is_empty(), "{failures:?}\n{}", said(&ran));
         let skipped: Vec<&str> = text.lines().filter(|line| line.contains("skipping")).collect();
         say(&format!("stress-ng: {} stressors skipped themselves: {skipped:?}", skipped.len()));

@@ -52,7 +52,8 @@ pub fn on_both<T: Send>(test: &str, size: &str, suite: impl Fn(&Alone) -> T + Sy
             alone.check();
             outcome
         };
-        std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        std::thread::scope(|scope| scope.spawn(run).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -66,5 +67,6 @@ pub fn on_twinfs<T: Send>(test: &str, size: &str, suite: impl FnOnce(&Alone) -> 
         alone.check();
         outcome
     };
-    std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    std::thread::scope(|scope| scope.spawn(run).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -175,14 +175,15 @@ fn cpython(alone: &Alone, modules: &[String]) -> BTreeSet<String> {
 #[test]
 fn cpythons_tests_of_files_fail_nowhere_but_where_ext4_does() {
     let name = "cpythons_tests_of_files_fail_nowhere_but_where_ext4_does";
-    let programs =
-        [("/usr/lib/python3.11/test/test_os.py", "libpython3.11-testsuite"), ("/usr/bin/python3.11", "python3.11")];
+    let programs = [
+        ("/usr/lib/python3.11/test/test_os.py", "libpython3.11-testsuite"),
+        ("/usr/bin/python3.11", "python3.11"),
+    ];
     if !need::have_mounts(name, &programs) {
         return;
     }
     let all: Vec<String> = MODULES.iter().map(|m| m.to_string()).collect();
-    let failed: Vec<String> =
-        on_twinfs("cpython", "2G", |alone| cpython(alone, &all)).into_iter().collect();
+    let failed: Vec<String> = on_twinfs("cpython", "2G", |alone| cpython(alone, &all)).into_iter().collect();
     if failed.is_empty() {
         return;
     }
@@ -192,7 +193,11 @@ fn cpythons_tests_of_files_fail_nowhere_but_where_ext4_does() {
     });
     let ours_alone: Vec<&String> = failed.iter().filter(|module| !ext4.contains(*module)).collect();
     assert!(ours_alone.is_empty(), "pass on ext4: {ours_alone:?}");
-    say(&format!("cpython: {} of {} modules pass, {failed:?} fail on ext4 too", all.len() - failed.len(), all.len()));
+    say(&format!(
+        "cpython: {} of {} modules pass, {failed:?} fail on ext4 too",
+        all.len() - failed.len(),
+        all.len()
+    ));
 }
 
 #[test]

@@ -80,7 +80,8 @@ fn postmark_and_dbench_end_without_an_error() {
         return;
     }
     on_twinfs("postmark", "1G", |alone| {
-        let orders = "set location .\nset number 500\nset transactions 5000\nset subdirectories 10\nrun\nquit\n";
+        let orders =
+            "set location .\nset number 500\nset transactions 5000\nset subdirectories 10\nrun\nquit\n";
         std::fs::write(alone.root.join("orders"), orders).unwrap();
         let told = alone.sh("postmark < ../orders");
         assert!(told.contains("transactions") && !told.contains("Error"), "{told}");

@@ -128,16 +128,21 @@ fn remount(args: &Args, plan: &Plan) -> anyhow::Result<Exit> {
     let dir = sys::absolute(&args.dir).map_err(|error| refuse(error.to_string()))?;
     let line = sys::mounted_at(&dir).map_err(|error| refuse(error.to_string()))?;
     if line.is_none_or(|line| line.fs_type != sys::FS_TYPE) {
-        return Err(refuse("no twinfs is mounted there; remount changes a mount that exists".to_string()).into());
+        return Err(
+            refuse("no twinfs is mounted there; remount changes a mount that exists".to_string()).into()
+        );
     }
     if args.fake {
         return Ok(Exit::DONE);
     }
     sys::remount(&dir, plan.options.flags).map_err(|error| match error.kind() {
         std::io::ErrorKind::ReadOnlyFilesystem => refuse(
-            "it was mounted read-only, or a failure made it so; unmount it and mount it read-write".to_string(),
+            "it was mounted read-only, or a failure made it so; unmount it and mount it read-write"
+                .to_string(),
         ),
-        std::io::ErrorKind::ResourceBusy => refuse("files are open for writing; close them first".to_string()),
+        std::io::ErrorKind::ResourceBusy => {
+            refuse("files are open for writing; close them first".to_string())
+        }
         _ => refuse(error.to_string()),
     })?;
     Ok(Exit::DONE)

@@ -58,8 +58,7 @@ pub struct Fs {
 
 impl Fs {
     pub fn new(store: Store, atime: Atime) -> Fs {
-        let fs =
-            Fs { store, atime: AtomicU8::new(0), live: Live::default(), state: AtomicU8::new(SERVING) };
+        let fs = Fs { store, atime: AtomicU8::new(0), live: Live::default(), state: AtomicU8::new(SERVING) };
         fs.set_atime(atime);
         fs
     }

@@ -42,8 +42,9 @@ impl Fs {
         Ok(Node { ino: entry.ino, rec })
     }
 
-    /// Paths never ask for `.` and `..`; a handle that outlived the kernel's cache (NFS, open_by_handle_at) does: for any
-    /// inode itself, and for the directory above. Who holds a handle does not hold the inode: without a name it is gone.
+    /// Paths never ask for `.` and `..`; a handle that outlived the kernel's cache (NFS, open_by_handle_at) does: for
+    /// any inode itself, and for the directory above. Who holds a handle does not hold the inode: without a name it is
+    /// gone.
     fn by_handle(&self, node: Node, above: bool) -> Result<Node> {
         let node = match above {
             false => node,

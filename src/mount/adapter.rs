@@ -402,7 +402,8 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        self.0.guarded(req, |s| reply_xattr(s.vouch(s.fs.listxattr(&s.ctx(req, 0), ino(number))), size, reply));
+        self.0
+            .guarded(req, |s| reply_xattr(s.vouch(s.fs.listxattr(&s.ctx(req, 0), ino(number))), size, reply));
     }
 
     fn removexattr(&self, req: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {

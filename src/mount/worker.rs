@@ -55,7 +55,8 @@ impl Watched {
     }
 
     fn minor(&self) -> Option<u32> {
-        let by_path = || sys::mounted_at(&self.dir).ok().flatten().filter(|line| line.fs_type == sys::FS_TYPE);
+        let by_path =
+            || sys::mounted_at(&self.dir).ok().flatten().filter(|line| line.fs_type == sys::FS_TYPE);
         self.minor.get().copied().or_else(|| by_path().map(|line| line.minor))
     }
 
@@ -117,7 +118,9 @@ mod tests {
     fn a_dead_reader_of_requests_ends_the_mount_and_nobody_hangs() {
         if !nix::unistd::geteuid().is_root() || !std::path::Path::new("/dev/fuse").exists() {
             assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "needs root and /dev/fuse in CI");
-            return println!("SKIPPED a_dead_reader_of_requests_ends_the_mount_and_nobody_hangs: needs root and fuse");
+            return println!(
+                "SKIPPED a_dead_reader_of_requests_ends_the_mount_and_nobody_hangs: needs root and fuse"
+            );
         }
         let dir = std::env::temp_dir().join(format!("twinfs-worker-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
