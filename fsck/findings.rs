@@ -1,35 +1,73 @@
-//! What was found wrong, and the progress of looking.
+//! What was found wrong, what its repair costs, and the progress of looking.
 //!
 //! Decides how a finding is printed and how many of one kind are. Does not know what is checked. Invariant: a finding
 //! beyond the printed ones still counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 /// Findings printed of one kind; the rest is counted.
 const PRINTED_MAX: u64 = 20;
 
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// The structure, with a name of its own.
+    pub part: &'static str,
+    pub text: String,
+    /// Its repair may lose something: only for whoever allowed that.
+    pub loses: bool,
+}
+
 /// Everything found so far.
 #[derive(Default)]
 pub struct Findings {
     counts: BTreeMap<&'static str, u64>,
-    lines: Vec<String>,
+    found: Vec<Finding>,
+    known: BTreeSet<Finding>,
+    lossy: u64,
     notes: Vec<String>,
+    mendable: bool,
 }
 
 impl Findings {
-    /// Something is wrong with `part`, a structure with a name of its own.
+    /// Something is wrong with `part`; its repair loses nothing.
     pub fn add(&mut self, part: &'static str, text: impl Into<String>) {
-        let count = self.counts.entry(part).or_default();
+        self.push(Finding { part, text: text.into(), loses: false });
+    }
+
+    /// Something is wrong with `part`; its repair loses what the text says.
+    pub fn lose(&mut self, part: &'static str, text: impl Into<String>) {
+        self.push(Finding { part, text: text.into(), loses: true });
+    }
+
+    fn push(&mut self, finding: Finding) {
+        // A later pass over the tables may meet the same again.
+        if self.known.contains(&finding) {
+            return;
+        }
+        self.lossy += u64::from(finding.loses);
+        let count = self.counts.entry(finding.part).or_default();
         *count += 1;
         if *count <= PRINTED_MAX {
-            self.lines.push(format!("{part}: {}", text.into()));
+            self.known.insert(finding.clone());
+            self.found.push(finding);
         }
     }
 
     /// Worth saying, but as it may be.
     pub fn note(&mut self, text: String) {
         self.notes.push(text);
+    }
+
+    /// As it may be after a crash; whoever repairs puts it right in passing.
+    pub fn mend(&mut self, text: String) {
+        self.notes.push(text);
+        self.mendable = true;
+    }
+
+    pub fn is_mendable(&self) -> bool {
+        self.mendable
     }
 
     pub fn notes(&self) -> &[String] {
@@ -40,6 +78,20 @@ impl Findings {
         self.counts.values().sum()
     }
 
+    /// Findings whose repair may lose something.
+    pub fn lossy(&self) -> u64 {
+        self.lossy
+    }
+
+    pub fn found(&self) -> &[Finding] {
+        &self.found
+    }
+
+    /// Findings of each part.
+    pub fn counts(&self) -> &BTreeMap<&'static str, u64> {
+        &self.counts
+    }
+
     /// The lines for the person, with a count for what was left out.
     pub fn report(&self) -> Vec<String> {
         let left_out = self
@@ -47,11 +99,11 @@ impl Findings {
             .iter()
             .filter(|(_, count)| **count > PRINTED_MAX)
             .map(|(part, count)| format!("{part}: {} more", count - PRINTED_MAX));
-        self.lines.iter().cloned().chain(left_out).collect()
+        self.found.iter().map(|f| format!("{}: {}", f.part, f.text)).chain(left_out).collect()
     }
 }
 
-/// Where progress goes: `fsck -C FD` (pass, position, maximum, name on one line each) or a terminal.
+/// Where progress goes.
 pub struct Progress {
     sink: Option<Box<dyn Write>>,
     machine: bool,

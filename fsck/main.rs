@@ -1,38 +1,58 @@
-//! fsck.twinfs: the independent checker. Reads an image that nobody uses and says what is wrong.
+//! fsck.twinfs: the independent checker. Reads an image that nobody uses, says what is wrong, and puts it right.
 //!
-//! Decides the calling convention of fsck(8): options and the sum of exit bits. Shares only `base`, `format` and the
-//! read side of `image` with the program it checks. Invariant: nothing is written to the image.
-#![allow(clippy::disallowed_methods, reason = "a program of its own: arguments, files")]
+//! Decides the calling convention of fsck(8): options and the sum of exit bits. Shares only `base`, `format` and
+//! `image` with the program it checks, never its allocator or its transactions. Invariants: without `-p` or `-y`
+//! nothing is written; a repair is worked out before its first write, and what it left is examined again.
+#![allow(clippy::disallowed_methods, reason = "a program of its own: arguments, files, signals")]
 
+mod apply;
+mod content;
+mod examine;
 mod files;
 mod findings;
+mod log;
 mod medium;
 mod options;
+mod overlay;
+mod pair;
+mod plan;
+mod plausible;
+mod rebuild;
+mod report;
+mod source;
 mod space;
-mod store;
+mod tables;
+mod tree;
+mod volume;
+mod xxh3;
 
 use std::fs::File;
 use std::io::IsTerminal;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use twinfs::format::ResyncMark;
 use twinfs::image::Disk;
 use twinfs::offline::ReadOnlyFile;
+use twinfs::sys::disk::FileDisk;
 use twinfs::sys::lock::ImageLock;
+use twinfs::sys::signals::{Signals, Woken};
 
+use examine::{Examined, examine};
 use findings::{Findings, Progress};
 use medium::Stop;
-
-use options::{Options, ProgressTo};
+use options::{Options, ProgressTo, Repair};
+use report::Report;
 
 /// Bits of the exit status, as in fsck(8).
 const CLEAN: u8 = 0;
+const CORRECTED: u8 = 1;
 const ERRORS_LEFT: u8 = 4;
 const OPERATIONAL: u8 = 8;
 const USAGE: u8 = 16;
+const CANCELLED: u8 = 32;
 /// A daemon that was told to stop a moment ago may still hold its image.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
@@ -42,92 +62,149 @@ fn main() -> ExitCode {
     let options = match options::parse(&arguments) {
         Ok(options) => options,
         Err(text) => {
-            eprintln!("fsck.twinfs: {text}\nusage: fsck.twinfs [-apnyfMTV] [-C [FD]] IMAGE");
+            eprintln!(
+                "fsck.twinfs: {text}\nusage: fsck.twinfs [-apnyfMTV] [-C [FD]] [--force] [--json] IMAGE"
+            );
             return ExitCode::from(USAGE);
         }
     };
-    if !options.no_title {
+    if !options.no_title && !options.json {
         println!("fsck.twinfs {}", env!("CARGO_PKG_VERSION"));
     }
     let Some(image) = &options.image else { return ExitCode::from(CLEAN) };
-    ExitCode::from(run(Path::new(image), &options))
+    let watch = watch_signals();
+    let report = run(Path::new(image), &options);
+    drop(watch);
+    report.print(options.json);
+    ExitCode::from(report.exit)
 }
 
-fn run(path: &Path, options: &Options) -> u8 {
-    let mut progress = match progress(path, options) {
-        Ok(progress) => progress,
-        Err(text) => {
-            eprintln!("fsck.twinfs: {text}");
-            return OPERATIONAL;
+/// Ends the process with its own code when somebody wants it to end: a repair may be cut off anywhere.
+fn watch_signals() -> Option<UnixStream> {
+    let signals = Signals::block().ok()?;
+    let (here, mut there) = UnixStream::pair().ok()?;
+    std::thread::spawn(move || {
+        if let Ok(Woken::Signal) = signals.wait(&mut there) {
+            eprintln!("fsck.twinfs: cancelled");
+            std::process::exit(CANCELLED.into());
+        }
+    });
+    Some(here)
+}
+
+fn run(path: &Path, options: &Options) -> Report {
+    let mut report = Report { image: path.display().to_string(), ..Report::default() };
+    let outcome = progress(path, options).map_err(Stop::Unusable).and_then(|mut progress| {
+        let outcome = attempt(path, options, &mut report, &mut progress);
+        progress.end();
+        outcome
+    });
+    match outcome {
+        Ok(()) => {}
+        Err(Stop::Unusable(text)) => report.fail(text),
+        Err(Stop::Damaged) => {
+            if report.findings.count() == 0 {
+                report.findings.lose("image", "not readable");
+            }
+            report.exit |= ERRORS_LEFT;
+        }
+    }
+    report
+}
+
+fn attempt(path: &Path, options: &Options, report: &mut Report, progress: &mut Progress) -> Result<(), Stop> {
+    let unusable = |error: &dyn std::fmt::Display| Stop::Unusable(error.to_string());
+    let writes = options.repair > Repair::Nothing;
+    // Held to the end: what changes while it is read cannot be checked.
+    let lock = if writes { ImageLock::take(path, LOCK_WAIT) } else { ImageLock::shared(path, LOCK_WAIT) };
+    let _lock = lock.map_err(|error| unusable(&error))?;
+    let disk: Arc<dyn Disk> = match writes {
+        true => Arc::new(FileDisk::open(path, true).map_err(|error| unusable(&error))?),
+        false => Arc::new(ReadOnlyFile::open(path).map_err(|error| unusable(&error))?),
+    };
+    let Report { findings, .. } = &mut *report;
+    let (seen, outcome) = examine(&disk, options.contents, findings, progress, |examined, findings| {
+        settle(&disk, options, examined, findings)
+    })?;
+    report.seen = seen;
+    match outcome {
+        Outcome::Nothing => {}
+        Outcome::Left(why) => {
+            report.refused = why;
+            report.exit |= ERRORS_LEFT;
+        }
+        Outcome::Failed(text) => {
+            report.exit |= ERRORS_LEFT;
+            report.fail(format!("the repair stopped: {text}"));
+        }
+        Outcome::Repaired => {
+            report.repaired = true;
+            report.exit |= CORRECTED;
+            again(&disk, options, report, progress)?;
+        }
+    }
+    Ok(())
+}
+
+/// What became of the findings.
+enum Outcome {
+    /// There was nothing to do.
+    Nothing,
+    /// Errors are left; why, if a repair was wanted.
+    Left(Option<String>),
+    Failed(String),
+    Repaired,
+}
+
+fn settle(
+    disk: &Arc<dyn Disk>,
+    options: &Options,
+    examined: &Examined<'_>,
+    findings: &mut Findings,
+) -> Outcome {
+    let wrong = findings.count() > 0;
+    let wanted = wrong || (findings.is_mendable() && options.repair > Repair::Nothing);
+    if !wanted {
+        return Outcome::Nothing;
+    }
+    let pair = pair::is_pair(&examined.medium.state);
+    let why = match options.repair {
+        Repair::Nothing => None,
+        // What a crash left is mended at the next mount as well.
+        _ if pair && !options.force && !wrong => return Outcome::Nothing,
+        _ if pair && !options.force => Some(pair::refusal(&examined.medium.state)),
+        _ if examined.beyond_repair => {
+            Some("nothing was repaired: too much is lost; copy the volume again from the peer".to_string())
+        }
+        Repair::Safe if findings.lossy() > 0 => Some(format!(
+            "nothing was repaired: {} repairs would lose something; run fsck.twinfs -y to allow them",
+            findings.lossy()
+        )),
+        _ => {
+            return match examined.repair(disk) {
+                Ok(()) => Outcome::Repaired,
+                Err(text) => Outcome::Failed(text),
+            };
         }
     };
-    let mut findings = Findings::default();
-    let outcome = check(path, options, &mut findings, &mut progress);
-    progress.end();
-    for line in findings.report() {
-        println!("{line}");
-    }
-    for line in findings.notes() {
-        println!("note: {line}");
-    }
-    match outcome {
-        Err(Stop::Unusable(text)) => {
-            eprintln!("fsck.twinfs: {}: {text}", path.display());
-            return OPERATIONAL;
-        }
-        Err(Stop::Damaged) if findings.count() == 0 => findings.add("image", "not readable"),
-        Err(Stop::Damaged) => {}
-        Ok(Some(seen)) => println!(
-            "{}: {} inodes, {} of {} blocks free, {} log records",
-            path.display(),
-            seen.inodes,
-            seen.free,
-            seen.blocks,
-            seen.records
-        ),
-        Ok(None) => {}
-    }
-    match findings.count() {
-        0 => {
-            println!("{}: clean", path.display());
-            CLEAN
-        }
-        count => {
-            println!("{}: {count} things are wrong", path.display());
-            if options.repair {
-                println!(
-                    "nothing was repaired: this version repairs nothing; copy the volume again from the peer"
-                );
-            }
-            ERRORS_LEFT
-        }
-    }
+    Outcome::Left(why)
 }
 
-fn check(
-    path: &Path,
+/// Examines what a repair left.
+fn again(
+    disk: &Arc<dyn Disk>,
     options: &Options,
-    findings: &mut Findings,
+    report: &mut Report,
     progress: &mut Progress,
-) -> Result<Option<store::Seen>, Stop> {
-    // Held to the end: what changes while it is read cannot be checked.
-    let _lock = ImageLock::shared(path, LOCK_WAIT).map_err(|error| Stop::Unusable(error.to_string()))?;
-    let file = ReadOnlyFile::open(path).map_err(|error| Stop::Unusable(error.to_string()))?;
-    let disk: Arc<dyn Disk> = Arc::new(file);
-    let image = Arc::new(medium::check(&disk, options.contents, findings, progress)?);
-    let state = image.state();
-    if state.record.is_none() && state.gens.is_empty() {
-        findings.note("a blank copy: it gets its filesystem from the peer".to_string());
-        return Ok(None);
+) -> Result<(), Stop> {
+    let mut left = Findings::default();
+    let (seen, ()) = examine(disk, options.contents, &mut left, progress, |_, _| ())?;
+    report.seen = seen;
+    if left.count() > 0 {
+        report.exit |= ERRORS_LEFT;
+        report.left = Some(left);
     }
-    if let ResyncMark::Target { .. } = state.resync {
-        findings.note(
-            "a copy is being brought up to date here; its files can be checked when that is done".to_string(),
-        );
-        return Ok(None);
-    }
-    progress.pass();
-    Ok(store::check(&image, findings))
+    Ok(())
 }
 
 fn progress(path: &Path, options: &Options) -> Result<Progress, String> {
@@ -146,3 +223,6 @@ fn progress(path: &Path, options: &Options) -> Result<Progress, String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,17 +4,40 @@
 //! tables (the chunk map is subtracted at every open), everything else is exclusive.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use twinfs::base::BlockNo;
+use twinfs::base::{BlockNo, Ino};
 
 use crate::findings::Findings;
 
+/// Who uses blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Superblock, log, and what belongs to them.
+    Fixed,
+    /// A chunk of the tables: may also stand as free.
+    Tables,
+    File(Ino),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owner::Fixed => f.write_str("the fixed areas"),
+            Owner::Tables => f.write_str("the tables"),
+            Owner::File(ino) => write!(f, "inode {}", ino.0),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
     end: u64,
-    owner: String,
+    owner: Owner,
 }
 
 /// Owners of the blocks in `0..blocks`.
+#[derive(Clone)]
 pub struct Space {
     blocks: u64,
     used: BTreeMap<u64, Run>,
@@ -26,23 +49,47 @@ impl Space {
         Space { blocks, used: BTreeMap::new(), free: BTreeMap::new() }
     }
 
-    /// `owner` uses `count` blocks from `start`.
-    pub fn used(&mut self, start: BlockNo, count: u64, owner: &str, findings: &mut Findings) {
-        let (start, end) = (start.0, start.0.saturating_add(count));
-        if count == 0 || end > self.blocks {
-            return findings.add("space", format!("{owner}: blocks {start}+{count} of {}", self.blocks));
-        }
-        if let Some((other, run)) = self.overlapping(start, end) {
-            let text =
-                format!("blocks {start}..{end} of {owner} are also of {} ({other}..{})", run.owner, run.end);
-            return findings.add("space", text);
-        }
-        self.used.insert(start, Run { end, owner: owner.to_string() });
+    pub fn blocks(&self) -> u64 {
+        self.blocks
     }
 
-    fn overlapping(&self, start: u64, end: u64) -> Option<(u64, &Run)> {
-        let (at, run) = self.used.range(..end).next_back()?;
-        (run.end > start).then_some((*at, run))
+    /// `owner` uses `count` blocks from `start`; the error says who has some of them already.
+    pub fn claim(&mut self, start: BlockNo, count: u64, owner: Owner) -> Result<(), String> {
+        let (start, end) = (start.0, start.0.saturating_add(count));
+        if count == 0 || end > self.blocks {
+            return Err(format!("blocks {start}+{count} of {}", self.blocks));
+        }
+        if let Some((other, run)) = self.used.range(..end).next_back().filter(|(_, run)| run.end > start) {
+            return Err(format!("blocks {start}..{end} are also of {} ({other}..{})", run.owner, run.end));
+        }
+        self.used.insert(start, Run { end, owner });
+        Ok(())
+    }
+
+    /// Whose block this is.
+    pub fn owner(&self, block: BlockNo) -> Option<Owner> {
+        let (_, run) = self.used.range(..=block.0).next_back()?;
+        (run.end > block.0).then_some(run.owner)
+    }
+
+    /// All runs of one kind of owner: first block, block behind, owner.
+    pub fn runs(&self) -> impl Iterator<Item = (u64, u64, Owner)> + '_ {
+        self.used.iter().map(|(start, run)| (*start, run.end, run.owner))
+    }
+
+    /// Blocks that nobody uses; `except` is taken as unused.
+    pub fn unused(&self, except: Option<Owner>) -> Vec<(u64, u64)> {
+        let (mut at, mut out) = (0, Vec::new());
+        for (start, end, owner) in self.runs().chain([(self.blocks, self.blocks, Owner::Fixed)]) {
+            if except == Some(owner) {
+                continue;
+            }
+            if start > at {
+                out.push((at, start - at));
+            }
+            at = at.max(end);
+        }
+        out
     }
 
     /// `count` blocks from `start` are free; `source` says so.
@@ -88,23 +135,23 @@ impl Space {
         self.free.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// Compares both sides once everything was added. `shared` is the owner whose blocks may also stand as free.
-    pub fn finish(&self, shared: &str, findings: &mut Findings) {
-        for (start, run) in self.used.iter().filter(|(_, run)| run.owner != shared) {
-            let before = self.free.range(..run.end).next_back();
-            if let Some((free, free_end)) = before.filter(|(_, free_end)| **free_end > *start) {
-                let (end, owner) = (run.end, &run.owner);
+    /// Compares both sides once everything was added.
+    pub fn finish(&self, findings: &mut Findings) {
+        for (start, end, owner) in self.runs().filter(|(_, _, owner)| *owner != Owner::Tables) {
+            let before = self.free.range(..end).next_back();
+            if let Some((free, free_end)) = before.filter(|(_, free_end)| **free_end > start) {
                 findings
                     .add("free space", format!("{free}..{free_end} are free, {start}..{end} are of {owner}"));
             }
         }
-        let mut edges: Vec<(u64, u64)> = self.used.iter().map(|(start, run)| (*start, run.end)).collect();
+        let mut edges: Vec<(u64, u64)> = self.runs().map(|(start, end, _)| (start, end)).collect();
         edges.extend(self.free.iter().map(|(start, end)| (*start, *end)));
         edges.sort_unstable();
         let mut covered = 0;
         for (start, end) in edges.into_iter().chain([(self.blocks, self.blocks)]) {
             if start > covered {
-                findings.add("space", format!("blocks {covered}..{start} are neither used nor free"));
+                let text = format!("blocks {covered}..{start} are neither used nor free");
+                findings.add("free space", text);
             }
             covered = covered.max(end);
         }
@@ -115,33 +162,41 @@ impl Space {
 mod tests {
     use super::*;
 
-    fn run(used: &[(u64, u64, &str)], free: &[(u64, u64)]) -> Vec<String> {
+    const FILE: Owner = Owner::File(Ino(5));
+
+    fn run(used: &[(u64, u64, Owner)], free: &[(u64, u64)]) -> Vec<String> {
         let mut findings = Findings::default();
         let mut space = Space::new(100);
         for (start, count, owner) in used {
-            space.used(BlockNo(*start), *count, owner, &mut findings);
+            if let Err(text) = space.claim(BlockNo(*start), *count, *owner) {
+                findings.add("extents", text);
+            }
         }
         for (start, count) in free {
             space.free(BlockNo(*start), *count, "table", &mut findings);
         }
-        space.finish("tables", &mut findings);
+        space.finish(&mut findings);
         findings.report()
     }
 
     #[test]
     fn a_complete_partition_is_clean_and_free_runs_may_cover_the_chunks_of_the_tables() {
-        assert_eq!(run(&[(0, 10, "log"), (10, 20, "inode 5"), (40, 10, "tables")], &[(30, 70)]), [""; 0]);
+        let used = [(0, 10, Owner::Fixed), (10, 20, FILE), (40, 10, Owner::Tables)];
+        assert_eq!(run(&used, &[(30, 70)]), [""; 0]);
     }
 
     #[test]
     fn double_use_loss_and_runs_outside_are_named() {
-        let wrong = run(&[(0, 10, "log"), (5, 10, "inode 5")], &[(10, 90)]);
-        assert!(wrong[0].contains("inode 5 are also of log"), "{wrong:?}");
-        let wrong = run(&[(0, 10, "log"), (10, 20, "inode 5")], &[(29, 71)]);
+        let wrong = run(&[(0, 10, Owner::Fixed), (5, 10, FILE)], &[(10, 90)]);
+        assert!(wrong[0].contains("also of the fixed areas"), "{wrong:?}");
+        let wrong = run(&[(0, 10, Owner::Fixed), (10, 20, FILE)], &[(29, 71)]);
         assert!(wrong[0].contains("29..100 are free, 10..30 are of inode 5"), "{wrong:?}");
-        assert_eq!(run(&[(0, 10, "log")], &[(20, 80)]), ["space: blocks 10..20 are neither used nor free"]);
-        assert!(run(&[(0, 100, "log"), (99, u64::MAX, "inode 5")], &[])[0].contains("of 100"));
-        assert!(run(&[(0, 50, "log")], &[(50, 50), (60, 5)])[0].contains("are free already"));
+        assert_eq!(
+            run(&[(0, 10, Owner::Fixed)], &[(20, 80)]),
+            ["free space: blocks 10..20 are neither used nor free"]
+        );
+        assert!(run(&[(0, 100, Owner::Fixed), (99, u64::MAX, FILE)], &[])[0].contains("of 100"));
+        assert!(run(&[(0, 50, Owner::Fixed)], &[(50, 50), (60, 5)])[0].contains("are free already"));
     }
 
     #[test]
@@ -154,5 +209,17 @@ mod tests {
         assert_eq!(findings.count(), 0);
         space.taken(BlockNo(20), 5, "log", &mut findings);
         assert!(findings.report()[0].contains("4 blocks of 20..25"), "{:?}", findings.report());
+    }
+
+    #[test]
+    fn what_nobody_uses_is_found_with_and_without_the_chunks_of_the_tables() {
+        let mut space = Space::new(100);
+        for (start, count, owner) in [(0, 10, Owner::Fixed), (20, 10, Owner::Tables), (50, 5, FILE)] {
+            space.claim(BlockNo(start), count, owner).unwrap();
+        }
+        assert_eq!(space.unused(None), [(10, 10), (30, 20), (55, 45)]);
+        assert_eq!(space.unused(Some(Owner::Tables)), [(10, 40), (55, 45)]);
+        assert_eq!(space.owner(BlockNo(52)), Some(FILE));
+        assert_eq!(space.owner(BlockNo(55)), None);
     }
 }

@@ -48,7 +48,7 @@ const BANNED: &[(&str, &[&str])] = &[
     ("unsafe ", &["src/sys/"]),
     ("fuser::", &["src/mount/"]),
     ("sled::", &["src/history/"]),
-    ("redb::", &["src/fs/", "src/offline/"]),
+    ("redb::", &["src/fs/", "src/offline/", "fsck/rebuild.rs", "fsck/tests/", "fsck/tree/tests.rs"]),
 ];
 
 fn main_sources() -> Vec<PathBuf> {

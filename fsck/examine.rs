@@ -1,0 +1,113 @@
+//! One examination of an image, from its first sector to its last name, with its repair worked out and not carried out.
+//!
+//! Decides the order of the parts. Invariant: nothing is written; what a repair would do to the metadata of the image
+//! lies in an overlay, what it would do to the tables in a plan.
+
+use std::sync::Arc;
+
+use twinfs::format::ResyncMark;
+use twinfs::image::Disk;
+
+use crate::apply;
+use crate::content;
+use crate::findings::{Findings, Progress};
+use crate::medium::{self, Medium, Stop};
+use crate::overlay::Overlay;
+use crate::plan::{self, Plan};
+use crate::volume::{self, Volume};
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub inodes: u64,
+    pub records: u64,
+    pub free: u64,
+    pub blocks: u64,
+}
+
+/// An examined image.
+pub struct Examined<'a> {
+    pub medium: &'a Medium,
+    overlay: &'a Overlay,
+    /// Absent on a copy without a filesystem.
+    files: Option<(&'a Volume<'a>, &'a Plan)>,
+    /// The tables are to be written anew.
+    rebuild: bool,
+    /// Something is too damaged to be put right.
+    pub beyond_repair: bool,
+}
+
+/// Examines the image and shows the result to `act`.
+pub fn examine<R>(
+    below: &Arc<dyn Disk>,
+    contents: bool,
+    findings: &mut Findings,
+    progress: &mut Progress,
+    act: impl FnOnce(&Examined<'_>, &mut Findings) -> R,
+) -> Result<(Option<Seen>, R), Stop> {
+    let overlay = Arc::new(Overlay::new(Arc::clone(below)));
+    let disk: Arc<dyn Disk> = overlay.clone();
+    let medium = medium::check(&disk, findings, progress)?;
+    progress.pass();
+    content::compare(&medium, contents, findings, progress);
+    let nothing =
+        |medium, overlay| Examined { medium, overlay, files: None, rebuild: false, beyond_repair: false };
+    let state = &medium.state;
+    let no_files = if state.record.is_none() && state.gens.is_empty() {
+        Some("a blank copy: it gets its filesystem from the peer")
+    } else if let ResyncMark::Target { .. } = state.resync {
+        Some("a copy is being brought up to date here; its files can be checked when that is done")
+    } else {
+        None
+    };
+    if let Some(note) = no_files {
+        findings.note(note.to_string());
+        content::tell(&medium.source, None, None, findings);
+        let result = act(&nothing(&medium, &overlay), findings);
+        return Ok((None, result));
+    }
+    progress.pass();
+    let before = findings.count();
+    let Some(sup) = volume::superblock(&medium.source, findings) else {
+        content::tell(&medium.source, None, None, findings);
+        let result = act(&Examined { beyond_repair: true, ..nothing(&medium, &overlay) }, findings);
+        return Ok((None, result));
+    };
+    let space = volume::table_space(&medium.source, &sup);
+    let mut volume = volume::read(&space, sup, findings);
+    progress.at(1, 2);
+    let plan = plan::decide(&mut volume, findings);
+    content::compare_stale(&medium.source, &plan.space);
+    let rebuild = findings.count() > before
+        || findings.is_mendable()
+        || content::touches_tables(&medium.source, &plan.space);
+    content::tell(&medium.source, Some(&plan.space), Some(&volume.tables), findings);
+    progress.at(2, 2);
+    let seen = Seen {
+        inodes: plan.inodes,
+        records: volume.log.records.len() as u64,
+        free: plan.free,
+        blocks: volume.sup.block_count,
+    };
+    let beyond_repair = !plan.sound;
+    let files = Some((&volume, &plan));
+    let examined = Examined { medium: &medium, overlay: &overlay, files, rebuild, beyond_repair };
+    let result = act(&examined, findings);
+    Ok((Some(seen), result))
+}
+
+impl Examined<'_> {
+    /// Carries out what was worked out. `disk` is the medium below, open to be written.
+    pub fn repair(&self, disk: &Arc<dyn Disk>) -> Result<(), String> {
+        self.overlay.commit().map_err(|error| error.to_string())?;
+        let repair = apply::open(disk, &self.medium.source, &self.medium.state)?;
+        repair.heal()?;
+        if let Some((volume, plan)) = self.files {
+            repair.settle_files(&plan.space)?;
+            if self.rebuild {
+                repair.rebuild(volume, plan)?;
+            }
+        }
+        repair.close()
+    }
+}
