@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use twinfs::base::{BlockNo, Digest, ExtentNo, Generation, Ino, Members, NodeId, Record, VolumeId};
+use twinfs::base::{Generation, Ino, Members, NodeId, Record, VolumeId};
 use twinfs::format::{
-    Dirent, FileKind, GROUP_EXTENTS, GenEntry, GenReason, InodeRec, LABEL_COPIES, Label, ResyncMark, State,
-    Superblock, Time,
+    Dirent, FileKind, GenEntry, GenReason, InodeRec, LABEL_COPIES, Label, ResyncMark, State, Superblock, Time,
 };
 use twinfs::fs::{FsError, Store, StoreOptions};
-use twinfs::image::{self, Blocks, BlocksError, Disk, DiskError, Image, ImageError};
+use twinfs::image::{self, Disk, DiskError, Image, LocalBlocks};
 
 const IMAGE_BYTES: u64 = 96 << 20;
 
@@ -42,67 +41,6 @@ impl Disk for FileDisk {
     }
     fn zero(&self, offset: u64, len: u64) -> Result<(), DiskError> {
         self.write_at(offset, &vec![0; len as usize])
-    }
-}
-
-/// One image as `Blocks`, without a peer.
-struct Alone(Image);
-
-fn blocks_error(error: ImageError) -> BlocksError {
-    match error {
-        ImageError::Rotten { block } => BlocksError::Rotten(block),
-        ImageError::NoSpace { extent } => BlocksError::NoSpace(extent),
-        other => BlocksError::Io(other.to_string()),
-    }
-}
-
-impl Alone {
-    fn hot(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
-        loop {
-            match self.0.make_hot(first, count) {
-                Err(ImageError::SlotsBusy) => self.flush()?,
-                other => return other.map_err(blocks_error),
-            }
-        }
-    }
-}
-
-impl Blocks for Alone {
-    fn block_count(&self) -> u64 {
-        self.0.block_count()
-    }
-    fn read(&self, first: BlockNo, out: &mut [u8]) -> Result<(), BlocksError> {
-        self.0.read(first, out).map_err(blocks_error)
-    }
-    fn write(&self, first: BlockNo, data: &[u8]) -> Result<(), BlocksError> {
-        let digests: Vec<Digest> = data.chunks(4096).map(Digest::of).collect();
-        let guard = self.0.lock(first, digests.len() as u64);
-        self.hot(first, digests.len() as u64)?;
-        self.0.write(&guard, first, data, &digests).map_err(blocks_error)
-    }
-    fn flush(&self) -> Result<(), BlocksError> {
-        let epoch = self.0.flush().map_err(blocks_error)?;
-        self.0.confirm(epoch);
-        Ok(())
-    }
-    fn write_flush(&self, first: BlockNo, data: &[u8]) -> Result<(), BlocksError> {
-        self.write(first, data)?;
-        self.flush()
-    }
-    fn discard(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
-        let guard = self.0.lock(first, count);
-        self.hot(first, count)?;
-        self.0.discard(&guard, first, count).map_err(blocks_error)
-    }
-    fn back(&self, extent: ExtentNo) -> Result<(), BlocksError> {
-        let guard = self.0.lock(extent.first_block(), ExtentNo::BLOCKS);
-        self.0.back(&guard, extent).map_err(blocks_error)
-    }
-    fn is_backed(&self, extent: ExtentNo) -> bool {
-        self.0.is_backed(extent)
-    }
-    fn pin_hot(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
-        self.0.pin_hot(first, count).map_err(blocks_error)
     }
 }
 
@@ -158,8 +96,8 @@ fn make(path: &Path, close: bool) {
     let medium = disk(path);
     let options = image::FormatOptions { state: state(), uuid: 1, label: "test".into(), al_slots: 16 };
     image::format(&medium, &options).expect("formats the image");
-    let open = || Image::open(disk(path), &image::OpenOptions::read_write()).expect("opens the image");
-    let alone: Arc<Alone> = Arc::new(Alone(open()));
+    let opened = Image::open(disk(path), &image::OpenOptions::read_write()).expect("opens the image");
+    let alone = Arc::new(LocalBlocks::new(Arc::new(opened)).expect("opens its blocks"));
     Store::format(alone.clone(), &twinfs::fs::FormatOptions { log_id: 42, ..Default::default() })
         .expect("makes a filesystem");
     let store = Store::open(alone.clone(), &StoreOptions::default()).expect("opens the filesystem");
@@ -188,7 +126,7 @@ fn make(path: &Path, close: bool) {
     if close {
         store.close().expect("closes the filesystem");
         drop(store);
-        alone.0.close().expect("closes the image");
+        alone.image().close().expect("closes the image");
     }
 }
 
@@ -236,6 +174,7 @@ fn a_sound_image_is_clean_whether_closed_or_left_by_a_crash() {
     make(&scratch.image(), true);
     expect(&scratch.image(), &["-f"], 0, "clean");
     expect(&scratch.image(), &["-fn", "-C1"], 0, "125 inodes");
+    expect(&scratch.image(), &["-fy"], 0, "clean");
     make(&scratch.image(), false);
     let before = std::fs::read(scratch.image()).expect("reads");
     expect(&scratch.image(), &["-fy"], 0, "125 inodes");
@@ -272,52 +211,149 @@ fn newest_superblock(path: &Path) -> (Label, Superblock, [u64; 2]) {
 }
 
 #[test]
-fn every_damaged_structure_of_the_image_is_named() {
+fn damage_is_reported_repaired_by_as_much_as_was_allowed_and_then_gone() {
     let scratch = Scratch::new("damage");
     make(&scratch.image(), true);
     let (_, sup, slots) = newest_superblock(&scratch.image());
     let geometry = &sup.geometry;
-    let opened = Image::open(disk(&scratch.image()), &image::OpenOptions::read_only()).expect("opens");
-    let touched =
-        (0..geometry.extents).find(|extent| opened.summary(ExtentNo(*extent)).expect("summary").touched);
-    let touched = touched.expect("an extent in use");
-    let group = geometry.group_at(touched / GROUP_EXTENTS);
-    let cases: &[(&[u64], &str)] = &[
-        (&[LABEL_COPIES[0] + 20], "label: copy at 0"),
-        (&[LABEL_COPIES[1] + 20], "label: copy at 32768"),
-        (&[slots[0] + 50, slots[1] + 50], "superblock: slot"),
-        (&[group + 100], "summary: sector"),
-        (&[group + 4096 + 100], "bitmaps: Differs"),
-        (&[group + 9 * 4096 + 100], "bitmaps: ToCopy"),
-        (&[geometry.page_at(touched) + 40], "digests: extent"),
-        (&[geometry.page_at(touched) + 1100], "digests: extent"),
-        (&[geometry.block_at(0) + 9, geometry.block_at(1) + 9], "filesystem: slot"),
-        (&[geometry.block_at(0) + 9], "content: block 0 "),
+    let group = geometry.group_at(0);
+    let page = geometry.page_at(geometry.extents - 1);
+    // (where, how it is named, whether a safe repair is enough)
+    let cases: &[(&[u64], &str, bool)] = &[
+        (&[LABEL_COPIES[0] + 20], "label: copy at 0", true),
+        (&[group + 4096 + 100], "bitmaps: Differs", true),
+        (&[group + 100], "summary: sector", true),
+        (&[geometry.block_at(0) + 9], "one bit is flipped", true),
+        (&[page + 40], "digests: extent", false),
+        (&[LABEL_COPIES[0] + 20, LABEL_COPIES[1] + 20], "label: made again", false),
     ];
-    for (offsets, words) in cases {
-        expect(&with_damage(&scratch, offsets), &["-f"], 4, words);
+    for (offsets, words, safe) in cases {
+        let damaged = with_damage(&scratch, offsets);
+        let before = std::fs::read(&damaged).expect("reads");
+        expect(&damaged, &["-fn"], 4, words);
+        expect(&damaged, &["-f"], 4, words);
+        assert!(before == std::fs::read(&damaged).expect("reads"), "{words}: a check wrote");
+        if *safe {
+            expect(&damaged, &["-fp"], 1, "were repaired, 0 of them with loss");
+        } else {
+            expect(&damaged, &["-fa"], 4, "run fsck.twinfs -y");
+            assert!(before == std::fs::read(&damaged).expect("reads"), "{words}: -a wrote");
+            expect(&damaged, &["-fy"], 1, words);
+        }
+        expect(&damaged, &["-fn"], 0, "125 inodes");
     }
-    let all: Vec<u64> = (0..128).map(|place| geometry.ring_at(place) + 50).collect();
-    expect(&with_damage(&scratch, &all), &[], 4, "activity log");
-    expect(&with_damage(&scratch, &[LABEL_COPIES[0], LABEL_COPIES[1]]), &[], 8, "not a twinfs image");
+    expect(&with_damage(&scratch, &[slots[0] + 50, slots[1] + 50]), &["-fy"], 4, "superblock: slot");
+    expect(&with_damage(&scratch, &[slots[1] + 50]), &["-fn"], 0, "the other slot counts");
+}
+
+/// Gives the image to a pair.
+fn join_pair(path: &Path) {
+    let opened = Image::open(disk(path), &image::OpenOptions::read_write()).expect("opens");
+    let mut state = opened.state();
+    state.record = Some(Record { v: 2, members: Members::BOTH, primary: NodeId::A });
+    opened.store(&state).expect("stores");
+    opened.close().expect("closes");
 }
 
 #[test]
-fn a_broken_table_page_is_a_finding_and_not_a_panic() {
-    let scratch = Scratch::new("tables");
+fn the_image_of_a_pair_is_repaired_by_force_only_and_leaves_the_pair_first() {
+    let scratch = Scratch::new("pair");
     make(&scratch.image(), true);
-    let (_, sup, _) = newest_superblock(&scratch.image());
-    let opened =
-        Arc::new(Image::open(disk(&scratch.image()), &image::OpenOptions::read_only()).expect("opens"));
-    let (fs_super, _) = twinfs::offline::superblock(&opened).expect("a filesystem");
-    // Every page of every chunk in turn would take minutes; each third shows all kinds.
-    for page in (0..fs_super.chunks.len() as u64 * 64).step_by(37) {
-        let (_, first) = fs_super.chunks[(page / 64) as usize];
-        let written = opened.digests(BlockNo(first + page % 64), 1).expect("digests")[0].is_some();
-        if written {
-            let at = sup.geometry.block_at(first + page % 64) + 700;
-            expect(&with_damage(&scratch, &[at]), &["-f"], 4, "does not match its digest");
-        }
+    join_pair(&scratch.image());
+    expect(&scratch.image(), &["-fy"], 0, "clean");
+    let damaged = with_damage(&scratch, &[LABEL_COPIES[1] + 20]);
+    let before = std::fs::read(&damaged).expect("reads");
+    for letters in ["-fp", "-fy"] {
+        let output = fsck(&[letters], &damaged);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), errors.lines().count()), (Some(4), 1), "{errors}");
+        assert!(errors.contains("belongs to a pair in sync {A,B}") && errors.contains("--force"), "{errors}");
+        assert!(before == std::fs::read(&damaged).expect("reads"), "{letters} wrote");
+    }
+    expect(&damaged, &["-fy", "--force"], 1, "were repaired");
+    let state = Image::open(disk(&damaged), &image::OpenOptions::read_only()).expect("opens").state();
+    assert_eq!(state.record.map(|record| (record.v, record.members)), Some((3, Members::only(NodeId::A))));
+    let newest = state.gens.last().expect("a generation");
+    assert_eq!((state.gens.len(), newest.reason, newest.at_v), (2, GenReason::Standalone, 3));
+    assert_eq!(state.bitmap_base, Generation(5));
+    expect(&damaged, &["-fn"], 0, "clean");
+}
+
+#[test]
+fn json_is_one_object_and_progress_goes_where_it_was_sent() {
+    let scratch = Scratch::new("json");
+    make(&scratch.image(), true);
+    let damaged = with_damage(&scratch, &[LABEL_COPIES[1] + 20]);
+    let output = fsck(&["-y", "--json"], &damaged);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(answer["findings"][0]["part"], "label", "{answer}");
+    assert_eq!((&answer["exit"], &answer["repaired"]), (&1.into(), &true.into()), "{answer}");
+    assert_eq!((&answer["inodes"], &answer["schema"]), (&125.into(), &1.into()));
+    let output = fsck(&["-n", "-T", "-C1"], &damaged);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let name = damaged.display().to_string();
+    let progress: Vec<&str> = said.lines().filter(|line| line.ends_with(&format!(" 100 {name}"))).collect();
+    assert!(progress.len() >= 3 && progress.iter().all(|l| l.split(' ').count() == 4), "{said}");
+    let silent = fsck(&["-n", "-C0"], &damaged);
+    assert!(silent.stderr.is_empty(), "progress without a terminal: {silent:?}");
+}
+
+/// A check waits in the opening of a pipe that nobody writes; a signal ends it with its own code.
+#[test]
+fn a_signal_ends_a_check_with_the_code_for_cancelled() {
+    let scratch = Scratch::new("signal");
+    let pipe = scratch.0.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("makes a pipe");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fsck-twinfs"))
+        .arg("-n")
+        .arg(&pipe)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    let status = format!("/proc/{}/status", child.id());
+    let term = 1_u64 << (nix::sys::signal::Signal::SIGTERM as u32 - 1);
+    // Only once it holds the signal back it would not die of it.
+    let ready = (0..1000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let blocked = text.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        let blocked = blocked.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        blocked.is_some_and(|mask| mask & term != 0) && !text.contains("Threads:\t1\n")
+    });
+    assert!(ready, "it never began to watch for signals");
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signals");
+    assert_eq!(child.wait().expect("ends").code(), Some(32));
+}
+
+/// Every line of the examples, on an image of ours, with the helper names beside each other.
+#[test]
+fn the_examples_of_the_manual_page_work() {
+    let scratch = Scratch::new("examples");
+    make(&scratch.image(), true);
+    let bin = scratch.0.join("bin");
+    std::fs::create_dir(&bin).expect("folder");
+    let link = |from: &str, to: &str| std::os::unix::fs::symlink(from, bin.join(to)).expect("links");
+    link(env!("CARGO_BIN_EXE_fsck-twinfs"), "fsck.twinfs");
+    link(env!("CARGO_BIN_EXE_twinfs"), "twinfs");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/fsck.twinfs.8");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let lines: Vec<String> = page
+        .lines()
+        .skip_while(|line| *line != ".SH EXAMPLES")
+        .skip_while(|line| *line != ".EX")
+        .skip(1)
+        .take_while(|line| *line != ".EE")
+        .map(|line| line.replace("\\-", "-"))
+        .collect();
+    assert!(lines.len() >= 4, "{lines:?}");
+    for line in lines {
+        let call = line.replace("/var/lib/twinfs/mail.img", &scratch.image().display().to_string());
+        let path = format!("{}:/usr/bin:/bin", bin.display());
+        let output = Command::new("timeout").args(["60", "sh", "-c", &call]).env("PATH", path).output();
+        let output = output.expect("runs");
+        assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("125"), "{line}: {output:?}");
     }
 }
 
