@@ -97,7 +97,7 @@ pub struct LogRecord<'a> {
 
 /// Verifies the record against the one before; `None` ends the log.
 pub fn open_record<'a>(record: &'a [u8], prev: &ChainHash) -> Option<LogRecord<'a>> {
-    let mut at = record.get(40..64)?;
+    let mut at = record.get(..HEADER)?.get(40..64)?;
     let (blocks, ops_len, count) = (take_u64(&mut at)?, take_u64(&mut at)?, take_u64(&mut at)?);
     let hash = record_hash(prev, record);
     if hash[..] != record[HASH_AT..HEADER] {
@@ -206,6 +206,7 @@ mod tests {
         }
         assert!(at.is_empty());
         assert!(open_record(&bytes, &[2; 32]).is_none(), "another predecessor");
+        assert!((0..bytes.len()).step_by(7).all(|len| open_record(&bytes[..len], &[1; 32]).is_none()));
         assert_eq!((record_claim(&bytes, 42), record_prev(&bytes)), (Some((7, 2)), Some([1; 32])));
         assert!(is_whole_record(&bytes));
         for at in [0, 33, 130, 140, 5000] {
