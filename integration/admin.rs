@@ -375,3 +375,38 @@ fn what_cannot_be_adopted_is_refused_and_a_peer_that_is_away_follows_later() {
     pair.wait_in_sync("beta");
     assert_eq!(pair.node("beta").sh("cat /srv/a/file").ok().out, "a\n");
 }
+
+#[test]
+fn copies_that_diverged_are_joined_again_by_what_status_says_and_the_other_side_is_kept() {
+    let name = "copies_that_diverged_are_joined_again_by_what_status_says_and_the_other_side_is_kept";
+    if !need::have_nodes(name, &[]) {
+        return;
+    }
+    let mut pair = Pair::start("diverged", &Plan { arbitration: "manual", ..small() });
+    pair.world.cable("beta", 0, false);
+    pair.wait("alpha", "alone", |volume| volume["state"] == "alone");
+    let write = |node: &Node| {
+        node.sh(&format!("echo {0} > {MOUNT}/{0} && sync {MOUNT}/{0}", node.name)).ok();
+    };
+    write(pair.node("alpha"));
+    // The mistake: the word was given, and it was not true.
+    refused(pair.node("beta"), &["twinfs", "promote"], 7, &["--peer-is-down"]);
+    pair.node("beta").run(&["twinfs", "promote", "--peer-is-down"]).ok();
+    pair.wait_serving("beta");
+    write(pair.node("beta"));
+    pair.world.cable("beta", 0, true);
+    for node in ["alpha", "beta"] {
+        pair.wait(node, "diverged", |volume| volume["state"] == "diverged");
+        let status = pair.node(node).run(&["twinfs", "status"]);
+        assert!(status.code == 5 && status.out.contains("join --replace"), "{}", status.out);
+    }
+    pair.node("beta").run(&["twinfs", "down"]).ok();
+    pair.node("beta").run(&["twinfs", "join", "--replace", "data"]).ok();
+    pair.start_daemon("beta");
+    pair.wait_in_sync("alpha");
+    assert_eq!(pair.node("alpha").sh(&format!("ls {MOUNT}")).ok().out, "alpha\n");
+    let look = "mkdir /run/old && twinfs mount -o ro /var/lib/twinfs/data.img.replaced-* /run/old && \
+                cat /run/old/beta && umount /run/old";
+    assert_eq!(pair.node("beta").sh(look).ok().out, "beta\n", "what was given up cannot be read");
+    pair.compare_images();
+}

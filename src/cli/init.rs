@@ -148,8 +148,8 @@ fn replace(config: &Config, here: &Here, name: &str, output: &Output) -> anyhow:
         let names: Vec<&str> = config.volumes.iter().map(|volume| volume.name.as_str()).collect();
         return Err(usage(format!("no volume {name}; {} has {}", here.config.display(), names.join(", "))));
     };
-    daemon::peer_is_current(config, me, name).map_err(failure)?;
-    if let Some(aside) = put_aside(config, volume, me).map_err(failure)? {
+    let peer_serves = daemon::peer_is_current(config, me, name).map_err(failure)?;
+    if let Some(aside) = put_aside(config, volume, me, peer_serves).map_err(failure)? {
         output.line(format_args!(
             "{} is kept as {}; delete it when {name} is in sync again",
             volume.image_on(me).display(),

@@ -133,7 +133,11 @@ fn lines(volume: &VolumeStatus, peer: &str, output: &Output) -> Vec<String> {
     }
     let heard = volume.peer_heard_ms.map_or("never heard".to_string(), |ms| format!("heard {} ago", age(ms)));
     let link = if volume.connected { "connected" } else { "not connected" };
-    let serving = if volume.peer_serving { ", primary" } else { "" };
+    let serving = match volume.peer_serving {
+        true if volume.connected || volume.peer_heard_ms.is_some_and(|ms| ms < 2_500) => ", primary",
+        true => ", was primary then",
+        false => "",
+    };
     say(peer, &format!("{link}, {heard}{serving}"));
     if let (Some(v), Some(primary)) = (volume.record_v, &volume.primary) {
         say("record", &format!("{v}: in sync {}; primary {primary}", volume.members.join(", ")));

@@ -49,10 +49,11 @@ fn about_node(node: &NodeStatus, around: &Around<'_>) -> Vec<String> {
 fn next(volume: &VolumeStatus, around: &Around<'_>) -> String {
     let peer = around.peer;
     let primary_by_record = volume.primary.as_deref().is_some_and(|primary| primary != peer);
-    let in_time = volume.until_ms.map(|left| format!("within {}", age(left))).unwrap_or("soon".into());
+    let left = volume.until_ms.filter(|left| *left > 0).or(volume.lease_left_ms).filter(|left| *left > 0);
+    let in_time = left.map_or("soon".to_string(), |left| format!("within {}", age(left)));
     match (volume.role.as_str(), volume.state.as_str()) {
         ("failed", _) => format!("nothing; {peer} goes on where it can"),
-        (_, "diverged") => "nothing is copied until one side is given up".into(),
+        (_, "diverged") => "nothing: each node has data that the other one lacks".into(),
         ("frozen", _) if volume.connected => "goes on as soon as both nodes agree".into(),
         ("frozen", _) => match around.arbitration {
             "witness" => format!("asks the witness {in_time}, and with its word goes on without {peer}"),
@@ -130,7 +131,7 @@ fn advice(volume: &VolumeStatus, around: &Around<'_>) -> Vec<String> {
 fn reach(volume: &VolumeStatus, peer: &str) -> String {
     match (&volume.refused, volume.peer_heard_ms) {
         (Some(why), _) => format!("{peer} is there and refuses: {why}"),
-        (None, Some(0..10_000)) => {
+        (None, Some(0..2_500)) => {
             format!("{peer} is there; see \"twinfs events\" on both nodes if it stays so")
         }
         _ => format!("look at {peer}: is it on, is \"twinfs up\" done there, are cable and firewall open?"),

@@ -28,6 +28,8 @@ use super::witness_watch::WitnessWatch;
 const LINE_LIMIT: Duration = Duration::from_secs(10);
 /// For a change of role, services included.
 const ROLE_LIMIT: Duration = Duration::from_secs(120);
+/// For a mount once the right to it is there.
+const AFTERWARDS: Span = Span::from_secs(5);
 const LINK_LIMIT: Duration = Duration::from_secs(10);
 const EVENTS_MAX: usize = 2_000;
 
@@ -159,16 +161,26 @@ async fn promote(running: &Running, volume: Arc<Volume>, peer_is_down: bool) -> 
         return refusal;
     }
     volume.order(Operator::Promote { peer_is_down });
-    let limit = if volume.view().is_some_and(|v| v.connected) { ROLE_LIMIT } else { patience(running) };
+    let limit = match volume.view() {
+        Some(view) if view.connected => ROLE_LIMIT,
+        // Without a witness and without a word nothing but the passing of time can help.
+        Some(view) if running.witness.is_none() && !peer_is_down => {
+            let left = view.reason.until.map_or(Span::ZERO, |until| until.since(clock::now()));
+            (left + AFTERWARDS).as_duration().min(patience(running))
+        }
+        _ => patience(running),
+    };
     if wait_until(&volume, limit, serves).await {
         return Reply::done(format!("{name}: is primary now"));
     }
     let connected = volume.view().is_some_and(|v| v.connected);
+    let why = reason(&volume);
     let hint = match peer_is_down || connected {
         true => "; \"twinfs status\" says more",
+        false if why.contains("--peer-is-down") => " (only if you know that it is down)",
         false => "; only if you know that the peer is down: --peer-is-down",
     };
-    let text = format!("{name}: did not become primary: {}{hint}", reason(&volume));
+    let text = format!("{name}: did not become primary: {why}{hint}");
     Reply::new(if connected { Verdict::TryAgain } else { Verdict::NoRight }, text)
 }
 

@@ -108,11 +108,13 @@ fn owner(
 }
 
 /// Puts `me`'s image of `volume` aside, so that a new one can be made; answers with its new name, or `None` if there is
-/// no image. Refuses while it is in use, and when by its own record no other copy is current.
+/// no image. Refuses while it is in use, and when by its own record no other copy is current; a peer that serves has
+/// decided otherwise, and then this copy is the one to give up.
 pub fn put_aside(
     config: &Config,
     volume: &config::Volume,
     me: NodeId,
+    peer_serves: bool,
 ) -> Result<Option<PathBuf>, DaemonError> {
     let path = volume.image_on(me);
     let wrong = |text: String| DaemonError::Image { path: path.clone(), text };
@@ -124,6 +126,7 @@ pub fn put_aside(
     let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, false).map_err(|e| wrong(e.to_string()))?);
     // A damaged image has no record to ask; it is what is being replaced.
     if let Ok(state) = owner(&disk, config, volume, me)
+        && !peer_serves
         && state.record.is_some_and(|record| record.members == Members::only(me))
     {
         let other = &config.node(me.other()).name;

@@ -40,10 +40,11 @@ pub fn tell_adopted(paths: &Paths, opening: Opening, list: Vec<Adopted>) -> Resu
     talk(paths, opening, &Question::Adopted { list })
 }
 
-/// Asks the peer whether its copy is current; the error says why not, or why it does not answer.
-pub fn ask_current(paths: &Paths, opening: Opening) -> Result<(), String> {
+/// Asks the peer whether its copy is current, and whether it serves from it; the error says why it is not current, or
+/// why the peer does not answer.
+pub fn ask_current(paths: &Paths, opening: Opening) -> Result<bool, String> {
     let answer = talk(paths, opening, &Question::Current)?;
-    if answer.failed.is_empty() { Ok(()) } else { Err(answer.failed.join("; ")) }
+    if answer.failed.is_empty() { Ok(!answer.done.is_empty()) } else { Err(answer.failed.join("; ")) }
 }
 
 fn talk(paths: &Paths, opening: Opening, question: &Question) -> Result<Answer, String> {
@@ -79,7 +80,10 @@ fn current(view: Option<View>, me: NodeId) -> Answer {
         Some(view) if !view.record.is_some_and(|record| record.members.contains(me)) => {
             "its own copy is out of date"
         }
-        Some(_) => return Answer::default(),
+        Some(view) => {
+            let done = view.serving.then(|| "serves from it".to_string());
+            return Answer { done: done.into_iter().collect(), failed: Vec::new() };
+        }
     };
     Answer { done: Vec::new(), failed: vec![why.to_string()] }
 }

@@ -169,8 +169,9 @@ pub fn read_config(file: &Path) -> Result<Config, DaemonError> {
     Config::parse(&text).map_err(|e| DaemonError::Config(format!("{}: {e}", file.display())))
 }
 
-/// Asks the peer's daemon, from a process that is none, whether its copy of `volume` is one to fetch everything from.
-pub fn peer_is_current(config: &Config, me: NodeId, volume: &str) -> Result<(), DaemonError> {
+/// Asks the peer's daemon, from a process that is none, whether its copy of `volume` is one to fetch everything from;
+/// answers whether it serves from it.
+pub fn peer_is_current(config: &Config, me: NodeId, volume: &str) -> Result<bool, DaemonError> {
     let key = read_key(config)?;
     let paths = Paths::new(identity(config, &key, me), &ways(config, me), TALK_LIMIT);
     let opening =
