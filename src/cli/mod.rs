@@ -92,7 +92,7 @@ pub enum Verb {
     Init(init::InitArgs),
     /// Put the program, its helper names, manual pages and units in place
     Install(install::Args),
-    /// Make the image on the second node
+    /// Make the image of the second node, or a new one after a disk was replaced
     Join(init::JoinArgs),
     /// Make the shared key of a pair
     Key(key::Args),
