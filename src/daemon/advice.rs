@@ -60,6 +60,10 @@ fn next(volume: &VolumeStatus, around: &Around<'_>) -> String {
             "manual" => format!("goes on without {peer} {in_time}"),
             _ => format!("stops serving {in_time}; {peer} takes over if it is there"),
         },
+        // The record cannot change without it.
+        (_, "catching-up") if around.witness_silent => {
+            "in sync when everything is copied and the witness answers".into()
+        }
         (_, "catching-up") => match volume.resync_left_ms {
             Some(left) => format!("in sync in about {} at this pace", age(left)),
             None => "in sync when everything is copied".into(),
