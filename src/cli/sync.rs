@@ -29,7 +29,7 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     }
 }
 
-/// An fsync of the root directory makes everything stable, and the kernel passes it on.
+/// An fsync of the root directory would be about names only.
 fn sync_mount(dir: &Path, output: &Output) -> anyhow::Result<Exit> {
     let failed = |error: String| Failure::new(Exit::FAILED, format!("{}: {error}", dir.display()));
     let dir = sys::absolute(dir).map_err(|error| failed(error.to_string()))?;
@@ -38,7 +38,7 @@ fn sync_mount(dir: &Path, output: &Output) -> anyhow::Result<Exit> {
         return Err(failed("no twinfs is mounted there; give the mount point itself".to_string()).into());
     }
     let root = std::fs::File::open(&dir).map_err(|error| failed(error.to_string()))?;
-    root.sync_all().map_err(|error| failed(error.to_string()))?;
+    sys::sync(&root).map_err(|error| failed(error.to_string()))?;
     output.object(serde_json::json!({ "synced": dir }));
     Ok(Exit::DONE)
 }

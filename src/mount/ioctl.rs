@@ -1,7 +1,7 @@
 //! The ioctls that reach a file system through FUSE.
 //!
-//! Decides the encoding of inode flags in the two usual forms, the request of recovery tests to go down, and the word
-//! that a remount leaves with the daemon. Does not know what the flags forbid.
+//! Decides the encoding of inode flags in the two usual forms, the request of recovery tests to go down, the word that
+//! a remount leaves with the daemon, and what sync(2) is elsewhere. Does not know what the flags forbid.
 
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,7 @@ use fuser::{Errno, ReplyIoctl};
 
 use crate::base::Ino;
 use crate::fs::{Atime, Ctx, FsError};
-use crate::sys::mount::{REMOUNT_WORD, RemountWord};
+use crate::sys::mount::{REMOUNT_WORD, RemountWord, SYNC_ALL};
 
 use super::errno::errno;
 use super::served::Served;
@@ -20,6 +20,7 @@ const GET_VERSION: u16 = 0x7601;
 const GET_XATTR: u16 = 0x581f;
 const SET_XATTR: u16 = 0x5820;
 const REMOUNT: u16 = (REMOUNT_WORD & 0xffff) as u16;
+const SYNC: u16 = (SYNC_ALL & 0xffff) as u16;
 /// "Going down" of xfs and ext4: type 'X', number 125.
 const GOING_DOWN: u16 = 0x587d;
 
@@ -66,6 +67,7 @@ pub(super) fn answer(
         SET_XATTR => from_fsxattr(data).and_then(|flags| set(served, ctx, ino, Some(flags))),
         GET_VERSION => served.fs.getattr(ino).map(|node| node.rec.generation),
         GOING_DOWN if ctx.uid == 0 => return go_down(served, out_size, reply),
+        SYNC => return sync(served, reply),
         REMOUNT if ctx.uid == 0 => remount(served, first_word(data)),
         GOING_DOWN | REMOUNT => Err(FsError::NotPermitted),
         _ => return reply.error(Errno::ENOTTY),
@@ -86,6 +88,13 @@ pub(super) fn answer(
 fn set(served: &Served, ctx: Ctx, ino: Ino, flags: Option<u32>) -> Result<u32, FsError> {
     let flags = flags.ok_or(FsError::Invalid)?;
     served.fs.set_flags(&ctx, ino, flags).map(|()| 0)
+}
+
+fn sync(served: &Served, reply: ReplyIoctl) {
+    served.when_all_is_stable(move |stable| match stable {
+        Ok(()) => reply.ioctl(0, &[]),
+        Err(error) => reply.error(errno(&error)),
+    });
 }
 
 /// The kernel changes its own flags in a remount; what the daemon decides by them it is told here.

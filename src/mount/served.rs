@@ -118,6 +118,14 @@ impl Served {
         }
     }
 
+    /// Calls `answer` once everything done so far is stable, the content of files included.
+    pub(super) fn when_all_is_stable(&self, answer: impl FnOnce(Result<(), FsError>) + Send + 'static) {
+        match self.fs.fsync_all() {
+            Ok(ticket) => when_stable(&self.threads, self.gate.clone(), ticket, answer),
+            Err(error) => answer(Err(error)),
+        }
+    }
+
     pub(super) fn made(&self, outcome: Result<Node, FsError>, reply: ReplyEntry) {
         match outcome {
             Ok(node) => self.after_change(move |stable| reply_entry(stable.map(|()| node), reply)),

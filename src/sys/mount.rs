@@ -85,12 +85,25 @@ pub fn remount(dir: &Path, flags: KernelFlags) -> io::Result<()> {
     let root = std::fs::File::open(dir)?;
     if word.writable {
         tell_remount(&root, word)?;
+    } else {
+        sync(&root)?;
     }
     nix::mount::mount(None::<&str>, dir, None::<&str>, flags.bits() | MsFlags::MS_REMOUNT, None::<&str>)?;
     if !word.writable {
         tell_remount(&root, word)?;
-        root.sync_all()?;
+        sync(&root)?;
     }
+    Ok(())
+}
+
+/// The ioctl that makes everything stable, as sync(2) does elsewhere: type 0xe7, number 2.
+pub const SYNC_ALL: u32 = 0xe702;
+
+/// Makes everything stable that was written to the mount whose root directory this is.
+pub fn sync(root: &std::fs::File) -> io::Result<()> {
+    nix::ioctl_none!(sync_all, 0xe7, 2);
+    // SAFETY: the request has no argument.
+    unsafe { sync_all(root.as_raw_fd()) }?;
     Ok(())
 }
 
