@@ -81,9 +81,16 @@ impl Fs {
         &self.store
     }
 
-    /// Refuses every change from now on: something happened after which memory is not trusted any more.
-    pub fn make_read_only(&self) {
-        self.state.fetch_max(READ_ONLY, Ordering::SeqCst);
+    /// Refuses every change from now on. Answers whether changes were allowed until now.
+    pub fn make_read_only(&self) -> bool {
+        self.state.fetch_max(READ_ONLY, Ordering::SeqCst) == SERVING
+    }
+
+    /// After a panic: a change may be half done in memory, so that nothing of it may reach the disk any more. What was
+    /// acknowledged is there already.
+    pub fn distrust(&self) {
+        self.make_read_only();
+        self.store.stop_changes(FsError::Io("a part of twinfs failed".to_string()));
     }
 
     /// Answers every further operation with an error. What was committed stays; nothing else is added to it.

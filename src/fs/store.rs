@@ -192,6 +192,11 @@ impl Store {
         debug_assert!(core.failed.is_some() || *error == FsError::NoSpace, "{error}");
     }
 
+    /// Seals, checkpoints and writes back nothing any more.
+    pub(super) fn stop_changes(&self, why: FsError) {
+        self.core_write().failed.get_or_insert(why);
+    }
+
     /// Keeps the open transaction and the log from growing past what a record and the ring may hold (U9), and the space
     /// set aside for tables ahead of the changes in memory.
     pub(super) fn throttle(&self) -> Result<(), FsError> {

@@ -93,8 +93,12 @@ impl Served {
     pub(super) fn guarded(&self, req: &Request, body: impl FnOnce(&Served)) {
         let _caught_here = worker::enter(&self.watched);
         follow::asked_by(req.pid());
+        self.caught(body);
+    }
+
+    fn caught(&self, body: impl FnOnce(&Served)) {
         if catch_unwind(AssertUnwindSafe(|| body(self))).is_err() {
-            self.fs.make_read_only();
+            self.fs.distrust();
             tracing::error!("a request failed inside twinfs; the file system is read-only now");
         }
     }
@@ -336,5 +340,42 @@ mod tests {
         };
         assert_eq!(answered(None), Ok(()));
         assert!(answered(Some(Arc::new(Shut))).is_err());
+    }
+
+    /// A change may be half done in memory when a part of the program panics: it must not become a record.
+    #[test]
+    fn after_a_panic_the_file_system_is_read_only_and_nothing_of_memory_reaches_the_disk() {
+        for worker in [true, false] {
+            let fs = Arc::new(Fs::new(Store::for_tests(), Atime::Never));
+            let threads = Arc::new(FsThreads::start(Arc::clone(&fs)).unwrap());
+            let served = Served {
+                fs: Arc::clone(&fs),
+                threads: Arc::clone(&threads),
+                strict_writes: false,
+                dir_sync: AtomicBool::new(false),
+                commits_inline: true,
+                gate: None,
+                watched: Watched::new(Arc::clone(&fs), std::path::PathBuf::from("/nowhere")),
+            };
+            let ctx = Ctx::default();
+            fs.create(&ctx, Ino::ROOT, b"before", 0o644).unwrap();
+            if worker {
+                served.caught(|_| panic!("a request panics"));
+            } else {
+                threads.read(Box::new(|| panic!("a thread panics")));
+                while fs.create(&ctx, Ino::ROOT, b"x", 0o644) != Err(FsError::ReadOnly) {
+                    std::thread::yield_now();
+                    let _ = fs.unlink(&ctx, Ino::ROOT, b"x");
+                }
+            }
+            assert!(matches!(fs.create(&ctx, Ino::ROOT, b"after", 0o644), Err(FsError::ReadOnly)));
+            assert!(fs.lookup(Ino::ROOT, b"before").is_ok(), "reading goes on");
+            let (tell, told) = channel();
+            when_stable(&threads, None, fs.fsync_all().unwrap(), move |done| tell.send(done).unwrap());
+            assert!(told.recv().unwrap().is_err(), "an fsync is never a success again");
+            for outcome in [fs.store().commit().map(|_| ()), fs.store().checkpoint(), fs.store().sync()] {
+                assert_eq!(outcome, Err(FsError::ReadOnly));
+            }
+        }
     }
 }

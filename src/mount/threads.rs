@@ -129,7 +129,7 @@ impl FsThreads {
         // error, and later ones must not wait for ever.
         let run = move || {
             while catch_unwind(AssertUnwindSafe(|| body(&shared))).is_err() {
-                shared.fs.make_read_only();
+                shared.fs.distrust();
             }
         };
         let handle = std::thread::Builder::new().name(format!("twinfs-{name}")).spawn(run)?;
@@ -227,7 +227,10 @@ impl Shared {
     fn commit_for(&self, mut waiters: VecDeque<Waiter>) {
         loop {
             let outcome = catch_unwind(AssertUnwindSafe(|| self.fs.store().commit()));
-            let outcome = outcome.unwrap_or_else(|_| Err(FsError::Io("the committer failed".to_string())));
+            let outcome = outcome.unwrap_or_else(|_| {
+                self.fs.distrust();
+                Err(FsError::Io("the committer failed".to_string()))
+            });
             let done = match outcome {
                 Ok(done) => done,
                 Err(error) => {
@@ -253,12 +256,12 @@ impl Shared {
 
     /// What was promised to be kept cannot be: nothing new is accepted.
     fn failed(&self, what: &str, error: &FsError) {
-        if self.fs.is_serving() {
+        // Told once: from now on everything fails in the same way, ten times a second.
+        if self.fs.make_read_only() {
             // What failed first, perhaps in somebody else's request.
             let cause = self.fs.store().failure().unwrap_or_else(|| error.clone());
             tracing::error!("{what} failed, the file system is read-only now: {cause}");
         }
-        self.fs.make_read_only();
     }
 
     fn writeback_loop(&self) {
@@ -297,7 +300,7 @@ impl Shared {
     fn job_loop(&self, queue: &Queue<Job>) {
         while let Some(job) = queue.take_one(&self.closed) {
             if catch_unwind(AssertUnwindSafe(job)).is_err() {
-                self.fs.make_read_only();
+                self.fs.distrust();
             }
         }
     }
