@@ -79,6 +79,15 @@ impl Store {
         Ticket(core.next_ticket - 1)
     }
 
+    /// Asks for stability of what nobody asked for. Much dirty data of one file is left to `writeback`, or whoever asks
+    /// for something small next would wait for all of it (S1).
+    pub fn ask_for_rest(&self) {
+        let mut core = self.core_write();
+        let Core { files, wanted, next_ticket, .. } = &mut *core;
+        wanted.extend(files.iter().filter(|(_, file)| file.pages.len() < LARGE).map(|(ino, _)| *ino));
+        *next_ticket += 1;
+    }
+
     /// Makes everything asked for so far stable. Blocks; one caller at a time does the work for all.
     pub fn commit(&self) -> Result<Ticket, FsError> {
         let _one = lock(&self.committing);

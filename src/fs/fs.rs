@@ -202,6 +202,12 @@ impl Fs {
         Ok(self.store.fsync_ticket(Some(ino), data_only))
     }
 
+    /// What must be committed so that names and attributes are stable: no file's data, which an fsync of a directory
+    /// does not ask for (S1).
+    pub fn fsync_names(&self) -> Result<Ticket> {
+        self.fsync(Ino::ROOT, false)
+    }
+
     /// What must be committed so that everything done so far is stable.
     pub fn fsync_all(&self) -> Result<Ticket> {
         self.may_read()?;

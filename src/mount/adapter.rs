@@ -320,7 +320,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsyncdir(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.0.guarded(req, |s| s.fsync(s.fs.fsync_all(), reply));
+        self.0.guarded(req, |s| s.fsync(s.fs.fsync_names(), reply));
     }
 
     fn readdir(

@@ -116,7 +116,7 @@ impl Served {
         if !self.dir_sync.load(Ordering::Relaxed) {
             return answer(Ok(()));
         }
-        match self.fs.fsync_all() {
+        match self.fs.fsync_names() {
             Ok(ticket) => when_stable(&self.threads, self.gate.clone(), ticket, answer),
             Err(error) => answer(Err(error)),
         }

@@ -210,7 +210,11 @@ impl Shared {
             let waiters = self.commits.take_all(COMMIT_EVERY, &self.closed);
             if waiters.is_empty() || last_all.elapsed() > COMMIT_EVERY {
                 // Nobody asked for the rest: it is bounded by time instead.
-                self.fs.store().fsync_ticket(None, false);
+                if last {
+                    self.fs.store().fsync_ticket(None, false);
+                } else {
+                    self.fs.store().ask_for_rest();
+                }
                 last_all = Instant::now();
             }
             {

@@ -144,3 +144,63 @@ fn an_fsync_does_not_chase_a_writer() {
     assert!(left.load(std::sync::atomic::Ordering::SeqCst) >= 10, "the fsync took along what came later");
     assert!(reopen_copy(&blocks).inode(ino).unwrap().unwrap().size >= MIB as u64);
 }
+
+/// S1: an fsync of one file, and of a directory, takes nothing of another file along; nor does the timer take a stream.
+#[test]
+fn fsync_4k_beside_streaming_writer_writes_its_own_record_only() {
+    let (blocks, store) = fresh();
+    let (mail, stream) = (create(&store, b"mail"), create(&store, b"stream"));
+    fsync(&store, mail);
+    store.write(stream, 0, &vec![1; 8 * MIB], NOW).unwrap();
+    store.write(mail, 0, &[1; 4096], NOW).unwrap();
+    let fs = Fs::new(store, Atime::Never);
+    let written = |work: &dyn Fn()| {
+        let before = blocks.writes().len();
+        work();
+        fs.store().commit().unwrap();
+        blocks.writes()[before..].iter().map(|(_, count)| count).sum::<u64>()
+    };
+    assert_eq!(
+        written(&|| {
+            fs.fsync(mail, false).unwrap();
+        }),
+        2,
+        "one block of record, one of payload"
+    );
+    create(fs.store(), b"mail.1");
+    assert_eq!(
+        written(&|| {
+            fs.fsync_names().unwrap();
+        }),
+        1,
+        "one block of record"
+    );
+    create(fs.store(), b"mail.2");
+    assert_eq!(written(&|| fs.store().ask_for_rest()), 1, "the stream is left to writeback");
+    assert!(
+        written(&|| {
+            fs.fsync_all().unwrap();
+        }) >= 2048,
+        "sync takes everything"
+    );
+}
+
+/// Tables give no chunk back, so what they once took must be enough for the same again.
+#[test]
+fn tables_that_emptied_are_filled_before_they_grow() {
+    let blocks = fresh_blocks(16_384);
+    let store = open(&blocks);
+    let mut sizes = Vec::new();
+    for round in 0..14 {
+        for n in 0..1500 {
+            create(&store, format!("{round}-{n:0100}").as_bytes());
+        }
+        store.checkpoint().unwrap();
+        for n in 0..1500 {
+            unlink(&store, format!("{round}-{n:0100}").as_bytes());
+        }
+        store.checkpoint().unwrap();
+        sizes.push(store.chunks.bound_pages());
+    }
+    assert!(sizes[13] <= sizes[4] + sizes[4] / 4, "the tables grow without end: {sizes:?}");
+}
