@@ -340,7 +340,8 @@ fn build(
     (first..first + len)
         .map(|seq| {
             let mut statements = news.next().unwrap_or_default().to_vec();
-            for _ in 0..(STATEMENTS_MAX - statements.len()).min(slots as usize) {
+            let restated = if is_broken("restate slots in turn") { 0 } else { slots as usize };
+            for _ in 0..(STATEMENTS_MAX - statements.len()).min(restated) {
                 let slot = meta.rotate % slots;
                 meta.rotate = (slot + 1) % slots;
                 let extent = core.slots[slot as usize].as_ref().map(|s| s.extent);

@@ -32,9 +32,7 @@ pub enum ImageError {
     )]
     BadSuperblock { why: String },
     /// The activity log ring lacks a transaction that is needed.
-    #[error(
-        "{why}; open the image read-only, or copy the volume again from the peer with `twinfs join --replace`"
-    )]
+    #[error("{why}; copy the volume again from the peer with `twinfs join --replace`, or restore a backup")]
     BadActivityLog { why: String },
     /// The image belongs to another volume.
     #[error("the image belongs to volume {found}, not to {wanted}; check the image path in twinfs.toml")]

@@ -39,6 +39,8 @@ impl Image {
         if !pin && self.use_hot(first, count, false)? {
             return Ok(());
         }
+        // Pages are read before the lock that every flush needs; it finds them in memory.
+        extents_of(first, count).try_for_each(|extent| self.with_page(extent, |_| ()))?;
         let mut meta = self.meta();
         let wanted: Vec<u64> = extents_of(first, count).collect();
         let missing: Vec<u64> = {

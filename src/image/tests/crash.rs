@@ -211,6 +211,7 @@ fn every_broken_rule_is_caught() {
         ("pages hold flushed digests only", 300, 3),
         ("evict saved extents only", 70, 1),
         ("save digests before the ring forgets them", 900, 11),
+        ("restate slots in turn", 900, 11),
     ] {
         let caught = (1..=12).any(|seed| {
             BROKEN.set(rule);
