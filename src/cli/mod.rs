@@ -21,7 +21,7 @@ pub mod place;
 pub mod progress;
 pub mod roles;
 pub mod sim;
-mod standalone;
+pub(crate) mod standalone;
 pub mod status;
 mod sync;
 pub mod umount;

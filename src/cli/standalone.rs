@@ -107,10 +107,17 @@ pub fn open(path: &Path, access: Access) -> anyhow::Result<Opened> {
     let lock = taken(ImageLock::take(path, LOCK_WAIT))?;
     let writable = access != Access::ReadOnly;
     let taken = Taken { disk: open_disk(path, writable)?, _lock: lock };
-    let options = if writable { OpenOptions::read_write() } else { OpenOptions::read_only() };
-    let image = Arc::new(Image::open(Arc::clone(&taken.disk), &options).with_context(context)?);
-    if let Access::ReadWrite { force } = access {
-        take_from_pair(&image, force).with_context(context)?;
+    let open = |options: &OpenOptions| Image::open(Arc::clone(&taken.disk), options).with_context(context);
+    let image = Arc::new(match access {
+        Access::ReadOnly => open(&OpenOptions::read_only())?,
+        Access::ReadWrite { force } => {
+            // Opening to write begins the activity log anew; a refusal must not change a byte.
+            check_pair(&open(&OpenOptions::read_only())?.state(), force).with_context(context)?;
+            open(&OpenOptions::read_write())?
+        }
+    });
+    if writable {
+        leave_pair(&image).with_context(context)?;
     }
     let local = LocalBlocks::new(Arc::clone(&image)).with_context(context)?;
     let blocks: Arc<dyn Blocks> = match access {
@@ -125,8 +132,7 @@ pub fn open(path: &Path, access: Access) -> anyhow::Result<Opened> {
 }
 
 /// An image of a pair is written only by the pair, or by force after it has left the pair.
-fn take_from_pair(image: &Image, force: bool) -> anyhow::Result<()> {
-    let state = image.state();
+fn check_pair(state: &State, force: bool) -> anyhow::Result<()> {
     if state.resync != ResyncMark::None && !force {
         let text = "the copy is inconsistent: a resync into it was interrupted; let the pair finish it, or read \
                     what there is with -o ro, or use --force";
@@ -136,10 +142,7 @@ fn take_from_pair(image: &Image, force: bool) -> anyhow::Result<()> {
         let text = "the copy has never been in sync; nothing can be read from it";
         return Err(Failure::new(Exit::WOULD_LOSE_DATA, text).into());
     };
-    if record.members == Members::only(state.node) {
-        return Ok(());
-    }
-    if !force {
+    if record.members != Members::only(state.node) && !force {
         let text = format!(
             "the image belongs to a pair in sync {}; writing to it alone makes it diverge from the other copy. \
              Stop the pair and use -o ro to look, or --force to go on with this copy alone",
@@ -147,7 +150,16 @@ fn take_from_pair(image: &Image, force: bool) -> anyhow::Result<()> {
         );
         return Err(Failure::new(Exit::WOULD_LOSE_DATA, text).into());
     }
-    image.store(&alone(state, Generation(random::id128())))?;
+    Ok(())
+}
+
+/// What is written from here on is a lineage of its own, unless it is one already.
+fn leave_pair(image: &Image) -> anyhow::Result<()> {
+    let state = image.state();
+    let own = state.record.is_some_and(|record| record.members == Members::only(state.node));
+    if !own || state.resync != ResyncMark::None {
+        image.store(&alone(state, Generation(random::id128())))?;
+    }
     Ok(())
 }
 
@@ -170,5 +182,11 @@ fn alone(mut state: State, id: Generation) -> State {
     let surplus = state.gens.len().saturating_sub(crate::base::limits::GENERATIONS_MAX);
     state.gens.drain(..surplus);
     state.bitmap_base = base;
+    // Half overwritten or not, it is what somebody goes on with: the interrupted resync must not quietly go on over it.
+    state.resync = ResyncMark::None;
     state
 }
+
+#[cfg(test)]
+#[path = "standalone_tests.rs"]
+pub(crate) mod tests;
