@@ -33,6 +33,18 @@ struct Inner {
     /// Chunks bound since the last sync: written whole, so that no old content shows through.
     fresh: Vec<u64>,
     slot_dirty: bool,
+    /// A rule switched off: the map is written behind the chunks (W15).
+    #[cfg(test)]
+    late_map: bool,
+}
+
+/// Where a page of the tables is.
+enum Where {
+    /// Written since the last sync.
+    Memory(Page),
+    Home(BlockNo),
+    /// Never written: zeros.
+    Nowhere,
 }
 
 /// Shared by redb and the store.
@@ -52,13 +64,39 @@ fn io_error(error: BlocksError) -> io::Error {
     io::Error::other(error)
 }
 
+impl Inner {
+    #[cfg(test)]
+    fn is_late(&self) -> bool {
+        self.late_map
+    }
+
+    #[cfg(not(test))]
+    fn is_late(&self) -> bool {
+        false
+    }
+}
+
 impl Chunks {
+    #[cfg(test)]
+    pub(super) fn write_map_late(&self) {
+        self.lock().late_map = true;
+    }
+
     pub(super) fn new(blocks: Arc<dyn Blocks>, sup: FsSuper) -> Chunks {
         let bound = sup.chunks.iter().filter(|(index, _)| *index < SPARE);
         let map = bound.map(|(index, block)| (*index, BlockNo(*block))).collect();
         let spare = sup.chunks.iter().filter(|(index, _)| *index >= SPARE);
         let pool = spare.map(|(_, block)| BlockNo(*block)).collect();
-        let inner = Inner { sup, map, pool, dirty: BTreeMap::new(), fresh: Vec::new(), slot_dirty: false };
+        let inner = Inner {
+            sup,
+            map,
+            pool,
+            dirty: BTreeMap::new(),
+            fresh: Vec::new(),
+            slot_dirty: false,
+            #[cfg(test)]
+            late_map: false,
+        };
         Chunks { blocks, inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -118,16 +156,24 @@ impl Chunks {
         self.write_slot(&mut inner)
     }
 
-    fn page(&self, inner: &Inner, index: u64) -> io::Result<Page> {
+    /// Where a page of the tables is at this moment.
+    fn find(inner: &Inner, index: u64) -> Where {
         if let Some(page) = inner.dirty.get(&index) {
-            return Ok(page.clone());
+            return Where::Memory(page.clone());
         }
-        let mut out = [0u8; PAGE];
         let chunk = index / CHUNK_BLOCKS;
-        if let Some(first) = inner.map.get(&chunk)
-            && !inner.fresh.contains(&chunk)
-        {
-            self.blocks.read(first.plus(index % CHUNK_BLOCKS), &mut out).map_err(io_error)?;
+        match inner.map.get(&chunk) {
+            Some(first) if !inner.fresh.contains(&chunk) => Where::Home(first.plus(index % CHUNK_BLOCKS)),
+            _ => Where::Nowhere,
+        }
+    }
+
+    fn load(&self, place: Where) -> io::Result<Page> {
+        let mut out = [0u8; PAGE];
+        match place {
+            Where::Memory(page) => return Ok(page),
+            Where::Home(block) => self.blocks.read(block, &mut out).map_err(io_error)?,
+            Where::Nowhere => {}
         }
         Ok(Arc::new(out))
     }
@@ -194,8 +240,7 @@ impl StorageBackend for Chunks {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let inner = self.lock();
-        if offset.checked_add(out.len() as u64).is_none_or(|end| end > inner.sup.tables_len) {
+        if offset.checked_add(out.len() as u64).is_none_or(|end| end > self.lock().sup.tables_len) {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read behind the end of the tables"));
         }
         let mut at = offset;
@@ -204,7 +249,10 @@ impl StorageBackend for Chunks {
             let (index, skip) = (at / PAGE as u64, (at % PAGE as u64) as usize);
             let step = (PAGE - skip).min(rest.len());
             let (head, tail) = rest.split_at_mut(step);
-            head.copy_from_slice(&self.page(&inner, index)?[skip..skip + step]);
+            // Not under the lock: a slow read holds up nobody. Redb writes no page that somebody may be reading, and
+            // chunks stay where they are.
+            let place = Chunks::find(&self.lock(), index);
+            head.copy_from_slice(&self.load(place)?[skip..skip + step]);
             rest = tail;
             at += step as u64;
         }
@@ -237,7 +285,7 @@ impl StorageBackend for Chunks {
     fn sync_data(&self) -> io::Result<()> {
         let plan = {
             let mut inner = self.lock();
-            if inner.slot_dirty {
+            if inner.slot_dirty && !inner.is_late() {
                 self.write_slot(&mut inner).map_err(io_error)?;
             }
             Chunks::plan(&inner)
@@ -263,7 +311,8 @@ impl StorageBackend for Chunks {
             let (index, skip) = (at / PAGE as u64, (at % PAGE as u64) as usize);
             let step = (PAGE - skip).min(rest.len());
             let (head, tail) = rest.split_at(step);
-            let mut page = if step == PAGE { Arc::new([0; PAGE]) } else { self.page(&inner, index)? };
+            let mut page =
+                if step == PAGE { Arc::new([0; PAGE]) } else { self.load(Chunks::find(&inner, index))? };
             Arc::make_mut(&mut page)[skip..skip + step].copy_from_slice(head);
             Chunks::put_page(&mut inner, index, page)?;
             rest = tail;

@@ -11,6 +11,8 @@ pub(super) struct Rules {
     pub(super) reuse_at_once: bool,
     /// W4: no flush between fresh data and the record that maps it.
     pub(super) skip_fresh_flush: bool,
+    /// W25: freed blocks are reused although somebody still reads them.
+    pub(super) ignore_readers: bool,
     /// W21: discards may still run when the blocks are reused.
     pub(super) late_discard: bool,
 }

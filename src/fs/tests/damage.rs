@@ -51,3 +51,45 @@ fn a_damaged_record_with_another_behind_it_is_an_error_and_the_last_one_is_the_e
         );
     }
 }
+
+/// U12: nobody knows what a failed flush left; asking again must not make it a success.
+#[test]
+fn a_failed_flush_is_never_retried_and_nothing_succeeds_behind_it() {
+    // Of a record, of fresh data before a record, of a checkpoint.
+    for kind in 0..3 {
+        let (blocks, store) = fresh();
+        let ino = create(&store, b"f");
+        fsync(&store, ino);
+        let data = if kind == 1 { vec![1; 1 << 20] } else { vec![1; 4096] };
+        store.write(ino, 0, &data, NOW).unwrap();
+        if kind == 2 {
+            fsync(&store, ino);
+        }
+        blocks.fail_flushes(true);
+        store.fsync_ticket(Some(ino), false);
+        let failed = if kind == 2 { store.checkpoint() } else { store.commit().map(|_| ()) };
+        assert!(matches!(failed, Err(FsError::Io(_))), "{kind}: {failed:?}");
+        blocks.fail_flushes(false);
+        let (flushes, writes) = (blocks.flushes(), blocks.writes().len());
+        for _ in 0..3 {
+            store.fsync_ticket(Some(ino), false);
+            assert_eq!(store.commit(), Err(FsError::ReadOnly), "{kind}");
+            assert_eq!(store.checkpoint(), Err(FsError::ReadOnly), "{kind}");
+            assert_eq!(store.writeback(true), Err(FsError::ReadOnly), "{kind}");
+            assert_eq!(store.sync(), Err(FsError::ReadOnly), "{kind}");
+            assert_eq!(store.close(), Err(FsError::ReadOnly), "{kind}");
+            assert_eq!(store.write(ino, 0, &[2], NOW), Err(FsError::ReadOnly), "{kind}");
+            assert_eq!(store.set_size(ino, 0, NOW), Err(FsError::ReadOnly), "{kind}");
+        }
+        assert_eq!(
+            (blocks.flushes(), blocks.writes().len()),
+            (flushes, writes),
+            "{kind}: nothing is tried again"
+        );
+        assert_eq!(read_all(&store, ino), data, "{kind}: reading goes on");
+        // Mounted again it goes on with what the medium has.
+        let again = reopen_copy(&blocks);
+        again.write(ino, 0, &[3], NOW).unwrap();
+        fsync(&again, ino);
+    }
+}

@@ -28,6 +28,8 @@ struct Inner {
     fail_writes: bool,
     on_discard: Option<Arc<dyn Fn() + Send + Sync>>,
     on_write: Option<WriteWatch>,
+    on_read: Option<WriteWatch>,
+    fail_flushes: bool,
 }
 
 type WriteWatch = Arc<dyn Fn(u64) + Send + Sync>;
@@ -83,6 +85,16 @@ impl MemBlocks {
         self.inner.lock().unwrap().on_discard = Some(Arc::from(watch));
     }
 
+    /// From now on flushes fail, or work again as if nothing had been.
+    pub(crate) fn fail_flushes(&self, fail: bool) {
+        self.inner.lock().unwrap().fail_flushes = fail;
+    }
+
+    /// Calls `watch` with the first block before each read.
+    pub(crate) fn on_read(&self, watch: Box<dyn Fn(u64) + Send + Sync>) {
+        self.inner.lock().unwrap().on_read = Some(Arc::from(watch));
+    }
+
     /// Calls `watch` with the number of blocks after each write.
     pub(crate) fn on_write(&self, watch: Box<dyn Fn(u64) + Send + Sync>) {
         self.inner.lock().unwrap().on_write = Some(Arc::from(watch));
@@ -136,6 +148,10 @@ impl Blocks for MemBlocks {
 
     fn read(&self, first: BlockNo, out: &mut [u8]) -> Result<(), BlocksError> {
         self.check(first, out.len() as u64 / 4096)?;
+        let watch = self.inner.lock().unwrap().on_read.clone();
+        if let Some(watch) = watch {
+            watch(first.0);
+        }
         let inner = self.inner.lock().unwrap();
         for (block, slot) in (first.0..).zip(out.chunks_exact_mut(4096)) {
             match inner.blocks.get(&block) {
@@ -169,6 +185,9 @@ impl Blocks for MemBlocks {
 
     fn flush(&self) -> Result<(), BlocksError> {
         let mut inner = self.inner.lock().unwrap();
+        if inner.fail_flushes {
+            return Err(BlocksError::Io("the flush failed".to_string()));
+        }
         inner.flushes += 1;
         if inner.recording {
             inner.events.push(Event::Flush);

@@ -5,6 +5,7 @@ mod limits;
 pub(crate) mod mem;
 mod model;
 mod protocol;
+mod stack;
 
 use std::sync::Arc;
 

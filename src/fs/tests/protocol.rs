@@ -233,29 +233,87 @@ fn ghost_record_and_forged_payload() {
 
 #[test]
 fn redb_grows_inside_checkpoint_then_crash() {
-    let blocks = fresh_blocks(8192);
-    let store = open(&blocks);
-    for n in 0..3000u32 {
-        create(&store, format!("a-rather-long-name-of-a-file-{n}").as_bytes());
-    }
-    let chunks_before = store.chunks.all().len();
-    fsync(&store, Ino::ROOT);
-    let base = blocks.record();
-    store.checkpoint().unwrap();
-    let events = blocks.events();
-    assert!(store.chunks.bound_pages() > 4 * 64 && chunks_before > 0, "the tables did not grow");
-    let mut player = Player::new(&base);
-    let step = (events.len() / 60).max(1);
-    for upto in (0..=events.len()).step_by(step).chain([events.len()]) {
-        let image = player.cut(&events, upto, Cut::Random(7));
-        let again = open(&image);
-        assert_eq!(again.dirents_after(Ino::ROOT, 0, 10_000).unwrap().len(), 3000, "cut at {upto}");
-        // No block is both free and the tables'.
-        let mut core = again.core_write();
-        for chunk in again.chunks.all() {
-            assert_eq!(core.space.exclude(chunk.0, 64), 0, "cut at {upto}: chunk {} is free", chunk.0);
+    let story = |late_map: bool| {
+        let blocks = fresh_blocks(8192);
+        let store = open(&blocks);
+        for n in 0..3000u32 {
+            create(&store, format!("a-rather-long-name-of-a-file-{n}").as_bytes());
         }
-    }
+        fsync(&store, Ino::ROOT);
+        if late_map {
+            store.chunks.write_map_late();
+        }
+        let (chunks_before, base) = (store.chunks.bound_pages(), blocks.record());
+        store.checkpoint().unwrap();
+        let events = blocks.events();
+        assert!(store.chunks.bound_pages() > chunks_before + 64, "the tables did not grow");
+        let mut player = Player::new(&base);
+        let step = (events.len() / 60).max(1);
+        for upto in (0..=events.len()).step_by(step).chain([events.len()]) {
+            let image = player.cut(&events, upto, Cut::Random(7));
+            let Ok(again) = Store::open(image, &StoreOptions::default()) else { return false };
+            if again.dirents_after(Ino::ROOT, 0, 10_000).unwrap().len() != 3000 {
+                return false;
+            }
+            // No block is both free and the tables'.
+            let mut core = again.core_write();
+            if again.chunks.all().iter().any(|chunk| core.space.exclude(chunk.0, 64) != 0) {
+                return false;
+            }
+        }
+        true
+    };
+    assert_eq!((story(false), story(true)), (true, false));
+}
+
+#[test]
+fn a_block_is_not_reused_while_somebody_reads_it() {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    let story = |rules| {
+        let (blocks, store) = fresh();
+        with_rules(&store, rules);
+        let old = create(&store, b"old");
+        store.write(old, 0, &vec![1; 8 * MIB], NOW).unwrap();
+        store.sync().unwrap();
+        store.checkpoint().unwrap();
+        let [armed, reading, go] = [true, false, false].map(|v| Arc::new(AtomicBool::new(v)));
+        let (armed, seen, gone) = (armed.clone(), reading.clone(), go.clone());
+        blocks.on_read(Box::new(move |_| {
+            if armed.swap(false, SeqCst) {
+                seen.store(true, SeqCst);
+                while !gone.load(SeqCst) {
+                    std::thread::yield_now();
+                }
+            }
+        }));
+        std::thread::scope(|scope| {
+            let store = &store;
+            let reader = scope.spawn(move || store.read(old, 0, 8 * MIB).unwrap());
+            while !reading.load(SeqCst) {
+                std::thread::yield_now();
+            }
+            unlink(store, b"old");
+            fsync(store, Ino::ROOT);
+            let reuse = scope.spawn(move || {
+                store.checkpoint().unwrap();
+                let new = create(store, b"new");
+                store.write(new, 0, &vec![2; 12 * MIB], NOW).unwrap();
+                store.writeback(true).unwrap();
+            });
+            // Time for the other to get ahead, if it may.
+            for _ in 0..100 {
+                if reuse.is_finished() {
+                    break;
+                }
+                #[allow(clippy::disallowed_methods, reason = "lets a thread run")]
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            go.store(true, SeqCst);
+            reuse.join().unwrap();
+            reader.join().unwrap().iter().all(|byte| *byte == 1)
+        })
+    };
+    assert_eq!(both(Rules { ignore_readers: true, ..Rules::default() }, story), (true, false));
 }
 
 #[test]

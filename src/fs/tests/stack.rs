@@ -1,0 +1,123 @@
+//! The engine on a real image on a disk in memory: what a file costs at the bottom.
+
+use super::*;
+use crate::base::{BlockNo, Generation, NodeId, VolumeId};
+use crate::format::{ResyncMark, State};
+use crate::image::{self, Blocks, Disk, Image, LocalBlocks, MemDisk, OpenOptions};
+
+const MIB: usize = 1 << 20;
+
+fn state() -> State {
+    State {
+        volume: VolumeId(7),
+        node: NodeId::A,
+        incarnation: 0x77,
+        record: None,
+        gens: Vec::new(),
+        bitmap_base: Generation(0),
+        full: false,
+        resync: ResyncMark::None,
+        boot_epoch: 1,
+        peer_boot_epoch: 0,
+        retired: Vec::new(),
+        witness_incarnation: 0,
+    }
+}
+
+fn local(disk: &Arc<MemDisk>) -> Arc<LocalBlocks> {
+    let image = Image::open(disk.clone(), &OpenOptions::read_write()).unwrap();
+    Arc::new(LocalBlocks::new(Arc::new(image)).unwrap())
+}
+
+/// A disk with an image with an empty file system.
+fn disk(len: u64, al_slots: u32) -> Arc<MemDisk> {
+    let disk = Arc::new(MemDisk::new(len));
+    let options = image::FormatOptions { state: state(), uuid: 1, label: "t".to_string(), al_slots };
+    image::format(&(disk.clone() as Arc<dyn Disk>), &options).unwrap();
+    let blocks = local(&disk);
+    let opts = FormatOptions { log_id: 77, now: NOW, ring_blocks: Some(1024), ..FormatOptions::default() };
+    Store::format(blocks.clone(), &opts).unwrap();
+    blocks.flush().unwrap();
+    blocks.image().close().unwrap();
+    disk
+}
+
+/// S3: flushes of the disk, by what is fsynced: small 1, large overwrite 1, large fresh 2, each 1 more when cold.
+#[test]
+fn flush_count_table_on_an_image() {
+    let disk = disk(200 << 20, 16);
+    let blocks = local(&disk);
+    let store = open_on(blocks.clone());
+    assert!(store.back_ahead(25_000).unwrap());
+    let ino = create(&store, b"file");
+    fsync(&store, ino);
+    let count = |at: usize, len: usize| {
+        let before = disk.counts().flushes;
+        store.write(ino, at as u64, &vec![(before % 251) as u8; len], NOW).unwrap();
+        fsync(&store, ino);
+        disk.counts().flushes - before
+    };
+    let hot_blocks = || blocks.image().hot_ranges().iter().map(|(_, count)| count).sum::<u64>();
+    assert_eq!(count(0, 4096), 1, "small fresh");
+    assert_eq!(count(0, 4096), 1, "small overwrite");
+    let mut seen = [0, 0];
+    for n in 1..10 {
+        let (before, flushes) = (hot_blocks(), count(n * MIB, MIB));
+        let cold = hot_blocks() > before;
+        assert_eq!(flushes, if cold { 3 } else { 2 }, "large fresh, cold: {cold}");
+        seen[usize::from(cold)] += 1;
+    }
+    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+    assert_eq!(count(8 * MIB, MIB), 1, "large overwrite, hot");
+    // Others push the extent out of the activity log.
+    for n in 10..90 {
+        count(n * MIB, MIB);
+    }
+    let block = store.core_read().ring.first;
+    assert!(blocks.image().is_hot(BlockNo(block), 1), "the log stays hot");
+    assert_eq!(count(8 * MIB, MIB), 2, "large overwrite, cold");
+    assert_eq!(count(8 * MIB, MIB), 1, "and hot again");
+    assert_eq!(count(0, 4096), 1, "small, always hot");
+}
+
+fn open_on(blocks: Arc<LocalBlocks>) -> Store {
+    Store::open(blocks, &StoreOptions { cache_bytes: 4 << 20, ..StoreOptions::default() }).unwrap()
+}
+
+/// W19: the host fills up under a sparse image: the application is told, and everything acknowledged stays.
+#[test]
+fn host_disk_full_under_sparse_image() {
+    let disk = disk(400 << 20, 16);
+    let store = open_on(local(&disk));
+    let ino = create(&store, b"f");
+    store.write(ino, 0, &[7; 100_000], NOW).unwrap();
+    fsync(&store, ino);
+    disk.limit_room(Some(9 << 20));
+    let mut at = MIB as u64;
+    let error = loop {
+        match store.write(ino, at, &vec![8; MIB], NOW) {
+            Ok(()) => at += MIB as u64,
+            Err(error) => break error,
+        }
+        assert!(at < 300 << 20, "the host has not that much room");
+    };
+    assert_eq!(error, crate::fs::FsError::NoSpace);
+    store.sync().unwrap();
+    store.checkpoint().unwrap();
+    assert!(store.statfs().available < 1024, "statfs promises what the host has not");
+    // Names and small changes still fit the reserve; deleting always works.
+    for n in 0..20 {
+        create(&store, format!("n{n}").as_bytes());
+    }
+    fsync(&store, ino);
+    let again = open_on(local(&Arc::new(disk.fork())));
+    assert_eq!(again.read(ino, 0, 100_000).unwrap(), vec![7; 100_000]);
+    assert_eq!(again.inode(ino).unwrap().unwrap().size, at);
+    unlink(&store, b"f");
+    fsync(&store, Ino::ROOT);
+    store.checkpoint().unwrap();
+    let next = create(&store, b"next");
+    store.write(next, 0, &vec![9; MIB], NOW).unwrap();
+    fsync(&store, next);
+    store.close().unwrap();
+}
