@@ -315,8 +315,11 @@ fn answer_write(room: Room<'_>, ino: Ino, written: Result<usize, FsError>, stabl
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests with threads and time")]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc::channel;
+    use std::time::Instant;
 
     use super::*;
     use crate::fs::{Atime, Store};
@@ -377,5 +380,64 @@ mod tests {
                 assert_eq!(outcome, Err(FsError::ReadOnly));
             }
         }
+    }
+
+    const FSYNCS: usize = 400;
+
+    /// The 99th percentile of one small fsync every 2 ms.
+    fn p99(fs: &Arc<Fs>, threads: &Arc<FsThreads>, ino: Ino) -> Duration {
+        let mut took: Vec<Duration> = Vec::new();
+        for n in 0..FSYNCS {
+            std::thread::sleep(Duration::from_millis(2));
+            fs.write(&Ctx::default(), ino, (n as u64 % 64) * 4096, &[n as u8; 4096], false).unwrap();
+            let begun = Instant::now();
+            let (tell, told) = channel();
+            threads.make_stable(fs.fsync(ino, true).unwrap(), Box::new(move |done| tell.send(done).unwrap()));
+            told.recv().unwrap().unwrap();
+            took.push(begun.elapsed());
+        }
+        took.sort();
+        took[FSYNCS * 99 / 100]
+    }
+
+    /// S1, S5: a small fsync beside a writer that streams takes at most three times as long as alone. By the clock, so
+    /// only on request.
+    #[test]
+    fn fsync_4k_beside_streaming_writer_p99() {
+        if std::env::var_os("TWINFS_LONG").is_none() {
+            return;
+        }
+        let path = std::env::temp_dir().join(format!("twinfs-p99-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let store = crate::cli::standalone::tests::fresh_store(&path, 2 << 30);
+        let fs = Arc::new(Fs::new(store, Atime::Never));
+        let threads = Arc::new(FsThreads::start(Arc::clone(&fs)).unwrap());
+        let ctx = Ctx::default();
+        let mail = fs.create(&ctx, Ino::ROOT, b"mail", 0o600).unwrap().ino;
+        let stream = fs.create(&ctx, Ino::ROOT, b"stream", 0o600).unwrap().ino;
+        let alone = p99(&fs, &threads, mail);
+        let stop = AtomicBool::new(false);
+        let (beside, bytes) = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let (chunk, mut bytes) = (vec![7; 1 << 20], 0u64);
+                while !stop.load(Ordering::Relaxed) {
+                    match fs.write(&ctx, stream, bytes % (1 << 30), &chunk, false) {
+                        Ok(()) => bytes += 1 << 20,
+                        Err(FsError::WouldBlock) => fs.store().writeback(false).unwrap(),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                bytes
+            });
+            let beside = p99(&fs, &threads, mail);
+            stop.store(true, Ordering::Relaxed);
+            (beside, writer.join().unwrap())
+        });
+        println!("p99 alone {alone:?}, beside {} MiB streamed {beside:?}", bytes >> 20);
+        let _ = std::fs::remove_file(&path);
+        assert!(
+            beside <= 3 * alone.max(Duration::from_millis(1)),
+            "alone {alone:?}, beside a stream {beside:?}"
+        );
     }
 }
