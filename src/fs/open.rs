@@ -121,25 +121,8 @@ impl Store {
         let mut core = fresh_core(&sup, snapshot, &meta);
         fill_space(&mut core.space, blocks.as_ref(), &sup, &free, &chunks)?;
         let mut chain = meta.prev_hash;
-        while let Some(found) = find_record(blocks.as_ref(), &core.ring, sup.log_id, core.next_seq, &chain)? {
-            core.replay(&found.bytes, &chain, &sup)?;
-            core.ring.head = core.ring.after(found.at, found.bytes.len() as u64 / PAGE as u64);
-            core.next_seq += 1;
-            chain = found.hash;
-        }
-        let lost = find_later(blocks.as_ref(), &core.ring, sup.log_id, core.next_seq)?;
-        match lost {
-            Some(later) if !opts.lose_damaged_log => {
-                return Err(corrupt(format!(
-                    "log record {} is damaged, but record {later} behind it is whole: changes that were \
-                     acknowledged are lost; mount read-only to see what is left, or go on without them by force",
-                    core.next_seq
-                )));
-            }
-            // What is given up must not be found again behind the records to come.
-            Some(later) => core.next_seq = later + 1,
-            None => {}
-        }
+        let lost = core.read_log(blocks.as_ref(), &sup, opts, &mut chain)?;
+        let found_records = core.next_seq != meta.next_seq;
         core.generation = u32::from_le_bytes([chain[0], chain[1], chain[2], chain[3]]);
         core.cleanups = orphans(&core)?;
         let store = Store {
@@ -161,7 +144,11 @@ impl Store {
             block_count: sup.block_count,
             options: opts.clone(),
         };
-        // Makes what was found stable (it may only have been readable, U4) and starts a new inode generation.
+        // What was found may only have been readable (U4), and no record may be stable before the one it follows.
+        if found_records {
+            store.blocks().flush()?;
+        }
+        // Starts a new inode generation.
         store.seal(&mut lock(&store.chain), Seal::Force)?;
         store.back_ahead(1024)?;
         store.count_slack()?;
@@ -331,6 +318,37 @@ fn orphans(core: &Core) -> Result<Vec<Ino>, FsError> {
 }
 
 impl Core {
+    /// Takes the log behind the checkpoint into memory, and `chain` to its end. Answers the number of the last record
+    /// that is given up, if the log is damaged and that was asked for.
+    fn read_log(
+        &mut self,
+        blocks: &dyn Blocks,
+        sup: &FsSuper,
+        opts: &StoreOptions,
+        chain: &mut ChainHash,
+    ) -> Result<Option<u64>, FsError> {
+        while let Some(found) = find_record(blocks, &self.ring, sup.log_id, self.next_seq, chain)? {
+            self.replay(&found.bytes, chain, sup)?;
+            self.ring.head = self.ring.after(found.at, found.bytes.len() as u64 / PAGE as u64);
+            self.next_seq += 1;
+            *chain = found.hash;
+        }
+        let lost = find_later(blocks, &self.ring, sup.log_id, self.next_seq)?;
+        match lost {
+            Some(later) if !opts.lose_damaged_log => {
+                return Err(corrupt(format!(
+                    "log record {} is damaged, but record {later} behind it is whole: changes that were \
+                     acknowledged are lost; mount read-only to see what is left, or go on without them by force",
+                    self.next_seq
+                )));
+            }
+            // What is given up must not be found again behind the records to come.
+            Some(later) => self.next_seq = later + 1,
+            None => {}
+        }
+        Ok(lost)
+    }
+
     /// Takes one verified record into memory.
     fn replay(&mut self, bytes: &[u8], prev: &ChainHash, sup: &FsSuper) -> Result<(), FsError> {
         let seq = self.next_seq;

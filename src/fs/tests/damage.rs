@@ -1,6 +1,6 @@
 //! What is damaged is said, never passed over.
 
-use super::mem::MemBlocks;
+use super::mem::{Cut, MemBlocks, Player};
 use super::*;
 use crate::fs::FsError;
 
@@ -91,5 +91,31 @@ fn a_failed_flush_is_never_retried_and_nothing_succeeds_behind_it() {
         let again = reopen_copy(&blocks);
         again.write(ino, 0, &[3], NOW).unwrap();
         fsync(&again, ino);
+    }
+}
+
+/// U4: killed in the middle of a commit, started again, and then the power goes: what was never acknowledged is no
+/// damage, whichever writes the disk kept.
+#[test]
+fn a_record_that_was_only_readable_is_stable_before_the_next_one_is_written() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    fsync(&store, ino);
+    let base = blocks.record();
+    store.write(ino, 0, &[1; 20_000], NOW).unwrap();
+    blocks.fail_flushes(true);
+    store.fsync_ticket(Some(ino), false);
+    assert!(store.commit().is_err());
+    drop(store);
+    blocks.fail_flushes(false);
+    drop(open(&blocks));
+    let events = blocks.events();
+    for upto in 0..=events.len() {
+        for seed in 0..12 {
+            let left = Player::new(&base).cut(&events, upto, Cut::Random(seed));
+            let again = try_open(&left).unwrap_or_else(|error| panic!("cut at {upto}, seed {seed}: {error}"));
+            let data = read_all(&again, ino);
+            assert!(data.is_empty() || data == vec![1; 20_000], "cut at {upto}, seed {seed}");
+        }
     }
 }
