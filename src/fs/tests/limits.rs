@@ -1,7 +1,7 @@
 //! What nothing may exceed: the size of a record, the time an fsync takes along from others; and what a cut in the
 //! middle of something large leaves behind.
 
-use super::mem::{Cut, MemBlocks, Player};
+use super::mem::{Cut, Dice, MemBlocks, Player};
 use super::*;
 use crate::fs::{Atime, Ctx, Fs, FsError, Place, RenameHow};
 
@@ -203,4 +203,85 @@ fn tables_that_emptied_are_filled_before_they_grow() {
         sizes.push(store.chunks.bound_pages());
     }
     assert!(sizes[13] <= sizes[4] + sizes[4] / 4, "the tables grow without end: {sizes:?}");
+}
+
+/// W18: whatever fills the volume, the tables' reserve holds: the answer is "no space", never a failed checkpoint.
+#[test]
+fn a_volume_that_is_filled_in_every_way_never_fails_inside_the_tables() {
+    for seed in 0..8 {
+        let blocks = fresh_blocks(2600 + seed * 300);
+        let store = open(&blocks);
+        let mut dice = Dice(seed);
+        let (mut files, mut full) = (Vec::new(), 0);
+        for n in 0..1200u64 {
+            let some = |dice: &mut Dice, files: &[Ino]| files[dice.below(files.len() as u64) as usize];
+            let outcome = match dice.below(12) {
+                0..=3 if files.len() < 900 => {
+                    let mut op = store.begin();
+                    let ino = op.alloc_ino();
+                    op.put_inode(ino, &InodeRec::new(FileKind::File, NOW));
+                    let name = format!("{ino}-{}", "n".repeat(dice.below(230) as usize), ino = ino.0);
+                    let entry = Dirent { ino, kind: FileKind::File, cookie: 0 };
+                    op.put_dirent(Ino::ROOT, name.as_bytes(), entry).unwrap();
+                    let made = op.finish();
+                    if made.is_ok() {
+                        files.push(ino);
+                    }
+                    made
+                }
+                4..=6 if !files.is_empty() => {
+                    let ino = some(&mut dice, &files);
+                    let mut op = store.begin();
+                    let size = 1 << dice.below(17).min(15);
+                    op.put_xattr(ino, format!("user.{}", dice.below(6)).as_bytes(), &vec![n as u8; size]);
+                    op.finish()
+                }
+                7..=9 if !files.is_empty() => {
+                    let ino = some(&mut dice, &files);
+                    let at = dice.below(400) * 8192;
+                    let len = if dice.below(4) == 0 { 200_000 } else { 4096 };
+                    store.write(ino, at, &vec![n as u8; len], NOW)
+                }
+                10 if files.len() > 20 => {
+                    let ino = files.swap_remove(dice.below(files.len() as u64) as usize);
+                    store.drop_named(ino)
+                }
+                _ => match dice.below(3) {
+                    0 => store.checkpoint(),
+                    1 => store.writeback(true),
+                    _ => store.sync(),
+                },
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(FsError::NoSpace) => full += 1,
+                Err(error) => panic!("seed {seed}, step {n}: {error}"),
+            }
+            assert_eq!(store.core_read().failed, None, "seed {seed}, step {n}");
+        }
+        assert!(full > 0, "seed {seed}: the volume did not fill");
+        store.close().unwrap();
+        let again = try_open(&blocks).unwrap();
+        for ino in files {
+            again.drop_named(ino).unwrap_or_else(|error| panic!("seed {seed}: removing: {error}"));
+        }
+        again.close().unwrap();
+        assert!(again.dir_is_empty(Ino::ROOT).unwrap());
+    }
+}
+
+impl Store {
+    /// Takes the only name of `ino` away, and then `ino` itself.
+    fn drop_named(&self, ino: Ino) -> Result<(), FsError> {
+        let names = self.dirents_after(Ino::ROOT, 0, usize::MAX)?;
+        let (_, name, _) = names.into_iter().find(|(_, _, entry)| entry.ino == ino).unwrap();
+        let mut op = self.begin();
+        op.del_dirent(Ino::ROOT, &name)?;
+        let mut rec = op.inode(ino)?.unwrap();
+        rec.nlink = 0;
+        op.put_inode(ino, &rec);
+        op.add_orphan(ino);
+        op.finish()?;
+        self.drop_inode(ino)
+    }
 }
