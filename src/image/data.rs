@@ -69,10 +69,9 @@ impl Image {
             }
             let block = first.plus(start as u64);
             self.disk.read_at(self.geometry.block_at(block.0), part)?;
-            for ((content, rec), number) in
-                part.chunks_exact(BlockNo::SIZE).zip(&recs[start..]).zip(block.0..)
-            {
-                if *rec != BlockRec::Written(Digest::of(content)) {
+            let digests = Digest::of_blocks(part);
+            for ((digest, rec), number) in digests.iter().zip(&recs[start..]).zip(block.0..) {
+                if *rec != BlockRec::Written(*digest) {
                     return Err(ImageError::Rotten { block: BlockNo(number) });
                 }
             }

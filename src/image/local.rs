@@ -100,7 +100,7 @@ impl LocalBlocks {
         for (start, len) in self.parts(first, count) {
             let at = (start.0 - first.0) as usize * BlockNo::SIZE;
             let part = &data[at..at + len as usize * BlockNo::SIZE];
-            let digests: Vec<Digest> = part.chunks_exact(BlockNo::SIZE).map(Digest::of).collect();
+            let digests = Digest::of_blocks(part);
             self.heat(start, len, false)?;
             self.mark(start, len)?;
             if flush && start.0 + len == first.0 + count {

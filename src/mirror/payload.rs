@@ -24,7 +24,7 @@ pub struct Payload {
 impl Payload {
     /// Block contents; hashes them.
     pub fn blocks(data: &[u8]) -> Payload {
-        let tail: Vec<u8> = data.chunks(BlockNo::SIZE).flat_map(|block| Digest::of(block).0).collect();
+        let tail: Vec<u8> = Digest::of_blocks(data).iter().flat_map(|digest| digest.0).collect();
         Payload { pages: Arc::new(Pages::copy_of(data)), len: data.len(), tail: tail.into() }
     }
 
