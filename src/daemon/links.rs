@@ -23,6 +23,8 @@ struct Link {
     id: LinkId,
     connection: Connection,
     frames: Mutex<VecDeque<(Message, Payload)>>,
+    /// Held from taking frames to their last byte, so that they leave in order whoever sends them.
+    sending: Mutex<()>,
     ready: Condvar,
     ended: AtomicBool,
 }
@@ -104,6 +106,7 @@ impl Links {
             id,
             connection,
             frames: Mutex::default(),
+            sending: Mutex::default(),
             ready: Condvar::new(),
             ended: AtomicBool::new(false),
         });
@@ -119,6 +122,16 @@ impl Links {
         if let Some(link) = link {
             link.frames().push_back((message, payload));
             link.ready.notify_one();
+        }
+    }
+
+    /// Sends what is queued on the calling thread, unless somebody is at it. Blocks while the socket is full, so it is
+    /// not for a thread that reads from the peer.
+    pub fn send_now(&self) {
+        let Some(link) = self.current().clone() else { return };
+        let Ok(_sending) = link.sending.try_lock() else { return };
+        if !link.ended.load(Ordering::SeqCst) && send_queued(&link).is_err() {
+            link.end();
         }
     }
 
@@ -209,25 +222,39 @@ fn parse(frame: &[u8]) -> Result<(Message, Payload), String> {
 }
 
 fn send_frames(link: &Link) {
-    let mut head = Vec::new();
     loop {
-        let mut frames = link.frames();
-        while frames.is_empty() && !link.ended.load(Ordering::SeqCst) {
-            frames = link.ready.wait(frames).unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut frames = link.frames();
+            while frames.is_empty() && !link.ended.load(Ordering::SeqCst) {
+                frames = link.ready.wait(frames).unwrap_or_else(PoisonError::into_inner);
+            }
         }
         if link.ended.load(Ordering::SeqCst) {
             return;
         }
-        let batch = std::mem::take(&mut *frames);
-        drop(frames);
+        let sending = link.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = send_queued(link);
+        drop(sending);
+        if sent.is_err() {
+            link.end();
+            return;
+        }
+    }
+}
+
+/// Sends everything queued so far; the caller holds `sending`.
+fn send_queued(link: &Link) -> Result<(), LinkError> {
+    let mut head = Vec::new();
+    loop {
+        let batch = std::mem::take(&mut *link.frames());
+        if batch.is_empty() {
+            return Ok(());
+        }
         for (message, payload) in batch {
             head.clear();
             wire::encode(&message, payload.wire_len(), &mut head);
             let [data, tail] = payload.parts();
-            if send(link, &[&head, data, tail]).is_err() {
-                link.end();
-                return;
-            }
+            send(link, &[&head, data, tail])?;
         }
     }
 }

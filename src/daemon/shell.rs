@@ -101,6 +101,10 @@ impl Env for Shell {
         self.links.queue(link, message, payload);
     }
 
+    fn send_now(&self) {
+        self.links.send_now();
+    }
+
     fn order(&self, order: Order) {
         match order {
             Order::CloseLink(link) => self.links.close(link),

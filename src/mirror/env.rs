@@ -57,6 +57,10 @@ pub trait Env: Send + Sync {
     /// Queues a frame. A link that is gone swallows it.
     fn send(&self, link: LinkId, message: Message, payload: Payload);
 
+    /// Nothing is locked and the caller may block on the peer's socket: whatever is queued may go on its way here
+    /// instead of by a thread that has to be woken for it.
+    fn send_now(&self) {}
+
     /// Queues the shell's part.
     fn order(&self, order: Order);
 

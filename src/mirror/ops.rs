@@ -86,6 +86,7 @@ impl Mirror {
             op
         };
         self.deliver(Event::Issue { op, kind, first: run.first, count: run.count });
+        self.env.send_now();
         op
     }
 

@@ -69,7 +69,10 @@ impl Mirror {
             self.flush_received()
         };
         match done {
-            Ok(()) if self.env.breathe().is_ok() => self.deliver(Event::Applied { session, seq }),
+            Ok(()) if self.env.breathe().is_ok() => {
+                self.deliver(Event::Applied { session, seq });
+                self.env.send_now();
+            }
             Ok(()) | Err(ImageError::Disk(DiskError::Dead)) => {}
             Err(error) => {
                 self.fault("the peer's operation failed here", &error);
