@@ -19,7 +19,7 @@ const REQUESTS: u32 = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 
 thread_local! {
-    static FOLLOWER: RefCell<Follower> = RefCell::new(Follower::new());
+    static FOLLOWER: RefCell<Follower> = RefCell::new(Follower::new(cpu::last_seen));
 }
 
 /// Notes a request of thread `caller` (0: the kernel itself) on the thread that will answer it.
@@ -38,12 +38,14 @@ struct Follower {
     others: bool,
     requests: u32,
     looked: Instant,
+    /// What a thread does, and where.
+    look: fn(u32) -> Option<(char, usize)>,
 }
 
 impl Follower {
-    fn new() -> Follower {
+    fn new(look: fn(u32) -> Option<(char, usize)>) -> Follower {
         let looked = Instant::now();
-        Follower { all: cpu::allowed(), bound: None, caller: 0, others: true, requests: 0, looked }
+        Follower { all: cpu::allowed(), bound: None, caller: 0, others: true, requests: 0, looked, look }
     }
 
     fn note(&mut self, caller: u32) {
@@ -56,8 +58,10 @@ impl Follower {
         }
         let now = Instant::now();
         // One request in a long time tells nothing about who will be next.
-        let wanted = (!self.others && self.requests > 1).then(|| cpu::last_processor(caller)).flatten();
-        self.bind(wanted);
+        let alone = !self.others && self.requests > 1;
+        // A caller that runs does not wait for us (it has several requests under way) and needs its processor itself.
+        let waits = |seen: (char, usize)| (seen.0 != 'R').then_some(seen.1);
+        self.bind(if alone { (self.look)(caller).and_then(waits) } else { None });
         (self.caller, self.others, self.requests, self.looked) = (caller, false, 0, now);
     }
 
@@ -84,16 +88,26 @@ mod tests {
         }
     }
 
+    fn first_processor() -> usize {
+        let all = cpu::allowed().unwrap();
+        (0..CpuSet::count()).find(|number| all.is_set(*number) == Ok(true)).unwrap()
+    }
+
     #[test]
-    fn one_caller_is_followed_and_two_are_not() {
-        let mut follower = Follower::new();
-        let before = cpu::allowed().unwrap();
-        let own = u32::try_from(nix::unistd::gettid().as_raw()).unwrap();
-        ask(&mut follower, &[own]);
-        assert!(
-            follower.bound.is_some() && cpu::allowed() != Some(before) || before == cpu::only(0).unwrap()
-        );
-        ask(&mut follower, &[own, own + 1]);
-        assert_eq!((follower.bound, cpu::allowed()), (None, Some(before)));
+    fn one_waiting_caller_is_followed_and_two_are_not() {
+        let before = cpu::allowed();
+        let mut follower = Follower::new(|_| Some(('S', first_processor())));
+        ask(&mut follower, &[7]);
+        assert_eq!((follower.bound, cpu::allowed()), (Some(first_processor()), cpu::only(first_processor())));
+        ask(&mut follower, &[7, 8]);
+        assert_eq!((follower.bound, cpu::allowed()), (None, before));
+    }
+
+    #[test]
+    fn a_caller_that_runs_on_keeps_its_processor() {
+        let before = cpu::allowed();
+        let mut follower = Follower::new(|_| Some(('R', first_processor())));
+        ask(&mut follower, &[7]);
+        assert_eq!((follower.bound, cpu::allowed()), (None, before));
     }
 }

@@ -23,15 +23,17 @@ pub fn only(processor: usize) -> Option<CpuSet> {
     Some(set)
 }
 
-/// The processor that a thread of this machine ran on last.
-pub fn last_processor(thread: u32) -> Option<usize> {
+/// What a thread of this machine does, as in proc(5) (`R` runs), and the processor it ran on last.
+pub fn last_seen(thread: u32) -> Option<(char, usize)> {
     let stat = std::fs::read_to_string(format!("/proc/{thread}/stat")).ok()?;
-    processor_in(&stat)
+    parse(&stat)
 }
 
-/// Field 39 of proc(5) stat. The name of the program, field 2, may hold anything, parentheses too.
-fn processor_in(stat: &str) -> Option<usize> {
-    stat.rsplit_once(") ")?.1.split(' ').nth(36)?.parse().ok()
+/// Fields 3 and 39. The name of the program, field 2, may hold anything, parentheses too.
+fn parse(stat: &str) -> Option<(char, usize)> {
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(35)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -42,8 +44,8 @@ mod tests {
     fn the_processor_is_found_behind_any_program_name() {
         let numbers: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
         let stat = format!("7 (a ) S 1) R {}", numbers.join(" "));
-        assert_eq!(processor_in(&stat), Some(39));
-        assert_eq!(processor_in("7 (x"), None);
+        assert_eq!(parse(&stat), Some(('R', 39)));
+        assert_eq!(parse("7 (x"), None);
     }
 
     #[test]
@@ -52,7 +54,7 @@ mod tests {
         let first = (0..CpuSet::count()).find(|n| before.is_set(*n) == Ok(true)).unwrap();
         assert!(run_on(&only(first).unwrap()));
         let own = u32::try_from(nix::unistd::gettid().as_raw()).unwrap();
-        assert_eq!(last_processor(own), Some(first));
+        assert_eq!(last_seen(own), Some(('R', first)));
         assert!(run_on(&before));
     }
 }
