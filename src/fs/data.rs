@@ -76,13 +76,24 @@ enum Attempt {
 impl Store {
     /// Up to `len` bytes from `offset`; shorter only at the end of the file.
     pub fn read(&self, ino: Ino, offset: u64, len: usize) -> Result<Vec<u8>, FsError> {
-        let _gate = self.gate_read();
+        self.read_with(ino, offset, len, <[u8]>::to_vec)
+    }
+
+    /// `read`, with the bytes given to `then` where they lie.
+    pub fn read_with<T>(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        then: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, FsError> {
+        let gate = self.gate_read();
         let (mut out, homes, skip, take) = {
             let core = self.core_read();
             let size = core.live_file(ino)?.size;
             let end = offset.saturating_add(len as u64).min(size);
             if offset >= end {
-                return Ok(Vec::new());
+                return Ok(then(&[]));
             }
             let (first, last) = block_span(offset, end);
             let mut out = Pages::zeroed((last - first) as usize);
@@ -93,7 +104,8 @@ impl Store {
             let range = index * BlockNo::SIZE..(index + count) * BlockNo::SIZE;
             self.blocks().read(block, &mut out[range])?;
         }
-        Ok(out[skip..skip + take].to_vec())
+        drop(gate);
+        Ok(then(&out[skip..skip + take]))
     }
 
     /// The live content of one file block, zeros behind the end.

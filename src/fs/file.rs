@@ -24,11 +24,22 @@ pub struct FilePart {
 impl Fs {
     /// Up to `len` bytes; fewer only at the end of the file. May wait for the disk.
     pub fn read(&self, ino: Ino, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.read_with(ino, offset, len, <[u8]>::to_vec)
+    }
+
+    /// `read`, with the bytes given to `then` where they lie.
+    pub fn read_with<T>(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        then: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
         let rec = self.inode(ino)?;
         if is_dir(&rec) {
             return Err(FsError::IsDir);
         }
-        self.store.read(ino, offset, len)
+        self.store.read_with(ino, offset, len, then)
     }
 
     /// Writes all of `data`. `drop_set_id`: the caller has no right to leave set-id bits on a file it changes.

@@ -288,12 +288,18 @@ impl Filesystem for Adapter {
         self.0.guarded(req, |s| {
             let (fs, ctx, gate) = (Arc::clone(&s.fs), s.ctx(req, 0), s.gate.clone());
             s.threads.read(Box::new(move || {
-                match vouch(gate.as_ref(), fs.read(ino(number), offset, size as usize)) {
-                    Ok(data) => {
-                        fs.accessed(&ctx, ino(number));
-                        reply.data(&data);
+                let mut reply = Some(reply);
+                let read = fs.read_with(ino(number), offset, size as usize, |data| {
+                    vouch(gate.as_ref(), Ok(()))?;
+                    // Before the answer: whoever has it may look at the access time.
+                    fs.accessed(&ctx, ino(number));
+                    if let Some(reply) = reply.take() {
+                        reply.data(data);
                     }
-                    Err(error) => reply.error(errno(&error)),
+                    Ok(())
+                });
+                if let (Err(error), Some(reply)) = (read.flatten(), reply) {
+                    reply.error(errno(&error));
                 }
             }));
         });

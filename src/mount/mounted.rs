@@ -24,6 +24,9 @@ use super::served::{Gate, Served};
 use super::threads::FsThreads;
 use super::worker::Watched;
 
+/// What the kernel reads ahead of a stream: the default of 128 KiB keeps too few requests under way to hide what
+/// fetching and checking cost.
+const READ_AHEAD_KIB: u32 = 2048;
 /// Between two tries to unmount.
 const RETRY: Duration = Duration::from_millis(50);
 /// How long the session may take to notice that its mount is gone.
@@ -131,6 +134,9 @@ impl Mounted {
         match started {
             Ok(((session, ended, stream), minor)) => {
                 watched.mounted(minor);
+                if let Err(error) = sys::set_read_ahead(minor, READ_AHEAD_KIB) {
+                    tracing::debug!("read-ahead of {} stays as it is: {error}", dir.display());
+                }
                 Ok(Mounted { dir, minor, fs, threads, ended, stream, session: Some(session) })
             }
             Err(error) => {

@@ -222,6 +222,11 @@ pub fn is_dead(dir: &Path) -> bool {
     matches!(nix::sys::statvfs::statvfs(dir), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
+/// How far the kernel reads ahead in files of the mount with this device number (its major number is 0).
+pub fn set_read_ahead(minor: u32, kib: u32) -> io::Result<()> {
+    std::fs::write(format!("/sys/class/bdi/0:{minor}/read_ahead_kb"), kib.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
