@@ -23,6 +23,8 @@ use super::store::Store;
 
 /// Contiguous dirty blocks from which on data goes home instead of into the record: 128 KiB.
 pub(super) const LARGE: usize = 32;
+/// Written home by one call: some slices, so that they are on their way to all members at once.
+const HOME_BYTES: usize = 4 * SLICE_BYTES_MAX;
 /// Blocks moved in one step.
 const BATCH: usize = 2048;
 /// Bytes of operations that mapping one run takes.
@@ -196,7 +198,7 @@ impl Store {
     fn write_home(&self, runs: &[HomeRun]) -> Result<(), BlocksError> {
         for run in runs {
             let mut first = run.start;
-            for pages in run.pages.chunks(SLICE_BYTES_MAX / PAGE) {
+            for pages in run.pages.chunks(HOME_BYTES / PAGE) {
                 let mut data = Pages::zeroed(pages.len());
                 for (slot, page) in data.chunks_exact_mut(PAGE).zip(pages) {
                     slot.copy_from_slice(&page[..]);

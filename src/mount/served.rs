@@ -26,6 +26,8 @@ use super::worker::{self, Watched};
 /// Nobody else changes the tree while we serve it, so the kernel may keep what it knows.
 pub(super) const TTL: Duration = Duration::from_secs(10 * 365 * 86_400);
 const O_DIRECT: i32 = nix::fcntl::OFlag::O_DIRECT.bits();
+/// A write of this many bytes is one of a stream.
+const STREAM: usize = 256 << 10;
 /// Between two tries of a write that found no room although writeback ran.
 const ROOM_WAIT: Duration = Duration::from_millis(5);
 
@@ -172,7 +174,11 @@ impl Served {
     ) {
         let stable = self.strict_writes || flags.0 & O_DIRECT != 0;
         let len = data.len();
-        match self.fs.write(&ctx, ino, offset, data, drop_set_id) {
+        let outcome = self.fs.write(&ctx, ino, offset, data, drop_set_id);
+        if len >= STREAM {
+            self.threads.write_back_soon();
+        }
+        match outcome {
             Err(FsError::WouldBlock | FsError::NoSpace) => {
                 let data = data.to_vec();
                 self.when_there_is_room(

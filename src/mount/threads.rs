@@ -89,6 +89,8 @@ struct Shared {
     chores: Queue<()>,
     /// Held by whoever commits: the committer, or a thread whose caller is the only one that waits.
     leader: Mutex<()>,
+    /// Writeback was called and has not begun yet.
+    called: AtomicBool,
     /// Inodes that may have become free since housekeeping looked.
     freed: AtomicU32,
 }
@@ -110,6 +112,7 @@ impl FsThreads {
             writeback: Queue::new(),
             chores: Queue::new(),
             leader: Mutex::new(()),
+            called: AtomicBool::new(false),
             freed: AtomicU32::new(0),
         });
         let threads = FsThreads { shared, handles: Mutex::new(Vec::new()) };
@@ -165,6 +168,13 @@ impl FsThreads {
     pub fn slowly(&self, job: Job) {
         self.shared.slow.push(job);
         self.shared.writeback.push(());
+    }
+
+    /// A stream of writes goes on: what has gathered can go home beside it.
+    pub fn write_back_soon(&self) {
+        if !self.shared.called.swap(true, Ordering::Relaxed) {
+            self.shared.writeback.push(());
+        }
     }
 
     /// An inode may have become free. Housekeeping finds it by itself; it is called only when there are many.
@@ -272,6 +282,7 @@ impl Shared {
         let mut last = Instant::now();
         while !self.is_closed() {
             self.writeback.take_all(LOOK_EVERY, &self.closed);
+            self.called.store(false, Ordering::Relaxed);
             if self.fs.store().needs_writeback() || last.elapsed() > WRITEBACK_EVERY {
                 self.write_back();
                 last = Instant::now();
