@@ -88,8 +88,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
             }
         }
     }
+    let names: Vec<&'static str> = setups.iter().map(Setup::name).collect();
     drop(setups);
-    let rows = rows(&works, &figures);
+    let rows = rows(&works, &names, &figures);
     report::table(&rows);
     if let Some(path) = &args.json {
         report::json(&rows, path).with_context(|| path.display().to_string())?;
@@ -102,7 +103,7 @@ fn measure(work: Work, setup: &Setup, scale: Scale, archive: &Path) -> anyhow::R
 }
 
 /// Medians, and their ratio to ext4 so that more than 1 is faster.
-fn rows(works: &[Work], figures: &BTreeMap<(usize, usize), Vec<f64>>) -> Vec<Row> {
+fn rows(works: &[Work], setups: &[&'static str], figures: &BTreeMap<(usize, usize), Vec<f64>>) -> Vec<Row> {
     let mut rows = Vec::new();
     for (w, work) in works.iter().enumerate() {
         let ext4 = figures.get(&(w, 0)).map_or(f64::NAN, |values| report::median(values));
@@ -110,7 +111,7 @@ fn rows(works: &[Work], figures: &BTreeMap<(usize, usize), Vec<f64>>) -> Vec<Row
             let value = report::median(values);
             rows.push(Row {
                 work: work.name(),
-                setup: setup::NAMES[*s],
+                setup: setups[*s],
                 metric: work.metric(),
                 value,
                 unit: work.unit(),
