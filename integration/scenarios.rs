@@ -367,3 +367,137 @@ fn a_witness_that_forgot_is_told_again_by_both_nodes_together() {
     w.run(8_000);
     w.assert_in_sync();
 }
+fn what_a_demotion_gave_up_while_the_link_was_cut_is_made_equal_again() {
+    for arbitration in ALL {
+        let mut w = whole(arbitration);
+        w.write(A, Kind::Write, 1);
+        w.part();
+        w.operator(A, Operator::Demote);
+        w.settle();
+        w.connect();
+        w.run(2_000);
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn what_a_failed_mount_gave_up_is_made_equal_before_the_next_one() {
+    let mut w = whole(Arbitration::Witness);
+    w.operator(A, Operator::Demote);
+    w.settle();
+    w.operator(A, Operator::Promote { peer_is_down: false });
+    w.write(A, Kind::Write, 1);
+    w.fail_promotion(A);
+    w.run(1_000);
+    w.assert_in_sync();
+}
+
+#[test]
+fn a_primary_whose_joiner_dies_in_the_middle_of_the_join_goes_on_alone_in_time() {
+    for arbitration in [Arbitration::Witness, Arbitration::Manual] {
+        for stop_after in 0..60 {
+            let mut w = whole(arbitration);
+            w.part();
+            w.run(5_000);
+            w.write(A, Kind::Write, 1);
+            w.settle();
+            w.connect();
+            for step in 0..stop_after {
+                let n = step % 2;
+                let _ = w.pay(n) || w.deliver(n) || w.beat(n) || w.ask() || w.answer(n);
+            }
+            w.crash(B, true);
+            let op = w.write(A, Kind::WriteFlush, 2);
+            w.run(5_000);
+            assert!(w.is_done(op), "{arbitration:?} {stop_after}: {}", w.why());
+            assert!(w.mounted[A], "{arbitration:?} {stop_after}: stopped serving: {}", w.why());
+        }
+    }
+}
+
+#[test]
+fn the_operators_word_is_spent_when_the_peer_is_heard_again() {
+    for cut_after in 4..20 {
+        let mut w = whole(Arbitration::Witness);
+        w.write(A, Kind::Write, 1);
+        w.settle();
+        w.witness_cut = [true; 2];
+        w.crash(A, true);
+        w.operator(B, Operator::Promote { peer_is_down: true });
+        // Before the silent witness is passed over, the peer is there.
+        w.run(1_000);
+        w.boot(A);
+        w.connect();
+        for step in 0..cut_after {
+            let n = step % 2;
+            let _ = w.pay(n) || w.deliver(n);
+        }
+        w.part();
+        w.run(8_000);
+        assert!(!w.mounted[B], "{cut_after}: went on alone although the peer had answered: {}", w.why());
+    }
+}
+
+#[test]
+fn a_replaced_disk_may_join_although_it_counts_its_starts_anew() {
+    for arbitration in ALL {
+        let mut w = whole(arbitration);
+        for _ in 0..3 {
+            w.crash(B, true);
+            w.boot(B);
+            w.run(3_000);
+        }
+        w.write(A, Kind::WriteFlush, 1);
+        w.run(1_000);
+        w.crash(B, true);
+        w.replace_disk(B);
+        w.boot(B);
+        w.run(6_000);
+        w.assert_in_sync();
+        // And after restarts in the middle of it, with the earlier count stored.
+        w.crash(B, true);
+        w.crash(A, true);
+        w.disks[A].state.peer_boot_epoch = 1_000;
+        w.boot(A);
+        w.replace_disk(B);
+        w.boot(B);
+        w.run(100);
+        for _ in 0..2 {
+            w.crash(A, true);
+            w.crash(B, true);
+            w.boot(A);
+            w.boot(B);
+            w.run(100);
+        }
+        w.run(60_000);
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn a_peer_refused_for_good_does_not_keep_the_current_copy_down() {
+    for arbitration in [Arbitration::Witness, Arbitration::Manual] {
+        let mut w = whole(arbitration);
+        w.crash(B, true);
+        w.disks[B].state.volume = twinfs::base::VolumeId(77);
+        w.boot(B);
+        w.run(9_000);
+        let op = w.write(A, Kind::WriteFlush, 1);
+        w.settle();
+        assert!(w.is_done(op), "{arbitration:?}: {}", w.why());
+        w.crash(A, true);
+        w.boot(A);
+        w.run(2_000);
+        assert!(w.mounted[A], "{arbitration:?}: {}", w.why());
+    }
+}
+
+#[test]
+fn a_silent_peer_is_given_up_after_slow_peer_and_not_after_twice_that() {
+    let mut w = whole(Arbitration::Witness);
+    w.nodes[B] = None;
+    w.run(100);
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.run(4_000);
+    assert!(w.is_done(op), "{}", w.why());
+}

@@ -39,6 +39,8 @@ struct Running {
     kind: Kind,
     first: u64,
     value: u32,
+    /// What the block held before a local part that may still turn out not to have happened.
+    before: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,6 +202,33 @@ impl World {
         self.cut_link();
     }
 
+    /// A new, blank disk that nobody has counted a start on.
+    pub fn replace_disk(&mut self, n: usize) {
+        let disk = &mut self.disks[n];
+        disk.state = State {
+            incarnation: disk.state.incarnation + 100,
+            record: None,
+            gens: vec![],
+            bitmap_base: Generation(0),
+            resync: ResyncMark::None,
+            boot_epoch: 0,
+            peer_boot_epoch: 0,
+            witness_incarnation: 0,
+            ..disk.state.clone()
+        };
+        disk.stable = vec![0; BLOCKS as usize];
+        disk.cur = disk.stable.clone();
+        disk.hot.clear();
+        disk.differs.clear();
+    }
+
+    /// The mount that was asked for fails.
+    pub fn fail_promotion(&mut self, n: usize) {
+        self.owed[n].retain(|event| *event != Event::Promoted);
+        self.mounted[n] = false;
+        self.step(n, Event::PromoteFailed);
+    }
+
     pub fn cut_link(&mut self) {
         let link = self.link.take();
         for n in [A, B] {
@@ -257,7 +286,14 @@ impl World {
             }
             Action::Complete { op } => self.complete(n, op),
             Action::Fail { op, refusal } => {
-                self.running[n].remove(&op);
+                let owed = self.owed[n].len();
+                self.owed[n].retain(|event| *event != Event::LocalDone { op });
+                if let Some(Running { first, before: Some(before), .. }) = self.running[n].remove(&op)
+                    && self.owed[n].len() < owed
+                {
+                    // The thread saw the refusal before it came to its local part.
+                    self.disks[n].cur[first as usize] = before;
+                }
                 self.acked.push(Acked::Failed(op, refusal));
             }
             Action::Mark { token, runs } => {
@@ -308,6 +344,11 @@ impl World {
                 self.mounted[n] = false;
                 self.owed[n].push_back(Event::Demoted);
             }
+            Action::Tell(notice) => {
+                if std::env::var("PAIR_TELL").is_ok() {
+                    eprintln!("{:?} {}: {notice:?}", self.clocks[n], id(n));
+                }
+            }
             other => self.execute_copy(n, other),
         }
     }
@@ -351,7 +392,7 @@ impl World {
                         let op = OpId(COPY_OPS + self.ops);
                         let value = disk.cur[block as usize];
                         self.running[n]
-                            .insert(op, Running { kind: Kind::Copy, first: u64::MAX - block, value });
+                            .insert(op, Running { kind: Kind::Copy, first: u64::MAX - block, value, before: None });
                         let (first, count) = (BlockNo(block), 1);
                         self.owed[n].push_back(Event::CopyRead { op, first, count, hole: false });
                     }
@@ -400,7 +441,10 @@ impl World {
                 disk.to_copy.insert(running.first);
                 disk.sent.remove(&running.first);
             }
-            disk.cur[running.first as usize] = running.value;
+            let before = std::mem::replace(&mut disk.cur[running.first as usize], running.value);
+            if let Some(op) = self.running[n].get_mut(&op) {
+                op.before = Some(before);
+            }
         }
         if running.kind.flushes() {
             disk.stable = disk.cur.clone();
@@ -479,7 +523,7 @@ impl World {
         if kind.writes() && self.nodes[n].as_ref().is_some_and(|node| node.view().serving) {
             self.promised[block as usize].push(value);
         }
-        self.running[n].insert(op, Running { kind, first: block, value });
+        self.running[n].insert(op, Running { kind, first: block, value, before: None });
         let count = u64::from(kind.writes());
         self.step(n, Event::Issue { op, kind, first: BlockNo(block), count });
         op

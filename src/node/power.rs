@@ -195,14 +195,21 @@ impl Node {
             out.push(
                 Order::Tell(Notice::Fault { text: "mounting or starting the services failed".into() }).into(),
             );
-            for op in self.outbox.select(|_| true) {
-                self.outbox.remove(op);
-                out.push(Action::Fail { op, refusal: Refusal::Stopped });
-            }
+            self.refuse_waiting(out);
+        }
+    }
+
+    /// Nobody waits any more. In a member session what was begun comes to its end on both copies. Else it may be on
+    /// one copy only: it is marked, and the copies are made equal before they count as equal again.
+    pub(super) fn refuse_waiting(&mut self, out: &mut Vec<Action>) {
+        let member = self.is_member();
+        if !member && !self.outbox.select(|op| op.started && op.kind.writes()).is_empty() {
             self.last_session = None;
-            if !self.is_member() {
-                self.mark_unsafe(out);
-            }
+            self.mark_unsafe(out);
+        }
+        for op in self.outbox.select(|op| !member || !op.started) {
+            self.outbox.remove(op);
+            out.push(Action::Fail { op, refusal: Refusal::Stopped });
         }
     }
 
@@ -213,10 +220,7 @@ impl Node {
         self.serve = Serve::Down;
         self.frozen = false;
         self.demote_at = None;
-        for op in self.outbox.select(|_| true) {
-            self.outbox.remove(op);
-            out.push(Action::Fail { op, refusal: Refusal::Stopped });
-        }
+        self.refuse_waiting(out);
         self.next_beat = self.now;
     }
 

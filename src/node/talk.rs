@@ -98,12 +98,27 @@ impl Node {
         if streamed {
             self.mark_unsafe(out);
         }
-        if matches!(conv.phase, Phase::Member) {
+        let member = matches!(conv.phase, Phase::Member);
+        // A join that was cut behind its first step leaves a record of two members and no member session.
+        if member || (self.both() && self.data_open()) {
             self.lost_at.get_or_insert(self.now);
+        }
+        if member {
             out.push(Order::Tell(Notice::PeerLost).into());
+        }
+        if self.serve == Serve::Down {
+            self.refuse_waiting(out);
         }
         self.handing_lost();
         self.follow_lost();
+    }
+
+    /// The peer on the link was refused for good and does not serve: it is as good as gone.
+    pub(super) fn is_stranger(&self) -> bool {
+        self.conv.as_ref().is_some_and(|conv| {
+            let refused = conv.decision.is_some_and(|decision| decision.plan == Plan::Refuse);
+            refused && conv.phase.rests() && conv.theirs.as_ref().is_some_and(|theirs| !theirs.serving)
+        })
     }
 
     pub(super) fn is_member(&self) -> bool {
