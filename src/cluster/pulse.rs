@@ -64,6 +64,12 @@ impl Pulse {
         heartbeat.echo_seq = self.peer.as_ref().filter(|_| echoes).map_or(0, |peer| peer.accepted);
     }
 
+    /// The peer has a new disk, which counts its starts anew: from `boot_epoch` on.
+    pub fn meet(&mut self, boot_epoch: u64) {
+        self.epoch_floor = boot_epoch;
+        self.peer = self.peer.take().filter(|peer| peer.boot_epoch == boot_epoch);
+    }
+
     pub fn hear(&mut self, heartbeat: &Heartbeat) -> Heard {
         let known = self.peer.as_ref().map_or(self.epoch_floor, |peer| peer.boot_epoch);
         if heartbeat.boot_epoch < known.max(self.epoch_floor) {

@@ -320,7 +320,7 @@ impl Node {
     /// Makes `state` stable; nothing that depends on it happens before `stored`. One at a time.
     pub(super) fn put(&mut self, mut state: State, then: After, out: &mut Vec<Action>) {
         debug_assert!(self.store.is_none(), "one store at a time");
-        state.peer_boot_epoch = state.peer_boot_epoch.max(self.pulse.peer_epoch().unwrap_or(0));
+        state.peer_boot_epoch = self.pulse.peer_epoch().unwrap_or(0).max(state.peer_boot_epoch);
         state.witness_incarnation = self.witness_incarnation;
         let token = self.token();
         out.push(Action::Store { token, state: Box::new(state.clone()) });

@@ -220,8 +220,14 @@ impl Node {
     }
 
     fn compare(&mut self, theirs: Box<Hello>, out: &mut Vec<Action>) {
-        if theirs.boot_epoch < self.state.peer_boot_epoch && theirs.volume == self.state.volume {
-            return self.protocol_error("the peer's boot number went back: its image was rolled back", out);
+        let known = self.state.peer_boot_epoch.max(self.pulse.peer_epoch().unwrap_or(0));
+        if theirs.boot_epoch < known && theirs.volume == self.state.volume {
+            // A new disk counts its starts anew, and has nothing that could have been rolled back.
+            if !theirs.gens.is_empty() {
+                return self.protocol_error("the peer's boot number went back: its image was rolled back", out);
+            }
+            self.state.peer_boot_epoch = theirs.boot_epoch;
+            self.pulse.meet(theirs.boot_epoch);
         }
         let Some(link) = self.link else { return };
         let Some(conv) = self.conv.as_mut() else { return };
