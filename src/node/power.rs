@@ -242,7 +242,7 @@ impl Node {
                 self.peer_record.zip(self.state.record).is_some_and(|(p, m)| p.v > m.v && self.peer_serving);
             let undecided =
                 matches!(phase, Some(Phase::Greeting | Phase::Comparing | Phase::Resting | Phase::Target(_)));
-            if newer || undecided || self.split {
+            if newer || (undecided && !self.is_stranger()) || self.split {
                 return;
             }
             Right::Sole
@@ -279,8 +279,8 @@ impl Node {
         if self.forced.is_some() {
             return self.conv.is_none().then_some(Right::Forced);
         }
-        let busy =
-            self.conv.is_some() || (self.link.is_some() && !self.passed(self.progress_at, t.slow_peer));
+        let busy = !self.is_stranger()
+            && (self.conv.is_some() || (self.link.is_some() && !self.passed(self.progress_at, t.slow_peer)));
         if busy || self.hold || self.idle.is_some() || (self.disconnected && !self.is_primary()) {
             return None;
         }
@@ -351,6 +351,8 @@ impl Node {
         if self.serve == Serve::Down {
             out.push(Order::Tell(Notice::TookOver).into());
         }
+        // Whoever was refused under the earlier record is looked at again.
+        self.close_link(out);
     }
 
     pub(super) fn operator(&mut self, operator: Operator, out: &mut Vec<Action>) {

@@ -28,6 +28,12 @@ pub(super) enum Phase {
     Member,
 }
 
+impl Phase {
+    fn rests(&self) -> bool {
+        matches!(self, Phase::Resting)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Conv {
     pub mine: Hello,
