@@ -268,6 +268,10 @@ impl Node {
         let Some(conv) = self.conv.as_mut() else { return };
         conv.phase = Phase::Resting;
         let (id, theirs) = (conv.id, conv.theirs.clone());
+        if decision.plan != Plan::Refuse {
+            // The operator said that the peer is down, and it is not.
+            self.forced = None;
+        }
         self.inbox.start(id);
         self.outbox.start_session(self.now);
         match decision.plan {
@@ -361,6 +365,11 @@ impl Node {
         };
         if slow || stuck {
             self.failed_greets += 1;
+            let heard = self.heard_at.unwrap_or(self.progress_at).max(self.progress_at);
+            if self.is_member() {
+                // Its time runs from its last sign of life, not from when the link was given up.
+                self.lost_at.get_or_insert(heard);
+            }
             self.close_link(out);
         }
     }
