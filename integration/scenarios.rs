@@ -501,3 +501,69 @@ fn a_silent_peer_is_given_up_after_slow_peer_and_not_after_twice_that() {
     w.run(4_000);
     assert!(w.is_done(op), "{}", w.why());
 }
+
+#[test]
+fn a_split_brain_outlives_a_restart_and_ends_with_the_join() {
+    let mut w = whole(Arbitration::Manual);
+    w.crash(A, true);
+    w.operator(B, Operator::Promote { peer_is_down: true });
+    w.run(1_000);
+    w.write(B, Kind::WriteFlush, 1);
+    w.settle();
+    w.part();
+    w.boot(A);
+    w.run(45_000);
+    assert!(w.mounted[A] && w.mounted[B], "a false word: {}", w.why());
+    w.broken = None;
+    w.connect();
+    w.run(1_000);
+    assert_eq!((w.word(A), w.word(B)), (StateWord::Diverged, StateWord::Diverged));
+    // The side that restarts does not serve by itself, however long it waits.
+    w.crash(A, true);
+    w.part();
+    w.boot(A);
+    w.run(90_000);
+    assert!(!w.mounted[A] && w.word(A) == StateWord::Diverged, "{}", w.why());
+    assert!(w.nodes[A].as_ref().unwrap().view().reason.text.contains("--peer-is-down"));
+    w.operator(A, Operator::Promote { peer_is_down: true });
+    w.run(1_000);
+    assert!(w.mounted[A] && w.word(A) == StateWord::Diverged, "{}", w.why());
+    // One side is wiped: the other one is whole again, also after a restart.
+    w.crash(A, true);
+    w.replace_disk(A);
+    w.boot(A);
+    w.broken = None;
+    w.connect();
+    w.run(3_000);
+    w.assert_in_sync();
+    assert!(!w.disks[B].state.diverged && !w.disks[A].state.diverged);
+}
+
+#[test]
+fn a_secondary_whose_copy_is_being_made_equal_takes_over_by_itself() {
+    for arbitration in [Arbitration::Witness, Arbitration::Yield] {
+        for cut_after in 0..60 {
+            let mut w = whole(arbitration);
+            for block in 0..3 {
+                w.write(A, Kind::Write, block);
+            }
+            w.settle();
+            w.write(A, Kind::WriteFlush, 1);
+            w.crash(A, true);
+            w.boot(A);
+            w.connect();
+            for step in 0..cut_after {
+                let n = step % 2;
+                let _ = w.pay(n) || w.deliver(n) || w.beat(n);
+                w.check().unwrap();
+            }
+            w.crash(A, false);
+            w.run(14_000);
+            assert!(w.mounted[B], "{arbitration:?} {cut_after}: {}", w.why());
+            w.check().unwrap();
+            w.boot(A);
+            w.run(4_000);
+            w.assert_in_sync();
+        }
+    }
+}

@@ -32,6 +32,8 @@ pub struct Disk {
     to_copy: BTreeSet<u64>,
     sent: BTreeSet<u64>,
     file_agrees: bool,
+    /// A state on its way to the disk: a power loss keeps it or not.
+    writing: Option<State>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +82,7 @@ pub struct World {
     /// The first broken promise.
     pub broken: Option<String>,
     pub promotions: u32,
+    pub freezes: u32,
     pub handovers: u32,
     pub joins: u32,
 }
@@ -110,6 +113,7 @@ impl World {
                 boot_epoch: 1,
                 peer_boot_epoch: 0,
                 retired: vec![],
+                diverged: false,
                 witness_incarnation: 9,
             },
             stable: vec![0; BLOCKS as usize],
@@ -119,6 +123,7 @@ impl World {
             to_copy: BTreeSet::new(),
             sent: BTreeSet::new(),
             file_agrees: true,
+            writing: None,
         };
         let config = NodeConfig {
             me: NodeId::A,
@@ -155,6 +160,7 @@ impl World {
             values: 0,
             broken: None,
             promotions: 0,
+            freezes: 0,
             handovers: 0,
             joins: 0,
         };
@@ -190,6 +196,9 @@ impl World {
     /// Power loss: what was not flushed is lost, or luckily kept.
     pub fn crash(&mut self, n: usize, keep: bool) {
         self.nodes[n] = None;
+        if let Some(state) = self.disks[n].writing.take().filter(|_| keep) {
+            self.disks[n].state = state;
+        }
         if keep {
             self.disks[n].stable = self.disks[n].cur.clone();
         } else {
@@ -213,6 +222,7 @@ impl World {
             resync: ResyncMark::None,
             boot_epoch: 0,
             peer_boot_epoch: 0,
+            diverged: false,
             witness_incarnation: 0,
             ..disk.state.clone()
         };
@@ -313,7 +323,7 @@ impl World {
             }
             Action::Store { token, state } => {
                 self.owed[n].push_back(Event::Stored { token });
-                self.disks[n].state = *state;
+                self.disks[n].writing = Some(*state);
             }
             Action::Order(Order::NoteUnusable { .. }) => self.disks[n].file_agrees = false,
             Action::Send { link, message } => {
@@ -344,6 +354,7 @@ impl World {
                 self.mounted[n] = false;
                 self.owed[n].push_back(Event::Demoted);
             }
+            Action::Freeze => self.freezes += 1,
             Action::Tell(notice) => {
                 if std::env::var("PAIR_TELL").is_ok() {
                     eprintln!("{:?} {}: {notice:?}", self.clocks[n], id(n));
@@ -391,8 +402,10 @@ impl World {
                         self.ops += 1;
                         let op = OpId(COPY_OPS + self.ops);
                         let value = disk.cur[block as usize];
-                        self.running[n]
-                            .insert(op, Running { kind: Kind::Copy, first: u64::MAX - block, value, before: None });
+                        self.running[n].insert(
+                            op,
+                            Running { kind: Kind::Copy, first: u64::MAX - block, value, before: None },
+                        );
                         let (first, count) = (BlockNo(block), 1);
                         self.owed[n].push_back(Event::CopyRead { op, first, count, hole: false });
                     }
@@ -578,6 +591,11 @@ impl World {
 
     pub fn pay(&mut self, n: usize) -> bool {
         let Some(event) = self.owed[n].pop_front() else { return false };
+        if matches!(event, Event::Stored { .. })
+            && let Some(state) = self.disks[n].writing.take()
+        {
+            self.disks[n].state = state;
+        }
         self.step(n, event);
         true
     }
@@ -652,6 +670,13 @@ impl World {
         assert_eq!(self.broken, None);
         assert_eq!((self.word(A), self.word(B)), (StateWord::InSync, StateWord::InSync), "{}", self.why());
         assert_eq!(self.disks[A].cur, self.disks[B].cur, "{}", self.why());
+    }
+
+    /// What is broken at this moment stays broken.
+    pub fn note_broken(&mut self) {
+        if let Err(text) = self.check() {
+            self.broken.get_or_insert(text);
+        }
     }
 
     /// The promises that hold at every instant.

@@ -24,6 +24,11 @@ pub trait Machine: Send {
         let _ = now;
         None
     }
+    /// Whether the peer on the link is a member of the same record: only then may its content replace a block of the
+    /// un-flushed window of a crash. A copy that is behind, or diverged, has an older block with a good digest too.
+    fn peer_is_member(&self) -> bool {
+        true
+    }
     /// Blocks that the peer may lack or still lose; a machine made for a test has none.
     fn in_doubt(&self) -> Vec<Run> {
         Vec::new()
@@ -31,6 +36,10 @@ pub trait Machine: Send {
 }
 
 impl Machine for Node {
+    fn peer_is_member(&self) -> bool {
+        Node::peer_is_member(self)
+    }
+
     fn in_doubt(&self) -> Vec<Run> {
         Node::in_doubt(self)
     }

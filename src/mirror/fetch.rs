@@ -1,7 +1,7 @@
 //! Blocks that do not match their digest: asked from the peer, answered, repaired under the same interval lock.
 //!
 //! Invariants: what is written as a repair matches the digest kept here; a suspect block (the un-flushed window of a
-//! crash) takes the peer's content if the peer has a good one, and is blessed only if no peer can tell.
+//! crash) takes the content of a member if that has a good one, and is blessed only if no member can tell.
 
 use crate::base::BlockNo;
 use crate::image::{BlocksError, DiskError, ImageError, RangeGuard};
@@ -46,12 +46,18 @@ impl Mirror {
     ) -> Result<(), BlocksError> {
         let suspect = self.image.is_suspect(block);
         let offered = self.fetch(block)?;
+        let member = self.with_machine(|machine| machine.peer_is_member());
         match offered {
             Some(payload) => match self.image.heal(guard, block, payload.data()) {
                 // Any mix of what two members had un-flushed is a legal state: the peer's content will do.
-                Err(ImageError::WrongRepair { .. }) if suspect => {
+                Err(ImageError::WrongRepair { .. }) if suspect && member => {
                     hot(block)?;
                     Ok(self.image.write(guard, block, payload.data(), &payload.digests())?)
+                }
+                // What anybody else has may be older than what was flushed here.
+                Err(ImageError::WrongRepair { .. }) if suspect => {
+                    hot(block)?;
+                    Ok(self.image.bless(guard, block)?)
                 }
                 done => Ok(done?),
             },

@@ -18,6 +18,15 @@ impl Node {
         if self.is_member() { self.outbox.doubt_of_session() } else { Vec::new() }
     }
 
+    /// Both are members of one record and said so in this session, whether or not their copies are equal yet.
+    pub fn peer_is_member(&self) -> bool {
+        self.conv.as_ref().is_some_and(|conv| match &conv.phase {
+            Phase::Member => true,
+            Phase::Source(_) | Phase::Target(_) => conv.equalises(),
+            _ => false,
+        })
+    }
+
     /// The node as it is now.
     pub fn view(&self) -> View {
         let lease = self.lease_from.map(|from| from + self.cfg.timing.lease());
