@@ -282,12 +282,14 @@ impl Node {
                 out.push(Order::Tell(Notice::Refused { row, text }).into());
             }
             Plan::SplitBrain { .. } => {
-                self.split = true;
                 out.push(Order::Tell(Notice::SplitBrain).into());
+                self.note_split(true, out);
             }
             Plan::Equalise { source, record, resend_only } => {
                 let skip = self.cfg.mutations.serve_before_copy;
+                self.split = false;
                 if resend_only || (skip && self.state.record == Some(record)) {
+                    self.outbox.trust_window();
                     self.enter_member(out);
                 } else if source == self.me() {
                     self.start_source(true, self.equal_kind(), out);

@@ -102,6 +102,11 @@ impl Outbox {
         self.done_at = now;
     }
 
+    /// The peer has run through since the last member session: what earlier ones left is covered by its next flush.
+    pub fn trust_window(&mut self) {
+        self.old = 0;
+    }
+
     /// What was flying is in the window from now on: the peer has it or not.
     pub fn end_session(&mut self) {
         for flying in std::mem::take(&mut self.flying).into_values() {
@@ -199,8 +204,7 @@ impl Outbox {
         merge(window.chain(flying).chain(ops.map(|op| op.run)).collect())
     }
 
-    /// What the peer may still lose of this session. What earlier sessions left is not looked at: after a mere break
-    /// of the link the next flush covers it on the peer, though the window keeps it to be on the safe side.
+    /// What the peer may still lose of this session, and of earlier ones if it has run through since.
     pub fn doubt_of_session(&self) -> Vec<Run> {
         let window = self.window.range(self.old + 1..).map(|(_, run)| *run);
         let flying = self.flying.values().filter(|f| f.kind.writes() && !f.kind.is_copy()).map(|f| f.run);
@@ -297,5 +301,21 @@ mod tests {
         assert_eq!(acked.settled, vec![run(7)], "the peer may have lost block 0 with its power in between");
         assert_eq!(outbox.unsafe_runs(true), vec![run(0)]);
         assert_eq!(outbox.clear_old_window(), vec![run(0)]);
+    }
+
+    #[test]
+    fn a_mere_break_of_the_link_leaves_the_window_to_the_next_flush() {
+        let mut outbox = outbox(&[Kind::Write, Kind::Write]);
+        outbox.acked(Seq(1), T);
+        outbox.start_session(T);
+        outbox.trust_window();
+        // The second write did not arrive and is sent again, behind a flush that it does not precede.
+        outbox.send(None, Kind::Barrier, Run { first: BlockNo(0), count: 0 }, T);
+        outbox.send(Some(OpId(1)), Kind::Write, run(10), T);
+        let acked = outbox.acked(Seq(1), T);
+        assert_eq!(acked.settled, vec![run(0), run(10)]);
+        assert_eq!(outbox.unsafe_runs(true), vec![run(10)], "what is sent again is still in doubt");
+        outbox.acked(Seq(2), T);
+        assert_eq!(outbox.unsafe_runs(true), vec![run(10)]);
     }
 }
