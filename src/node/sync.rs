@@ -130,7 +130,12 @@ impl Node {
     pub(super) fn start_target(&mut self, equal: bool, of: Generation, out: &mut Vec<Action>) {
         let Some(conv) = self.conv.as_mut() else { return };
         conv.phase = Phase::Target(Target { source_is_peer: true, storing_join: false });
-        self.confirmed = false;
+        // A member that is made equal under an unchanged record stays one that may take over, and becomes one: both
+        // agreed on this very record just now, the peer acknowledges nothing before the join, and any mix of what two
+        // members had un-flushed is a legal state (H7).
+        let agreed = matches!(conv.decision.map(|d| d.plan), Some(Plan::Equalise { record, .. })
+            if self.state.record == Some(record));
+        self.confirmed = equal && agreed && !self.is_primary();
         let mark = ResyncMark::Target { of };
         if equal || self.state.resync == mark {
             self.target_marked(out);
