@@ -305,9 +305,14 @@ impl Node {
                 }
             }
             Plan::Resync { source, kind, stop_first } => {
+                self.split = false;
                 if source == self.me() {
                     if !stop_first {
                         self.start_source(false, kind, out);
+                        if theirs.is_some_and(|theirs| theirs.gens.is_empty()) && self.store.is_none() {
+                            // How a new disk counts its starts is stable here before it has any history.
+                            self.put(self.state.clone(), After::Nothing, out);
+                        }
                     }
                 } else if self.data_open() {
                     self.drop_forced(out);
