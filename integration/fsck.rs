@@ -86,6 +86,7 @@ fn state() -> State {
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: Vec::new(),
+        diverged: false,
         witness_incarnation: 0,
     }
 }

@@ -354,8 +354,8 @@ impl World {
                 self.mounted[n] = false;
                 self.owed[n].push_back(Event::Demoted);
             }
-            Action::Freeze => self.freezes += 1,
-            Action::Tell(notice) => {
+            Action::Order(Order::Freeze) => self.freezes += 1,
+            Action::Order(Order::Tell(notice)) => {
                 if std::env::var("PAIR_TELL").is_ok() {
                     eprintln!("{:?} {}: {notice:?}", self.clocks[n], id(n));
                 }

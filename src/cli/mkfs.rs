@@ -140,6 +140,7 @@ fn fresh_state() -> State {
         boot_epoch: 0,
         peer_boot_epoch: 0,
         retired: Vec::new(),
+        diverged: false,
         witness_incarnation: 0,
     }
 }

@@ -70,6 +70,7 @@ mod tests {
             boot_epoch: 1,
             peer_boot_epoch: 0,
             retired: vec![],
+            diverged: false,
             witness_incarnation: 0,
         }
     }

@@ -21,6 +21,7 @@ fn state(record: Record, gens: Vec<GenEntry>) -> State {
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: vec![],
+        diverged: false,
         witness_incarnation: 0,
     }
 }

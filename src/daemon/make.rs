@@ -166,6 +166,7 @@ fn first_state(config: &Config, volume: &config::Volume, me: NodeId, copy: Copy,
         boot_epoch: epoch.max(clock::unix_ms() / 1000),
         peer_boot_epoch: 0,
         retired: Vec::new(),
+        diverged: false,
         witness_incarnation: 0,
     }
 }

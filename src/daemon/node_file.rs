@@ -119,6 +119,7 @@ mod tests {
             boot_epoch: 3,
             peer_boot_epoch: 0,
             retired: Vec::new(),
+            diverged: false,
             witness_incarnation: 0,
         }
     }

@@ -54,6 +54,8 @@ pub struct State {
     /// Every written block may differ: the bitmap says nothing.
     pub full: bool,
     pub resync: ResyncMark,
+    /// Split brain was seen and is not resolved: after a restart this copy does not serve by itself.
+    pub diverged: bool,
     /// Raised and stored at each start, before the first packet.
     pub boot_epoch: u64,
     pub peer_boot_epoch: u64,

@@ -10,6 +10,7 @@ use crate::base::{Generation, Members, NodeId, Record, VolumeId, limits};
 const FULL: u8 = 1;
 const HAS_RECORD: u8 = 2;
 const IS_TARGET: u8 = 4;
+const DIVERGED: u8 = 8;
 
 impl GenReason {
     fn code(self) -> u8 {
@@ -44,7 +45,8 @@ impl State {
         };
         let flags = if self.full { FULL } else { 0 }
             | if self.record.is_some() { HAS_RECORD } else { 0 }
-            | if target.is_some() { IS_TARGET } else { 0 };
+            | if target.is_some() { IS_TARGET } else { 0 }
+            | if self.diverged { DIVERGED } else { 0 };
         let record = self.record.unwrap_or(Record { v: 0, members: Members::BOTH, primary: NodeId::A });
         put.u128(self.volume.0).u128(self.incarnation).u8(self.node.index()).u8(flags);
         put.u8(record.members.bits()).u8(record.primary.index()).u32(0).u64(record.v);
@@ -71,7 +73,7 @@ impl State {
         let (boot_epoch, peer_boot_epoch) = (take.u64()?, take.u64()?);
         let witness_incarnation = take.u128()?;
         let (gen_count, retired_count) = (take.u32()? as usize, take.u32()? as usize);
-        if flags & !(FULL | HAS_RECORD | IS_TARGET) != 0 {
+        if flags & !(FULL | HAS_RECORD | IS_TARGET | DIVERGED) != 0 {
             return Err(Damage("unknown flags in the state"));
         }
         if gen_count > limits::GENERATIONS_MAX || retired_count > RETIRED_MAX {
@@ -88,6 +90,7 @@ impl State {
             bitmap_base,
             full: flags & FULL != 0,
             resync: if flags & IS_TARGET != 0 { ResyncMark::Target { of: target } } else { ResyncMark::None },
+            diverged: flags & DIVERGED != 0,
             boot_epoch,
             peer_boot_epoch,
             retired,

@@ -25,6 +25,7 @@ pub(crate) fn state() -> State {
         boot_epoch: 12,
         peer_boot_epoch: 13,
         retired: (0..64).collect(),
+        diverged: false,
         witness_incarnation: 1 << 100,
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::base::{BlockNo, Digest, Generation, Members, Moment, NodeId, Record, VolumeId};
 use crate::format::{GenEntry, GenReason, ResyncMark, State};
 use crate::image::{Blocks, Disk, FormatOptions, Image, MemDisk, OpenOptions};
-use crate::node::{Action, Event, LinkId, Mutations};
+use crate::node::{Action, Event, LinkId, Mutations, Order};
 use crate::wire::Message;
 
 /// A peer that offers the same content for every block.

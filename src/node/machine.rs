@@ -124,6 +124,7 @@ impl Node {
         let failback_at = now + cfg.timing.failback_delay;
         let pulse = Pulse::new(derive(info.seed, 1), state.peer_boot_epoch);
         let witness_incarnation = state.witness_incarnation;
+        let split = state.diverged;
         Node {
             cfg,
             state,
@@ -165,7 +166,7 @@ impl Node {
             last_session: None,
             lost_at: None,
             refused: None,
-            split: false,
+            split,
             peer_record: None,
             peer_serving: false,
             heard_at: None,

@@ -362,6 +362,9 @@ impl Node {
                 if peer_is_down && self.both() && !self.is_member() {
                     self.close_link(out);
                     self.forced = Some(self.now);
+                } else if peer_is_down && self.sole() && self.conv.is_none() {
+                    // Which side of a split serves is the operator's word; it stays a split.
+                    self.split = false;
                 } else if !self.is_primary() {
                     self.ask_handover(out);
                 }

@@ -91,7 +91,7 @@ impl Node {
     fn word(&self) -> StateWord {
         let phase = self.conv.as_ref().map(|conv| &conv.phase);
         match phase {
-            _ if self.split => StateWord::Diverged,
+            _ if self.split || self.state.diverged => StateWord::Diverged,
             Some(Phase::Member) => StateWord::InSync,
             Some(Phase::Source(_) | Phase::Target(_)) => StateWord::CatchingUp,
             _ if self.sole() => StateWord::Alone,
@@ -116,6 +116,11 @@ impl Node {
         let t = &self.cfg.timing;
         if let Some(why) = &self.failed {
             return text(&format!("stopped: {why}; repair or replace the disk, then restart"), None);
+        }
+        if self.split && self.conv.is_none() && !self.data_open() {
+            let words = "both nodes wrote on their own, and this one restarted since: `twinfs promote --peer-is-down` \
+                         lets this side serve";
+            return text(words, None);
         }
         if self.split {
             return text("both nodes wrote on their own; nothing is copied until one side is chosen", None);

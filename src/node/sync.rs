@@ -6,7 +6,7 @@
 
 use crate::base::{BlockNo, ExtentNo, Generation, Members, Moment, Record, Span};
 use crate::format::{GenEntry, ResyncMark, State};
-use crate::resync::{CopyRun, Progress};
+use crate::resync::{CopyRun, Plan, Progress};
 use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
 
 use super::action::{Action, Notice, Order};
@@ -153,7 +153,7 @@ impl Node {
         out.push(Action::Send { link, message: Message::TargetReady { session } });
         out.push(Action::SendMarks { session });
         let kind = conv.decision.map(|decision| decision.plan);
-        if let Some(crate::resync::Plan::Resync { kind: CopyKind::Compare, .. }) = kind {
+        if let Some(Plan::Resync { kind: CopyKind::Compare, .. }) = kind {
             out.push(Action::StartCopy { session, kind: CopyKind::Compare, source: false });
         } else if conv.equalises() && self.equal_kind() == CopyKind::Compare {
             out.push(Action::StartCopy { session, kind: CopyKind::Compare, source: false });
@@ -300,7 +300,7 @@ impl Node {
         let Some(session) = self.conv.as_ref().map(|conv| conv.id) else { return };
         let unchanged =
             self.conv.as_ref().and_then(|conv| conv.decision).is_some_and(|decision| match decision.plan {
-                crate::resync::Plan::Equalise { record, .. } => self.state.record == Some(record),
+                Plan::Equalise { record, .. } => self.state.record == Some(record),
                 _ => true,
             });
         let Some(source) = self.source() else { return };
@@ -379,7 +379,7 @@ impl Node {
         self.set_stage(Stage::Storing);
         self.in_step = false;
         self.join_unsent = true;
-        self.put(State { record: Some(next), ..self.state.clone() }, After::Join1, out);
+        self.put(State { record: Some(next), diverged: false, ..self.state.clone() }, After::Join1, out);
     }
 
     fn set_stage(&mut self, stage: Stage) {
@@ -431,7 +431,8 @@ impl Node {
         target.storing_join = true;
         let (resync, bitmap_base) = (ResyncMark::None, head);
         let record = Some(record);
-        let state = State { record, gens, resync, bitmap_base, full: false, ..self.state.clone() };
+        let (full, diverged) = (false, false);
+        let state = State { record, gens, resync, bitmap_base, full, diverged, ..self.state.clone() };
         self.put(state, After::Joined, out);
     }
 

@@ -230,7 +230,8 @@ impl Node {
         if theirs.boot_epoch < known && theirs.volume == self.state.volume {
             // A new disk counts its starts anew, and has nothing that could have been rolled back.
             if !theirs.gens.is_empty() {
-                return self.protocol_error("the peer's boot number went back: its image was rolled back", out);
+                return self
+                    .protocol_error("the peer's boot number went back: its image was rolled back", out);
             }
             self.state.peer_boot_epoch = theirs.boot_epoch;
             self.pulse.meet(theirs.boot_epoch);
@@ -260,7 +261,6 @@ impl Node {
             Order::Tell(Notice::Decided { row: decision.row, text: decision.reason.to_string() }).into(),
         );
         self.refused = None;
-        self.split = false;
         self.act(decision, out);
     }
 
@@ -323,6 +323,14 @@ impl Node {
         }
     }
 
+    /// Split brain outlives a restart until the copies are joined.
+    fn note_split(&mut self, diverged: bool, out: &mut Vec<Action>) {
+        self.split = diverged;
+        if self.state.diverged != diverged && self.store.is_none() {
+            self.put(crate::format::State { diverged, ..self.state.clone() }, After::Nothing, out);
+        }
+    }
+
     /// Both copies are equal and both nodes agreed on the record in this session.
     pub(super) fn enter_member(&mut self, out: &mut Vec<Action>) {
         let Some(conv) = self.conv.as_mut() else { return };
@@ -336,9 +344,10 @@ impl Node {
         self.failback_at = self.after(self.cfg.timing.failback_delay);
         out.push(Action::ClearMarks);
         out.push(Order::Tell(Notice::InSync).into());
-        if self.state.full || self.state.bitmap_base != self.state.head() {
-            let bitmap_base = self.state.head();
-            let state = crate::format::State { bitmap_base, full: false, ..self.state.clone() };
+        let based = !self.state.full && self.state.bitmap_base == self.state.head();
+        if !based || self.state.diverged {
+            let (bitmap_base, full, diverged) = (self.state.head(), false, false);
+            let state = crate::format::State { bitmap_base, full, diverged, ..self.state.clone() };
             if self.store.is_none() {
                 self.put(state, After::Nothing, out);
             }

@@ -115,6 +115,7 @@ fn first_state(node: usize) -> State {
         boot_epoch: 0,
         peer_boot_epoch: 0,
         retired: Vec::new(),
+        diverged: false,
         witness_incarnation: WITNESS,
     }
 }

@@ -77,6 +77,7 @@ fn an_empty_image_of_one_tebibyte_costs_less_than_a_mebibyte_and_half_a_second()
         boot_epoch: 0,
         peer_boot_epoch: 0,
         retired: Vec::new(),
+        diverged: false,
         witness_incarnation: 0,
     };
     let options = FormatOptions { state, uuid: 3, label: String::new(), al_slots: 0 };

@@ -35,6 +35,7 @@ pub fn state(record: Option<Record>) -> State {
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: Vec::new(),
+        diverged: false,
         witness_incarnation: 0,
     }
 }
