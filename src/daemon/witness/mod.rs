@@ -19,20 +19,34 @@ use crate::wire::{WitnessAnswer, WitnessQuestion, decode_question, encode_answer
 
 /// Largest datagram that is looked at; a question is shorter than half of it.
 const DATAGRAM_BYTES_MAX: usize = 512;
-/// Volumes one witness keeps: a bound for memory, far above any need.
+/// Volumes one cluster keeps: a bound for memory, far above any need.
 const VOLUMES_MAX: usize = 4096;
 
-/// A witness with its record at hand.
-pub struct Server {
+/// A cluster with its records at hand, in a directory of their own: whoever holds the key of one cluster cannot ask
+/// about the volumes of another.
+struct Cluster {
     keys: WitnessKeys,
     store: Store,
     witness: Witness,
 }
 
+/// The witness of one or more clusters.
+pub struct Server {
+    clusters: Vec<Cluster>,
+}
+
 impl Server {
     pub fn new(keys: WitnessKeys, store: Store) -> Server {
-        let witness = Witness::new(store.image().clone());
-        Server { keys, store, witness }
+        Server::of(vec![(keys, store)])
+    }
+
+    /// Each cluster has a key and a directory of its own.
+    pub fn of(clusters: Vec<(WitnessKeys, Store)>) -> Server {
+        let one = |(keys, store): (WitnessKeys, Store)| {
+            let witness = Witness::new(store.image().clone());
+            Cluster { keys, store, witness }
+        };
+        Server { clusters: clusters.into_iter().map(one).collect() }
     }
 
     /// Answers for ever. Returns only when the socket fails for good.
@@ -58,6 +72,12 @@ impl Server {
 
     /// The answer to one packet; `None` for one that is not authentic, and when the answer could not be made stable.
     pub fn answer(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        self.clusters.iter_mut().find_map(|cluster| cluster.answer(bytes))
+    }
+}
+
+impl Cluster {
+    fn answer(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let question = self.authentic(bytes)?;
         let full = self.store.image().records.len() >= VOLUMES_MAX;
         if full && !self.store.image().records.contains_key(&question.volume) {

@@ -130,7 +130,7 @@ fn packets_that_no_node_sent_get_no_answer_and_change_nothing() {
     let dir = Dir::new("forged");
     let mut witness = server(&dir.0);
     let first = enrol(&mut witness);
-    let before = witness.store.image().clone();
+    let before = witness.clusters[0].store.image().clone();
     let question =
         WitnessQuestion { volume: MAIL, from: NodeId::A, nonce: 9, request: swap(&first, NodeId::A, 3) };
     let good = encode_question(&question, &keys().request[0]);
@@ -144,7 +144,7 @@ fn packets_that_no_node_sent_get_no_answer_and_change_nothing() {
         assert_eq!(witness.answer(&bytes), None, "byte {at}");
         assert_eq!(witness.answer(&good[..at]), None);
     }
-    assert_eq!(*witness.store.image(), before);
+    assert_eq!(*witness.clusters[0].store.image(), before);
     assert!(witness.answer(&good).is_some());
 }
 
@@ -170,4 +170,34 @@ fn two_processes_cannot_share_a_directory() {
     let dir = Dir::new("shared");
     let _first = Store::open(&dir.0).unwrap();
     assert!(Store::open(&dir.0).err().unwrap().to_string().contains("in use by another witness"));
+}
+
+#[test]
+fn one_process_serves_two_clusters_and_neither_hears_of_the_others_volumes() {
+    let dir = Dir::new("clusters");
+    let other = || ClusterKey::from_bytes([8; 32]).witness("branch");
+    let open = || {
+        let store = |name: &str| Store::open(&dir.0.join(name)).unwrap();
+        Server::of(vec![(keys(), store("office")), (other(), store("branch"))])
+    };
+    let ask_other = |server: &mut Server, request| {
+        let question = WitnessQuestion { volume: MAIL, from: NodeId::A, nonce: 43, request };
+        let answer = server.answer(&encode_question(&question, &other().request[0])).unwrap();
+        decode_answer(&answer, &other().reply[0]).unwrap().reply
+    };
+    let mut server = open();
+    let first = enrol(&mut server);
+    assert!(matches!(ask_other(&mut server, WitnessRequest::Read), WitnessReply::Unknown { .. }));
+    let next = record(2, NodeId::A, Members::only(NodeId::A), 9);
+    let swap = WitnessRequest::Cas { expect_v: first.record.v, expect_lineage: first.lineage, next };
+    assert!(matches!(ask_other(&mut server, swap), WitnessReply::Unknown { .. }), "moved by a stranger");
+    let sole = record(1, NodeId::A, Members::only(NodeId::A), 3);
+    let theirs = WitnessRequest::Enrol { record: sole, sole: true };
+    assert!(matches!(ask_other(&mut server, theirs), WitnessReply::Record { record, .. } if record == sole));
+    drop(server);
+    let mut server = open();
+    let kept = ask(&mut server, NodeId::B, WitnessRequest::Read);
+    assert!(matches!(kept, Some(WitnessReply::Record { record, .. }) if record == first), "{kept:?}");
+    let kept = ask_other(&mut server, WitnessRequest::Read);
+    assert!(matches!(kept, WitnessReply::Record { record, .. } if record == sole), "{kept:?}");
 }
