@@ -367,7 +367,7 @@ impl World {
     fn execute_copy(&mut self, n: usize, action: Action) {
         let disk = &mut self.disks[n];
         match action {
-            Action::SendMarks { session } => {
+            Action::SendMarks { session, .. } => {
                 let mut all = disk.differs.clone();
                 all.extend(&disk.hot);
                 let runs = all.into_iter().map(|b| Run { first: BlockNo(b), count: 1 }).collect();

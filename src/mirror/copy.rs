@@ -16,6 +16,14 @@ use super::{Mirror, Payload};
 /// Blocks in one `CopyRead`.
 const RUN_BLOCKS_MAX: u64 = 256;
 
+/// Runs in one `MarksRead`: well below a frame.
+const RUNS_AT_ONCE: usize = 1024;
+/// An extent with more marked blocks is told by its digests, which weigh as much as four blocks: after a crash all
+/// blocks of a hot extent are marked, and few differ.
+const MARKS_BY_DIGEST: u64 = 8;
+/// A digest that no content has: always differs.
+const NO_CONTENT: Digest = Digest([0xff; 15]);
+
 /// Where the scan is, and what is under way.
 #[derive(Default)]
 pub(super) struct CopyMap {
@@ -28,6 +36,8 @@ pub(super) struct CopyMap {
     /// Comparison: the target's list is complete, and the machine asked for the map.
     list_ended: bool,
     asked: bool,
+    /// Digests that the target sent for its marks could not be compared: they stand for marks that are not known.
+    spoilt: bool,
     /// The target of a comparison: what was read and waits to be sent.
     digests: Option<(ExtentNo, Payload)>,
     /// Blocks whose trouble was told.
@@ -52,6 +62,7 @@ impl CopyMap {
         self
     }
 
+    /// The machine began a session: nothing of an earlier one counts.
     pub(super) fn begin(&mut self, session: Session) {
         self.of(session).asked = true;
     }
@@ -59,6 +70,10 @@ impl CopyMap {
     /// The machine speaks of this session: work of an earlier one finds nothing any more.
     pub(super) fn touch(&mut self, session: Session) {
         self.of(session);
+    }
+
+    pub(super) fn is_spoilt(&self, session: Session) -> bool {
+        self.session == Some(session) && self.spoilt
     }
 
     fn current(&mut self, session: Session) -> Option<&mut CopyMap> {
@@ -236,19 +251,98 @@ impl Mirror {
             let payload = match self.image.summary(extent) {
                 Ok(summary) if !summary.touched && number != last => continue,
                 Ok(summary) if !summary.touched => Ok(Payload::default()),
-                Ok(_) => self.image.extent_page(extent).map(|page| Payload::digests_of(&page.digests)),
+                Ok(_) => self.exact_digests(extent),
                 Err(error) => Err(error),
             };
             match payload {
                 Ok(payload) => {
-                    match self.lock().copy_map.current(session) {
-                        Some(map) => map.digests = Some((extent, payload)),
-                        None => return,
+                    if !self.tell_digests(session, extent, number == last, payload) {
+                        return;
                     }
-                    self.deliver(Event::DigestsRead { session, extent, last: number == last });
                 }
                 Err(error) => return self.fault("the digests could not be read", &error),
             }
+        }
+    }
+
+    /// False if the session is over.
+    fn tell_digests(&self, session: Session, extent: ExtentNo, last: bool, payload: Payload) -> bool {
+        match self.lock().copy_map.current(session) {
+            Some(map) => map.digests = Some((extent, payload)),
+            None => return false,
+        }
+        self.deliver(Event::DigestsRead { session, extent, last });
+        true
+    }
+
+    /// The digests of an extent; a block that does not match its own, and one of which nothing is known, differs from
+    /// whatever the peer has. Nothing is written here meanwhile: the peer waits for the list.
+    fn exact_digests(&self, extent: ExtentNo) -> Result<Payload, ImageError> {
+        let mut page = self.image.extent_page(extent)?;
+        if page.damaged || self.image.unchecked_extents().contains(&extent) {
+            for block in self.image.mismatches(extent)? {
+                page.digests[block.index_in_extent()] = Some(NO_CONTENT);
+            }
+        }
+        Ok(Payload::digests_of(&page.digests))
+    }
+
+    /// The target tells what may differ: single blocks as runs, extents with many by their digests. Before a whole
+    /// comparison there is nothing to tell.
+    pub(super) fn read_marks(&self, session: Session, kind: CopyKind) {
+        let mut runs = Vec::new();
+        let mut from = BlockNo(0);
+        while let Some((first, count)) = self.image.next_differs(from).filter(|_| kind != CopyKind::Compare) {
+            let extent = first.extent();
+            let end = BlockNo(first.0 + count).min(ExtentNo(extent.0 + 1).first_block());
+            if first == extent.first_block() || from <= extent.first_block() {
+                match self.tell_extent(session, extent) {
+                    Ok(Some(true)) => {
+                        from = ExtentNo(extent.0 + 1).first_block();
+                        continue;
+                    }
+                    Ok(Some(false)) => return,
+                    Ok(None) => {}
+                    Err(error) => return self.fault("the digests could not be read", &error),
+                }
+            }
+            runs.push(Run { first, count: end.0 - first.0 });
+            from = end;
+            if runs.len() == RUNS_AT_ONCE {
+                self.deliver(Event::MarksRead { session, runs: std::mem::take(&mut runs), last: false });
+            }
+        }
+        self.deliver(Event::MarksRead { session, runs, last: true });
+    }
+
+    /// Tells an extent by its digests if many of its blocks are marked; `Some(false)`: the session is over.
+    fn tell_extent(&self, session: Session, extent: ExtentNo) -> Result<Option<bool>, ImageError> {
+        let end = ExtentNo(extent.0 + 1).first_block();
+        let (mut from, mut marked) = (extent.first_block(), 0);
+        while let Some((first, count)) = self.image.next_differs(from).filter(|(first, _)| *first < end) {
+            marked += count.min(end.0 - first.0);
+            from = first.plus(count);
+        }
+        if marked <= MARKS_BY_DIGEST {
+            return Ok(None);
+        }
+        let payload = self.exact_digests(extent)?;
+        Ok(Some(self.tell_digests(session, extent, false, payload)))
+    }
+
+    /// What differs from the target's extent is to be copied; the target keeps its own marks until the join.
+    pub(super) fn add_digests(&self, session: Session, extent: ExtentNo, payload: &Payload) {
+        if extent.0 >= self.image.extent_count() {
+            return;
+        }
+        let mut runs = Vec::new();
+        let done = self.differing(extent, &payload.extent_digests(), &mut runs).and_then(|()| {
+            runs.iter().try_for_each(|(first, count)| self.image.mark_to_copy(*first, *count))
+        });
+        if let Err(error) = done {
+            // Without this list the copies cannot be called equal: the session does not get on, and says why.
+            self.lock().copy_map.of(session).spoilt = true;
+            self.fault("the peer's digests could not be compared", &error);
         }
     }
 

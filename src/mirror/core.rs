@@ -106,6 +106,12 @@ pub(super) enum Job {
     },
     SendMarks {
         session: Session,
+        kind: CopyKind,
+    },
+    AddDigests {
+        session: Session,
+        extent: crate::base::ExtentNo,
+        payload: Payload,
     },
     AddMarks {
         session: Session,
@@ -307,7 +313,15 @@ impl Mirror {
             }
             Action::Mark { token, runs } => self.push(core, Worker::Store, Job::Mark { token, runs }),
             Action::Settled { .. } => {}
-            Action::SendMarks { session } => self.push(core, Worker::Store, Job::SendMarks { session }),
+            Action::SendMarks { session, kind } => {
+                core.copy_map.touch(session);
+                // Reads extents: not in the way of records.
+                self.push(core, Worker::Copy, Job::SendMarks { session, kind });
+            }
+            Action::AddDigests { session, extent } => {
+                let payload = payload.cloned().unwrap_or_default();
+                self.push(core, Worker::Store, Job::AddDigests { session, extent, payload });
+            }
             Action::AddMarks { session, runs, last } => {
                 self.push(core, Worker::Store, Job::AddMarks { session, runs, last });
             }

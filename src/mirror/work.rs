@@ -9,8 +9,6 @@ use crate::wire::{Kind, Run, Seq, Session};
 use super::core::Job;
 use super::{Key, Mirror, Payload, Worker};
 
-/// Runs in one `MarksRead`: well below a frame.
-const RUNS_AT_ONCE: usize = 1024;
 /// Local flushes before a receiver gives up on a log without a free slot.
 const SLOT_FLUSHES_MAX: u32 = 4;
 
@@ -34,7 +32,8 @@ impl Mirror {
         match job {
             Job::Apply { session, seq, kind, run, payload } => self.apply(session, seq, kind, run, &payload),
             Job::Mark { token, runs } => self.mark(token, &runs),
-            Job::SendMarks { session } => self.read_marks(session),
+            Job::SendMarks { session, kind } => self.read_marks(session, kind),
+            Job::AddDigests { session, extent, payload } => self.add_digests(session, extent, &payload),
             Job::AddMarks { session, runs, last } => self.add_marks(session, &runs, last),
             Job::StartCopy { session, kind, source } => self.start_copy(session, kind, source),
             Job::Compare { session, extent, last, payload } => self.compare(session, extent, last, &payload),
@@ -150,19 +149,6 @@ impl Mirror {
         }
     }
 
-    fn read_marks(&self, session: Session) {
-        let mut runs = Vec::new();
-        let mut from = BlockNo(0);
-        while let Some((first, count)) = self.image.next_differs(from) {
-            from = first.plus(count);
-            runs.push(Run { first, count });
-            if runs.len() == RUNS_AT_ONCE {
-                self.deliver(Event::MarksRead { session, runs: std::mem::take(&mut runs), last: false });
-            }
-        }
-        self.deliver(Event::MarksRead { session, runs, last: true });
-    }
-
     fn add_marks(&self, session: Session, runs: &[Run], last: bool) {
         let blocks = self.image.block_count();
         for run in runs {
@@ -174,7 +160,7 @@ impl Mirror {
                 return;
             }
         }
-        if last {
+        if last && !self.lock().copy_map.is_spoilt(session) {
             self.deliver(Event::MarksAdded { session });
         }
     }

@@ -124,6 +124,15 @@ pub enum Action {
     /// Read bitmap, activity log and notes; answer with `MarksRead`.
     SendMarks {
         session: Session,
+        /// How the copies are compared: a whole comparison needs no marks; else an extent with many marks is told by
+        /// its digests (`DigestsRead`, before the last `MarksRead`), so that only what differs is copied.
+        kind: CopyKind,
+    },
+    /// Compare the digests that came as payload with the own ones and set to-copy bits where they differ. In order with
+    /// `AddMarks`.
+    AddDigests {
+        session: Session,
+        extent: ExtentNo,
     },
     /// Or these into the to-copy map; answer `MarksAdded` when `last`.
     AddMarks {

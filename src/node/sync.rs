@@ -151,12 +151,13 @@ impl Node {
         let Some(conv) = self.conv.as_ref().filter(|conv| conv.receives()) else { return };
         let session = conv.id;
         out.push(Action::Send { link, message: Message::TargetReady { session } });
-        out.push(Action::SendMarks { session });
-        let kind = conv.decision.map(|decision| decision.plan);
-        if let Some(Plan::Resync { kind: CopyKind::Compare, .. }) = kind {
-            out.push(Action::StartCopy { session, kind: CopyKind::Compare, source: false });
-        } else if conv.equalises() && self.equal_kind() == CopyKind::Compare {
-            out.push(Action::StartCopy { session, kind: CopyKind::Compare, source: false });
+        let kind = match conv.decision.map(|decision| decision.plan) {
+            Some(Plan::Resync { kind, .. }) => kind,
+            _ => self.equal_kind(),
+        };
+        out.push(Action::SendMarks { session, kind });
+        if kind == CopyKind::Compare {
+            out.push(Action::StartCopy { session, kind, source: false });
         }
     }
 
@@ -211,8 +212,12 @@ impl Node {
 
     pub(super) fn target_digests(&mut self, extent: ExtentNo, last: bool, out: &mut Vec<Action>) {
         let Some(session) = self.conv.as_ref().map(|conv| conv.id) else { return };
-        if self.source().is_some_and(|source| source.kind == CopyKind::Compare) {
+        let ignore = self.cfg.mutations.ignore_target_marks;
+        let Some(source) = self.source() else { return };
+        if source.kind == CopyKind::Compare {
             out.push(Action::CompareDigests { session, extent, last });
+        } else if !source.marks_in && !ignore {
+            out.push(Action::AddDigests { session, extent });
         }
     }
 
