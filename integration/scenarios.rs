@@ -2,7 +2,10 @@
 
 mod pair;
 
+use std::collections::BTreeMap;
+
 use pair::{A, B, World};
+use twinfs::cluster::{Witness, WitnessImage};
 use twinfs::node::{Arbitration, Mutations, Operator, StateWord};
 use twinfs::wire::Kind;
 
@@ -566,4 +569,44 @@ fn a_secondary_whose_copy_is_being_made_equal_takes_over_by_itself() {
             w.assert_in_sync();
         }
     }
+}
+
+#[test]
+fn a_witness_that_forgot_gives_nobody_the_right_until_both_enrol_it_again() {
+    let mut w = whole(Arbitration::Witness);
+    let fresh = || WitnessImage { incarnation: 10, records: BTreeMap::new() };
+    w.witness = Witness::new(fresh());
+    w.part();
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.run(60_000);
+    assert!(!w.is_done(op) && !w.mounted[A] && !w.mounted[B], "{}", w.why());
+    w.connect();
+    w.run(5_000);
+    w.assert_in_sync();
+    assert_eq!(w.witness.image().records.len(), 1, "enrolled again by both");
+    w.crash(A, true);
+    w.run(13_000);
+    assert!(w.mounted[B], "{}", w.why());
+    // And it forgets while one node is alone: neither of them is given the right by it, the sole member needs none.
+    w.witness = Witness::new(fresh());
+    w.boot(A);
+    w.part();
+    w.run(60_000);
+    assert!(w.mounted[B] && !w.mounted[A], "{}", w.why());
+}
+
+#[test]
+fn a_witness_that_was_moved_back_is_not_believed() {
+    let mut w = whole(Arbitration::Witness);
+    let old = w.witness.image().clone();
+    w.crash(B, true);
+    w.run(5_000);
+    w.boot(B);
+    w.run(5_000);
+    w.assert_in_sync();
+    w.witness = Witness::new(old);
+    w.part();
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.run(60_000);
+    assert!(!w.is_done(op) && !w.mounted[A] && !w.mounted[B], "{}", w.why());
 }
