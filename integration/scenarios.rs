@@ -370,6 +370,8 @@ fn a_witness_that_forgot_is_told_again_by_both_nodes_together() {
     w.run(8_000);
     w.assert_in_sync();
 }
+
+#[test]
 fn what_a_demotion_gave_up_while_the_link_was_cut_is_made_equal_again() {
     for arbitration in ALL {
         let mut w = whole(arbitration);

@@ -58,6 +58,10 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     let config = |text: String| Failure::new(Exit::CONFIG, text);
     let mut clusters: Vec<(WitnessKeys, Store)> = Vec::new();
     for (file, dir) in places(args)? {
+        if !file.exists() {
+            let text = "is missing: \"twinfs key generate --witness FILE\" on a node makes it; move it here";
+            return Err(config(format!("{} {text}", file.display())).into());
+        }
         let text = secret::read(&file).map_err(|error| config(error.to_string()))?;
         let keys =
             WitnessKeys::parse(&text).map_err(|error| config(format!("{}: {error}", file.display())))?;

@@ -153,6 +153,7 @@ impl Node {
 
     /// Never enrolled, or it forgot: both nodes together, a new volume, or the operator.
     fn unknown(&mut self, vote: Vote, out: &mut Vec<Action>) {
+        (self.in_step, self.witness_doubt) = (false, true);
         let Some(record) = self.state.record else { return self.give_up(None, out) };
         let fresh = self.state.witness_incarnation == 0 || self.enrol;
         let may = self.is_member() || (self.sole() && fresh);
