@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use pair::{A, B, World};
 use twinfs::cluster::{Witness, WitnessImage};
 use twinfs::node::{Arbitration, Mutations, Operator, StateWord};
-use twinfs::wire::Kind;
+use twinfs::wire::{Kind, Message};
 
 fn whole(arbitration: Arbitration) -> World {
     World::whole(arbitration, Mutations::default())
@@ -611,4 +611,28 @@ fn a_witness_that_was_moved_back_is_not_believed() {
     let op = w.write(A, Kind::WriteFlush, 1);
     w.run(60_000);
     assert!(!w.is_done(op) && !w.mounted[A] && !w.mounted[B], "{}", w.why());
+}
+
+#[test]
+fn a_peer_that_sends_what_no_disk_can_do_is_cut_off_and_fails_nothing() {
+    use twinfs::base::BlockNo;
+    let shapes = [
+        (Kind::Write, 0),
+        (Kind::WriteFlush, 0),
+        (Kind::Discard, 0),
+        (Kind::Back, 1),
+        (Kind::Write, u64::MAX),
+    ];
+    for (kind, count) in shapes {
+        let mut w = whole(Arbitration::Witness);
+        w.write(A, Kind::Write, 1);
+        let Some((link, Message::Op { session, seq, .. }, _)) = w.wire[B].pop_front() else {
+            panic!("a write was sent")
+        };
+        let op = Message::Op { session, seq, kind, first: BlockNo(1), count };
+        w.step(B, twinfs::node::Event::Received { link, message: op });
+        assert!(w.link.is_none(), "{kind:?} {count} was taken");
+        w.run(3_000);
+        w.assert_in_sync();
+    }
 }

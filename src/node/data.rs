@@ -2,7 +2,7 @@
 //!
 //! Decides for each write: replicate or mark, never neither. Does not know contents.
 
-use crate::base::BlockNo;
+use crate::base::{BlockNo, ExtentNo};
 use crate::format::ResyncMark;
 use crate::replica::Op;
 use crate::wire::{Kind, Message, Seq, Session};
@@ -204,8 +204,8 @@ impl Node {
             self.protocol_error("the peer sent a write to a node that may not take it", out);
             return;
         }
-        if !self.in_range(first, count) {
-            self.protocol_error("the peer sent a write outside the volume", out);
+        if !self.in_range(first, count) || !self.is_shaped(kind, first, count) {
+            self.protocol_error("the peer sent a write outside the volume, or of no block", out);
             return;
         }
         if !self.inbox.accept(session, seq, unchecked) {
@@ -214,6 +214,17 @@ impl Node {
         }
         self.hot |= kind.writes();
         out.push(Action::Apply { session, seq, kind, first, count });
+    }
+
+    /// What the image can carry out: at least one block to write, a whole extent to allocate.
+    fn is_shaped(&self, kind: Kind, first: BlockNo, count: u64) -> bool {
+        let extent = first.extent().first_block();
+        match kind {
+            Kind::Back => {
+                first == extent && count == ExtentNo::BLOCKS.min(self.cfg.blocks.saturating_sub(first.0))
+            }
+            _ => !kind.writes() || count > 0,
+        }
     }
 
     /// I7 at the receiving end: the plan says that bytes flow this way, and the copy is marked where it must be.

@@ -23,6 +23,9 @@ pub enum Refused {
     Mac,
 }
 
+/// No record was changed so often: whoever adopts a number must be able to count on from it.
+const V_MAX: u64 = 1 << 62;
+
 pub(super) struct Writer<'a>(pub(super) &'a mut Vec<u8>);
 
 impl Writer<'_> {
@@ -106,6 +109,9 @@ impl<'a> Reader<'a> {
 
     pub(super) fn record(&mut self) -> Result<Option<Record>, Refused> {
         let v = self.u64()?;
+        if v > V_MAX {
+            return Err(Refused::Value("v"));
+        }
         let bits = self.u8()?;
         let primary = self.node()?;
         match crate::base::Members::from_bits(bits) {

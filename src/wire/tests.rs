@@ -225,3 +225,14 @@ fn the_bytes_of_version_1_are_kept() {
     answers().iter().for_each(|a| add("answer".into(), &encode_answer(a, &KEY)));
     expect_test::expect_file!["../../integration/golden/wire/v1.txt"].assert_eq(&text);
 }
+
+#[test]
+fn a_record_number_that_cannot_be_counted_on_from_is_refused() {
+    for (v, fits) in [(1 << 62, true), ((1 << 62) + 1, false), (u64::MAX, false)] {
+        let record = Record { v, ..record() };
+        let mut bytes = Vec::new();
+        encode(&Message::Handover { session: Session(4), record }, 0, &mut bytes);
+        let header = Header::read(&bytes).unwrap();
+        assert_eq!(decode(header, &bytes[HEADER_BYTES..]).is_ok(), fits, "{v}");
+    }
+}

@@ -254,7 +254,7 @@ fn tell_summary(story: &Story<'_>, summary: &Summary) {
         pair::DEADTIME
     ));
     story.output.line(format_args!(
-        "  resync {} in {} ms: what beta wrote alone, and whole what alpha may have had in flight when it died",
+        "  resync {} in {} ms: what beta wrote alone, and what alpha had in flight when it died",
         bytes(summary.resync_bytes),
         summary.resync_ms
     ));
