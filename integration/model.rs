@@ -484,7 +484,7 @@ fn a_late_echo(mutations: Mutations) -> bool {
     while w.beat(B) {}
     w.clocks[B] = w.clocks[B] + Span::from_millis(500);
     w.step(B, Event::Tick);
-    let held = w.beats[A].back().expect("B answers").clone();
+    let held = *w.beats[A].back().expect("B answers");
     w.clocks[A] = w.clocks[A] + Span::from_millis(500);
     w.part();
     w.run(5_500);
