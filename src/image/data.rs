@@ -68,13 +68,28 @@ impl Image {
                 continue;
             }
             let block = first.plus(start as u64);
-            self.disk.read_at(self.geometry.block_at(block.0), part)?;
+            self.read_run(block, part)?;
             let digests = Digest::of_blocks(part);
             for ((digest, rec), number) in digests.iter().zip(&recs[start..]).zip(block.0..) {
                 if *rec != BlockRec::Written(*digest) {
                     return Err(ImageError::Rotten { block: BlockNo(number) });
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A block that the medium cannot read is to be repaired like one that does not match its digest.
+    fn read_run(&self, first: BlockNo, out: &mut [u8]) -> Result<(), ImageError> {
+        match self.disk.read_at(self.geometry.block_at(first.0), out) {
+            Err(DiskError::Io(_)) => {}
+            done => return Ok(done?),
+        }
+        for (one, block) in out.chunks_exact_mut(BlockNo::SIZE).zip(first.0..) {
+            self.disk.read_at(self.geometry.block_at(block), one).map_err(|error| match error {
+                DiskError::Io(_) => ImageError::Rotten { block: BlockNo(block) },
+                other => ImageError::Disk(other),
+            })?;
         }
         Ok(())
     }

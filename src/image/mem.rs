@@ -43,6 +43,8 @@ struct Inner {
     /// Events after which the machine stops.
     stop_after: Option<u64>,
     fail_flush: bool,
+    /// A chunk that cannot be read until it is written.
+    unreadable: Option<u64>,
     reads: u64,
     read_bytes: u64,
     writes: u64,
@@ -112,6 +114,11 @@ impl MemDisk {
     /// From now on every flush fails.
     pub fn fail_flushes(&self) {
         self.lock().fail_flush = true;
+    }
+
+    /// The page at `offset` cannot be read until it is written.
+    pub fn fail_reads_at(&self, offset: u64) {
+        self.lock().unreadable = Some(offset / CHUNK as u64);
     }
 
     pub fn counts(&self) -> DiskCounts {
@@ -257,6 +264,10 @@ impl Disk for MemDisk {
         inner.check(offset, out.len() as u64)?;
         inner.reads += 1;
         inner.read_bytes += out.len() as u64;
+        let chunks = offset / CHUNK as u64..(offset + out.len() as u64).div_ceil(CHUNK as u64);
+        if inner.unreadable.is_some_and(|chunk| chunks.contains(&chunk)) {
+            return Err(DiskError::Io("the medium cannot be read here".to_string()));
+        }
         let mut done = 0;
         while done < out.len() {
             let at = offset + done as u64;
@@ -275,6 +286,8 @@ impl Disk for MemDisk {
         let mut inner = self.lock();
         inner.check(offset, data.len() as u64)?;
         inner.step()?;
+        let chunks = offset / CHUNK as u64..(offset + data.len() as u64).div_ceil(CHUNK as u64);
+        inner.unreadable = inner.unreadable.filter(|chunk| !chunks.contains(chunk));
         inner.take_room(offset, data.len() as u64)?;
         inner.writes += 1;
         inner.write_bytes += data.len() as u64;

@@ -148,6 +148,22 @@ fn rot_in_hot_extent_is_not_exported() {
 }
 
 #[test]
+fn a_block_that_the_medium_cannot_read_is_repaired_like_a_rotten_one() {
+    let disk = disk(40 << 20, None, 4);
+    let image = open(&disk);
+    for block in 0..4 {
+        write(&image, block, 1);
+    }
+    disk.fail_reads_at(65_536 + 2 * 4096);
+    let mut all = vec![0; 4 * 4096];
+    assert_eq!(image.read(BlockNo(0), &mut all), Err(ImageError::Rotten { block: BlockNo(2) }), "which one");
+    let guard = image.lock(BlockNo(2), 1);
+    image.heal(&guard, BlockNo(2), &content(2, 1)).expect("heals");
+    image.read(BlockNo(0), &mut all).expect("reads");
+    assert_eq!(&all[2 * 4096..3 * 4096], content(2, 1));
+}
+
+#[test]
 fn rot_of_a_cold_extent_is_not_suspect_and_not_blessed() {
     let disk = disk(40 << 20, None, 4);
     let image = open(&disk);
