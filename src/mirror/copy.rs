@@ -235,7 +235,7 @@ impl Mirror {
             return Ok((count as u64, true, Payload::default()));
         }
         let mut pages = Pages::zeroed(count);
-        self.read_or_heal(guard, run.first, &mut pages, &|block| {
+        self.read_or_heal::<BlocksError>(guard, run.first, &mut pages, &|block| {
             Ok(self.hot_received(Run { first: block, count: 1 })?)
         })?;
         let digests = self.image.digests(run.first, count as u64)?;

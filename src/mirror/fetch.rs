@@ -8,6 +8,7 @@ use crate::image::{BlocksError, DiskError, ImageError, RangeGuard};
 use crate::node::LinkId;
 use crate::wire::Message;
 
+use super::ops::Undone;
 use super::{Key, Mirror, Payload};
 
 impl Mirror {
@@ -16,18 +17,18 @@ impl Mirror {
         guard: &RangeGuard,
         first: BlockNo,
         out: &mut [u8],
-    ) -> Result<(), BlocksError> {
+    ) -> Result<(), Undone> {
         self.read_or_heal(guard, first, out, &|block| self.hot(block, 1))
     }
 
     /// Reads a locked range; each block that does not match is repaired first, or the read fails with its number.
-    pub(super) fn read_or_heal(
+    pub(super) fn read_or_heal<E: From<BlocksError> + From<ImageError>>(
         &self,
         guard: &RangeGuard,
         first: BlockNo,
         out: &mut [u8],
-        hot: &dyn Fn(BlockNo) -> Result<(), BlocksError>,
-    ) -> Result<(), BlocksError> {
+        hot: &dyn Fn(BlockNo) -> Result<(), E>,
+    ) -> Result<(), E> {
         let blocks = out.len() / BlockNo::SIZE;
         for _ in 0..=blocks {
             match self.image.read(first, out) {
@@ -35,15 +36,15 @@ impl Mirror {
                 done => return Ok(done?),
             }
         }
-        Err(BlocksError::Rotten(first))
+        Err(BlocksError::Rotten(first).into())
     }
 
-    fn repair(
+    fn repair<E: From<BlocksError> + From<ImageError>>(
         &self,
         guard: &RangeGuard,
         block: BlockNo,
-        hot: &dyn Fn(BlockNo) -> Result<(), BlocksError>,
-    ) -> Result<(), BlocksError> {
+        hot: &dyn Fn(BlockNo) -> Result<(), E>,
+    ) -> Result<(), E> {
         let suspect = self.image.is_suspect(block);
         let offered = self.fetch(block)?;
         let member = self.with_machine(|machine| machine.peer_is_member());
@@ -65,7 +66,7 @@ impl Mirror {
                 hot(block)?;
                 Ok(self.image.bless(guard, block)?)
             }
-            None => Err(BlocksError::Rotten(block)),
+            None => Err(BlocksError::Rotten(block).into()),
         }
     }
 

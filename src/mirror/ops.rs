@@ -19,6 +19,26 @@ impl From<Halted> for BlocksError {
     }
 }
 
+/// Why an operation on a locked range ended early.
+pub(super) enum Undone {
+    /// The activity log has no free slot before the members flushed.
+    SlotsBusy,
+    Failed(BlocksError),
+}
+
+impl<E: Into<BlocksError>> From<E> for Undone {
+    fn from(error: E) -> Undone {
+        Undone::Failed(error.into())
+    }
+}
+
+fn busy_or(done: Result<(), ImageError>) -> Result<(), Undone> {
+    match done {
+        Err(ImageError::SlotsBusy) => Err(Undone::SlotsBusy),
+        done => Ok(done?),
+    }
+}
+
 impl Mirror {
     pub(super) fn lock_range(&self, first: BlockNo, count: u64) -> Result<RangeGuard, Halted> {
         let mut held = None;
@@ -42,29 +62,32 @@ impl Mirror {
         Ok(())
     }
 
-    /// Runs `body` under the interval lock of the range.
+    /// Runs `body` under the interval lock of the range. When it finds every slot of the log busy, all members flush
+    /// and it runs again; until then nothing may have been issued. The lock is not held meanwhile: a flush may wait for
+    /// a copy that is being made, and that copy for these very blocks.
     fn locked<T>(
         &self,
         first: BlockNo,
         count: u64,
-        body: impl FnOnce(&RangeGuard) -> Result<T, BlocksError>,
+        mut body: impl FnMut(&RangeGuard) -> Result<T, Undone>,
     ) -> Result<T, BlocksError> {
         self.check(first, count)?;
-        let guard = self.lock_range(first, count)?;
-        let done = body(&guard);
-        self.unlock(guard);
-        done
-    }
-
-    /// Makes the extents hot; when every slot is busy, flushes all members first.
-    pub(super) fn hot(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
         for _ in 0..SLOT_FLUSHES_MAX {
-            match self.image.make_hot(first, count) {
-                Err(ImageError::SlotsBusy) => self.flush()?,
-                done => return Ok(done?),
+            let guard = self.lock_range(first, count)?;
+            let done = body(&guard);
+            self.unlock(guard);
+            match done {
+                Ok(done) => return Ok(done),
+                Err(Undone::Failed(error)) => return Err(error),
+                Err(Undone::SlotsBusy) => self.flush()?,
             }
         }
         Err(BlocksError::Io("the activity log has no slot left although all members flushed".to_string()))
+    }
+
+    /// Makes the extents hot, for the body of `locked`.
+    pub(super) fn hot(&self, first: BlockNo, count: u64) -> Result<(), Undone> {
+        busy_or(self.image.make_hot(first, count))
     }
 
     /// Tells the machine about an operation; it may start at once or be held.
@@ -225,10 +248,11 @@ impl Mirror {
             for op in &ops {
                 done = done.and(self.local_part(*op, Some(guard)));
             }
-            ops.into_iter().fold(done, |done, op| {
+            let done = ops.into_iter().fold(done, |done, op| {
                 let finished = self.finish(op);
                 done.and(finished)
-            })
+            });
+            Ok(done?)
         })
     }
 }
@@ -261,7 +285,7 @@ impl Blocks for Mirror {
     fn discard(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
         self.locked(first, count, |guard| {
             self.hot(first, count)?;
-            self.perform(Kind::Discard, Run { first, count }, Some(guard))
+            Ok(self.perform(Kind::Discard, Run { first, count }, Some(guard))?)
         })
     }
 
@@ -274,7 +298,7 @@ impl Blocks for Mirror {
         self.locked(first, count, |guard| {
             // Here first: a full host disk is an answer, not a failed member.
             self.image.back(guard, extent)?;
-            self.perform(Kind::Back, Run { first, count }, Some(guard))
+            Ok(self.perform(Kind::Back, Run { first, count }, Some(guard))?)
         })
     }
 
@@ -283,14 +307,10 @@ impl Blocks for Mirror {
     }
 
     fn pin_hot(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
-        self.locked(first, count, |_| {
-            for _ in 0..SLOT_FLUSHES_MAX {
-                match self.image.pin_hot(first, count) {
-                    Err(ImageError::SlotsBusy) => self.flush()?,
-                    done => return Ok(done?),
-                }
-            }
-            Err(BlocksError::Io("the activity log has no slot left to pin".to_string()))
-        })
+        self.locked(first, count, |_| busy_or(self.image.pin_hot(first, count)))
     }
 }
+
+#[cfg(test)]
+#[path = "ops_tests.rs"]
+mod tests;
