@@ -31,39 +31,24 @@ pub struct Args {
     /// Break the protocol on purpose: a mutation's name, which must then be caught
     #[arg(long, value_name = "NAME")]
     pub mutation: Option<String>,
-}
-
-/// The mutation called `name`.
-pub fn mutation(name: &str) -> Option<Mutations> {
-    let none = Mutations::default();
-    Some(match name {
-        "ack-before-peer" => Mutations { ack_before_peer: true, ..none },
-        "evict-early" => Mutations { evict_early: true, ..none },
-        "mark-only-unacked" => Mutations { mark_only_unacked: true, ..none },
-        "lease-from-echo-arrival" => Mutations { lease_from_echo_arrival: true, ..none },
-        "no-session-check" => Mutations { no_session_check: true, ..none },
-        "solo-ack-before-record" => Mutations { solo_ack_before_record: true, ..none },
-        "flush-local-only" => Mutations { flush_local_only: true, ..none },
-        "ignore-target-marks" => Mutations { ignore_target_marks: true, ..none },
-        "joiner-first" => Mutations { joiner_first: true, ..none },
-        "serve-before-copy" => Mutations { serve_before_copy: true, ..none },
-        "no-lease" => Mutations { no_lease: true, ..none },
-        "no-witness-vote" => Mutations { no_witness_vote: true, ..none },
-        _ => return None,
-    })
+    /// With `--mutation`: look only at what happens to data, not at the rules that prevent it
+    #[arg(long)]
+    pub effects_only: bool,
 }
 
 /// Runs the seeds.
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     let mutations = match &args.mutation {
         None => Mutations::default(),
-        Some(name) => mutation(name).ok_or_else(|| anyhow::anyhow!("there is no mutation `{name}`"))?,
+        Some(name) => sim::mutation(name).ok_or_else(|| anyhow::anyhow!("there is no mutation `{name}`"))?,
     };
     let jobs = match args.jobs {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         jobs => jobs,
     };
-    let make = |seed| Options { seed, mutations, shown: if args.trace { args.events } else { 0 } };
+    let effects_only = args.effects_only;
+    let shown = if args.trace { args.events } else { 0 };
+    let make = |seed| Options { seed, mutations, effects_only, shown };
     let mut sum = Outcome::default();
     let mut failed = Vec::new();
     sim::run_many(args.from, args.seeds, jobs, make, |outcome| {
@@ -86,7 +71,7 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
         output.line(format_args!("seed {seed}: {}", violations.join("; ")));
     }
     if let Some((seed, _)) = failed.first() {
-        let again = sim::run(&Options { seed: *seed, mutations, shown: args.events });
+        let again = sim::run(&Options { seed: *seed, mutations, effects_only, shown: args.events });
         output.line(format_args!("{}seed {seed}: {}", again.trace, again.violations.join("; ")));
     }
     if args.trace {

@@ -29,6 +29,11 @@ pub trait Machine: Send {
     fn peer_is_member(&self) -> bool {
         true
     }
+
+    /// Its invariants; a machine made for a test has none.
+    fn check(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
     /// Blocks that the peer may lack or still lose; a machine made for a test has none.
     fn in_doubt(&self) -> Vec<Run> {
         Vec::new()
@@ -38,6 +43,10 @@ pub trait Machine: Send {
 impl Machine for Node {
     fn peer_is_member(&self) -> bool {
         Node::peer_is_member(self)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        Node::check(self)
     }
 
     fn in_doubt(&self) -> Vec<Run> {
@@ -190,8 +199,12 @@ impl Mirror {
         machine: Box<dyn Machine>,
         mutations: Mutations,
     ) -> Result<Arc<Mirror>, crate::image::ImageError> {
+        let state = image.state();
+        let followed = state.record.is_some_and(|record| record.primary != state.node);
         for (block, count) in image.hot_ranges() {
-            image.mark(block, count)?;
+            if !(followed && mutations.no_receiver_marks || mutations.no_marks_on_start) {
+                image.mark(block, count)?;
+            }
         }
         image.start_copy(false)?;
         let core = Core {

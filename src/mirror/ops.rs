@@ -149,9 +149,9 @@ impl Mirror {
             let Some(found) = core.ops.get(&op) else { return Ok(()) };
             (found.kind, Run { first: found.first, count: found.count }, found.payload.clone())
         };
-        if kind.writes() && mark != Mark::No {
+        if kind.writes() && mark != Mark::No && !self.mutations.no_solo_marks {
             self.image.mark(run.first, run.count)?;
-            if mark == Mark::ToCopy {
+            if mark == Mark::ToCopy && !self.mutations.no_copy_marks {
                 self.image.mark_to_copy(run.first, run.count)?;
             }
         }

@@ -59,6 +59,9 @@ impl Mirror {
     }
 
     fn apply(&self, session: Session, seq: Seq, kind: Kind, run: Run, payload: &Payload) {
+        if self.mutations.ack_before_apply {
+            self.deliver(Event::Applied { session, seq });
+        }
         let done = if kind.writes() || kind == Kind::Back {
             let Ok(guard) = self.lock_range(run.first, run.count) else { return };
             let done = self.apply_locked(&guard, kind, run, payload);
@@ -68,7 +71,7 @@ impl Mirror {
             self.flush_received()
         };
         match done {
-            Ok(()) if self.env.breathe().is_ok() => {
+            Ok(()) if self.env.breathe().is_ok() && !self.mutations.ack_before_apply => {
                 self.deliver(Event::Applied { session, seq });
                 self.env.send_now();
             }
@@ -97,8 +100,9 @@ impl Mirror {
         }
         self.hot_received(run)?;
         match kind {
+            Kind::Discard | Kind::CopyHole if self.mutations.keep_discarded => Ok(()),
             Kind::Discard | Kind::CopyHole => self.image.discard(guard, run.first, run.count),
-            Kind::WriteFlush => {
+            Kind::WriteFlush if !self.mutations.no_receiver_flush => {
                 let digests = payload.digests();
                 let epoch = self.image.write_flush(guard, run.first, payload.data(), &digests)?;
                 self.flushed_received(epoch);
@@ -111,6 +115,9 @@ impl Mirror {
     /// The receiver's own log covers only its own digests: what it flushed itself may leave it. What the two copies
     /// may differ in is covered by the sender's log and window.
     fn flush_received(&self) -> Result<(), ImageError> {
+        if self.mutations.no_receiver_flush {
+            return Ok(());
+        }
         self.flushed_received(self.image.flush()?);
         Ok(())
     }

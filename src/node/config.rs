@@ -67,6 +67,8 @@ pub struct Mutations {
     pub ack_before_peer: bool,
     /// For the mirror: evict an extent at the acknowledgement instead of both flushes.
     pub evict_early: bool,
+    /// For the mirror: after a crash trust what lay in the activity log of a copy that only followed.
+    pub no_receiver_marks: bool,
     /// On losing the peer mark only what was not acknowledged.
     pub mark_only_unacked: bool,
     /// Count the lease from the echo's arrival instead of the heartbeat's send time.
@@ -87,6 +89,26 @@ pub struct Mutations {
     pub no_lease: bool,
     /// Take over without asking the witness.
     pub no_witness_vote: bool,
+    /// The secondary takes over although the primary may still hold a lease.
+    pub no_promise: bool,
+    /// The lease is counted twice as long as the peer's promise allows.
+    pub lease_too_long: bool,
+    /// On losing the peer mark nothing.
+    pub no_marks_on_loss: bool,
+    /// A resync flows from the copy that is behind to the one that is ahead.
+    pub wrong_direction: bool,
+    /// For the mirror: after a crash trust everything that lay in the activity log.
+    pub no_marks_on_start: bool,
+    /// For the mirror: writes made alone are not marked.
+    pub no_solo_marks: bool,
+    /// For the mirror: what is written alone while a copy is made is not copied.
+    pub no_copy_marks: bool,
+    /// For the mirror: a receiver says done before it did.
+    pub ack_before_apply: bool,
+    /// For the mirror: a receiver does not flush its disk.
+    pub no_receiver_flush: bool,
+    /// For the mirror: a receiver keeps what was discarded.
+    pub keep_discarded: bool,
 }
 
 /// Settings of one node's machine.

@@ -156,7 +156,7 @@ impl Node {
     /// Everything the peer may lack goes into the bitmap before anything else is acknowledged.
     pub(super) fn mark_unsafe(&mut self, out: &mut Vec<Action>) {
         let runs = self.outbox.unsafe_runs(!self.cfg.mutations.mark_only_unacked);
-        if runs.is_empty() {
+        if runs.is_empty() || self.cfg.mutations.no_marks_on_loss {
             return;
         }
         self.marks = true;

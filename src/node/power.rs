@@ -3,7 +3,7 @@
 //! Decides when this node serves and when it stops. Does not know how a volume is mounted. Invariants: it starts to
 //! serve only through `gate_promote`; a lapsed lease freezes at once and demotes after the release time.
 
-use crate::base::{Members, NodeId, Record};
+use crate::base::{Members, NodeId, Record, Span};
 use crate::cluster::{Heard, Right, gate_promote};
 use crate::format::{GenEntry, GenReason, ResyncMark, State};
 use crate::wire::Heartbeat;
@@ -136,7 +136,12 @@ impl Node {
     }
 
     pub(super) fn lease_valid(&self) -> bool {
-        !self.needs_lease() || self.lease_from.is_some_and(|from| !self.passed(from, self.cfg.timing.lease()))
+        !self.needs_lease() || self.lease_from.is_some_and(|from| !self.passed(from, self.lease_span()))
+    }
+
+    pub(super) fn lease_span(&self) -> Span {
+        let span = self.cfg.timing.lease();
+        if self.cfg.mutations.lease_too_long { span + span } else { span }
     }
 
     /// Freezes when the lease lapses, thaws when it is back in time, demotes when it is not.
@@ -286,7 +291,7 @@ impl Node {
         }
         let lost = self.lost_at.is_some_and(|at| self.passed(at, t.slow_peer));
         let rested = self.confirmed || (self.passed(self.started, t.initdead) && self.info.file_agrees);
-        let silent = self.now >= self.promise_until;
+        let silent = self.now >= self.promise_until || self.cfg.mutations.no_promise;
         // A primary by agreement gives the link its time to come back; everybody else waits for silence.
         let agreed = self.is_primary() && (self.confirmed || self.data_open());
         match self.cfg.arbitration {

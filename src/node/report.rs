@@ -57,7 +57,7 @@ impl Node {
     /// Whether a reply with data may be given at this moment: serving, not frozen, and the lease, if one is needed, is
     /// valid now. Asked after the data was taken.
     pub fn may_answer(&self, now: Moment) -> bool {
-        let leased = || self.lease_from.is_some_and(|from| now < from + self.cfg.timing.lease());
+        let leased = || self.lease_from.is_some_and(|from| now < from + self.lease_span());
         self.data_open() && !self.frozen && (!self.needs_lease() || leased())
     }
 

@@ -306,6 +306,7 @@ impl Node {
             }
             Plan::Resync { source, kind, stop_first } => {
                 self.split = false;
+                let source = if self.cfg.mutations.wrong_direction { source.other() } else { source };
                 if source == self.me() {
                     if !stop_first {
                         self.start_source(false, kind, out);

@@ -5,7 +5,7 @@
 //! power takes anything written before it away; a dead machine's handle changes nothing any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::base::{FastMap, PAGE};
@@ -15,7 +15,8 @@ use super::baton::lock;
 use super::rng::Rng;
 
 const SECTOR: usize = 512;
-type PageData = Box<[u8; PAGE]>;
+/// Shared until it is written: images are copied and remembered more often than they change.
+type PageData = Arc<[u8; PAGE]>;
 
 /// One un-flushed change, in the order it was made.
 enum Change {
@@ -42,8 +43,10 @@ struct Content {
     /// The stable content of every page changed since the last flush.
     stable: BTreeMap<u64, Option<PageData>>,
     changes: Vec<Change>,
-    /// Pages below `watched` changed since the oracle last looked.
+    /// Pages changed since the oracle last looked.
     touched: BTreeSet<u64>,
+    /// Pages that cannot be read until they are written.
+    bad: BTreeSet<u64>,
 }
 
 impl Content {
@@ -51,6 +54,7 @@ impl Content {
         if !self.stable.contains_key(&page) {
             self.stable.insert(page, self.now.get(&page).cloned());
         }
+        self.bad.remove(&page);
         self.touched.insert(page);
     }
 
@@ -59,8 +63,8 @@ impl Content {
             if keep() {
                 let at = offset + (index * SECTOR) as u64;
                 let (page, inside) = (at / PAGE as u64, usize::try_from(at % PAGE as u64).unwrap_or(0));
-                let target = self.now.entry(page).or_insert_with(|| Box::new([0; PAGE]));
-                target[inside..inside + sector.len()].copy_from_slice(sector);
+                let target = self.now.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
+                Arc::make_mut(target)[inside..inside + sector.len()].copy_from_slice(sector);
             }
         }
     }
@@ -118,7 +122,7 @@ impl SimDisk {
     /// Turns one bit of a page over, on the medium itself.
     pub fn rot(&self, page: u64, bit: usize) {
         let mut content = lock(&self.content);
-        let flip = |data: &mut PageData| data[bit / 8 % PAGE] ^= 1 << (bit % 8);
+        let flip = |data: &mut PageData| Arc::make_mut(data)[bit / 8 % PAGE] ^= 1 << (bit % 8);
         content.now.get_mut(&page).map(flip);
         content.stable.get_mut(&page).and_then(Option::as_mut).map(flip);
     }
@@ -128,19 +132,53 @@ impl SimDisk {
         std::mem::take(&mut lock(&self.content).touched)
     }
 
-    /// Whether the two disks hold the same in `page`: as a read sees it, or as it would survive.
-    pub fn same(&self, other: &SimDisk, page: u64, stable: bool) -> bool {
-        self.page(page, stable) == other.page(page, stable)
+    /// Turns the bit back wherever the page is still what `rot` made of it: as a read sees it, which is the answer, and
+    /// as it would survive (a repair may not be stable yet, and the next loss of power is another failure).
+    pub fn unrot(&self, page: u64, bit: usize, is_rotten: impl Fn(&[u8]) -> bool) -> bool {
+        let mut content = lock(&self.content);
+        let flip = |data: &mut PageData| Arc::make_mut(data)[bit / 8 % PAGE] ^= 1 << (bit % 8);
+        let rotten = content.now.get_mut(&page).filter(|data| is_rotten(&data[..]));
+        let was = rotten.is_some();
+        rotten.map(flip);
+        content.stable.get_mut(&page).and_then(Option::as_mut).filter(|data| is_rotten(&data[..])).map(flip);
+        was
+    }
+
+    /// Makes a page unreadable until it is written, or readable again.
+    pub fn set_bad(&self, page: u64, bad: bool) {
+        let bads = &mut lock(&self.content).bad;
+        if bad {
+            bads.insert(page)
+        } else {
+            bads.remove(&page)
+        };
+    }
+
+    /// Whether a read of the page fails.
+    pub fn is_bad(&self, page: u64) -> bool {
+        lock(&self.content).bad.contains(&page)
+    }
+
+    /// Whether the two disks hold the same in `page` as a read sees it.
+    pub fn same(&self, other: &SimDisk, page: u64) -> bool {
+        match (self.held(page, false), other.held(page, false)) {
+            (Some(one), Some(two)) => Arc::ptr_eq(&one, &two) || one == two,
+            (None, None) => true,
+            (Some(one), None) | (None, Some(one)) => one.iter().all(|byte| *byte == 0),
+        }
+    }
+
+    fn held(&self, page: u64, stable: bool) -> Option<PageData> {
+        let content = lock(&self.content);
+        match content.stable.get(&page) {
+            Some(old) if stable => old.clone(),
+            _ => content.now.get(&page).cloned(),
+        }
     }
 
     /// The content of a page: as a read sees it, or as it would survive the loss of everything un-flushed.
-    pub fn page(&self, page: u64, stable: bool) -> Vec<u8> {
-        let content = lock(&self.content);
-        let found = match content.stable.get(&page) {
-            Some(old) if stable => old.as_ref(),
-            _ => content.now.get(&page),
-        };
-        found.map_or_else(|| vec![0; PAGE], |data| data.to_vec())
+    pub fn page(&self, page: u64, stable: bool) -> Arc<[u8; PAGE]> {
+        self.held(page, stable).unwrap_or_else(|| Arc::new([0; PAGE]))
     }
 }
 
@@ -154,6 +192,10 @@ pub struct Switch {
     /// How much slower than usual the disk is.
     slow: AtomicU64,
     after_death: AtomicU64,
+    /// Operations until every further write and flush fails; `u64::MAX` = never.
+    good: AtomicU64,
+    /// The host filesystem has no room for anything that it has not allocated.
+    full: AtomicBool,
 }
 
 impl Switch {
@@ -163,6 +205,8 @@ impl Switch {
             busy: AtomicU64::new(0),
             slow: AtomicU64::new(1),
             after_death: AtomicU64::new(0),
+            good: AtomicU64::new(u64::MAX),
+            full: AtomicBool::new(false),
         })
     }
 
@@ -183,6 +227,37 @@ impl Switch {
 
     pub fn set_slowness(&self, times: u64) {
         self.slow.store(times.max(1), Ordering::SeqCst);
+    }
+
+    /// The next operation takes this much longer.
+    pub fn hang(&self, nanos: u64) {
+        self.busy.fetch_add(nanos, Ordering::SeqCst);
+    }
+
+    /// Every write and flush fails from the `operations`th on, for as long as the machine lives.
+    pub fn fail_after(&self, operations: u64) {
+        self.good.store(operations, Ordering::SeqCst);
+    }
+
+    /// Whether the disk failed under this life.
+    pub fn has_failed(&self) -> bool {
+        self.good.load(Ordering::SeqCst) == 0
+    }
+
+    pub fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
+    }
+
+    /// A write or flush of a disk that may fail.
+    fn change(&self) -> Result<(), DiskError> {
+        match self.good.load(Ordering::SeqCst) {
+            u64::MAX => Ok(()),
+            0 => Err(DiskError::Io("the simulated disk failed".to_string())),
+            left => {
+                self.good.store(left - 1, Ordering::SeqCst);
+                Ok(())
+            }
+        }
     }
 
     /// Disk time used since the last call, nanoseconds.
@@ -236,6 +311,10 @@ impl Disk for LifeDisk {
             return Err(DiskError::Dead);
         }
         let content = lock(&self.disk.content);
+        let end = (offset + out.len() as u64).div_ceil(PAGE as u64);
+        if let Some(page) = content.bad.range(offset / PAGE as u64..end).next() {
+            return Err(DiskError::Io(format!("page {page} is unreadable")));
+        }
         for (index, sector) in out.chunks_mut(SECTOR).enumerate() {
             let at = offset + (index * SECTOR) as u64;
             let inside = usize::try_from(at % PAGE as u64).unwrap_or(0);
@@ -250,6 +329,7 @@ impl Disk for LifeDisk {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
         self.check(offset, data.len() as u64)?;
         let dies = self.switch.step(30_000 + data.len() as u64 / 2)?;
+        self.switch.change()?;
         let mut content = lock(&self.disk.content);
         let end = (offset + data.len() as u64).div_ceil(PAGE as u64);
         (offset / PAGE as u64..end).for_each(|page| content.remember(page));
@@ -262,6 +342,7 @@ impl Disk for LifeDisk {
         if self.switch.step(400_000)? {
             return Err(DiskError::Dead);
         }
+        self.switch.change()?;
         let mut content = lock(&self.disk.content);
         content.stable.clear();
         content.changes.clear();
@@ -269,16 +350,26 @@ impl Disk for LifeDisk {
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<(), DiskError> {
-        self.zero(offset, len)
+        self.clear(offset, len)
     }
 
     fn zero(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+        if self.switch.full.load(Ordering::SeqCst) {
+            return Err(DiskError::Full);
+        }
+        self.clear(offset, len)
+    }
+}
+
+impl LifeDisk {
+    fn clear(&self, offset: u64, len: u64) -> Result<(), DiskError> {
         self.check(offset, len)?;
         assert!(
             offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE as u64),
             "ranges are whole pages"
         );
         let dies = self.switch.step(100_000)?;
+        self.switch.change()?;
         let (first, count) = (offset / PAGE as u64, len / PAGE as u64);
         let mut content = lock(&self.disk.content);
         let held: Vec<u64> = (first..first + count).filter(|page| content.now.contains_key(page)).collect();
@@ -309,7 +400,7 @@ mod tests {
             handle.flush().unwrap();
             handle.write_at(0, &[2; PAGE]).unwrap();
             handle.write_at(4096, &[3; PAGE]).unwrap();
-            assert_eq!(disk.page(0, true), vec![1; PAGE]);
+            assert_eq!(*disk.page(0, true), [1; PAGE]);
             let loss = [Loss::Nothing, Loss::All, Loss::Writes, Loss::Torn][seed % 4];
             disk.lose_power(loss, &mut Rng::new(seed as u64));
             let (first, second) = (disk.page(0, false), disk.page(1, false));
@@ -329,6 +420,26 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_disk_takes_nothing_and_an_unreadable_page_is_mended_by_a_write() {
+        let disk = SimDisk::new(1 << 20);
+        let handle = live(&disk);
+        handle.write_at(0, &[1; PAGE]).unwrap();
+        disk.set_bad(0, true);
+        let mut out = [0; PAGE];
+        assert!(matches!(handle.read_at(0, &mut out), Err(DiskError::Io(_))) && disk.is_bad(0));
+        handle.write_at(0, &[2; PAGE]).unwrap();
+        handle.read_at(0, &mut out).unwrap();
+        assert_eq!(out, [2; PAGE]);
+        handle.switch.set_full(true);
+        assert_eq!(handle.zero(0, PAGE as u64), Err(DiskError::Full));
+        handle.punch(0, PAGE as u64).unwrap();
+        handle.switch.fail_after(1);
+        handle.write_at(0, &[3; PAGE]).unwrap();
+        assert!(matches!(handle.flush(), Err(DiskError::Io(_))) && handle.switch.has_failed());
+        assert!(handle.write_at(0, &[4; PAGE]).is_err() && *disk.page(0, false) == [3; PAGE]);
+    }
+
+    #[test]
     fn a_dead_machine_writes_nothing_more() {
         let disk = SimDisk::new(1 << 20);
         let handle = live(&disk);
@@ -336,8 +447,8 @@ mod tests {
         handle.write_at(0, &[1; PAGE]).unwrap();
         assert_eq!(handle.flush(), Err(DiskError::Dead));
         assert_eq!(handle.write_at(0, &[9; PAGE]), Err(DiskError::Dead));
-        assert_eq!(disk.page(0, false), vec![1; PAGE]);
+        assert_eq!(*disk.page(0, false), [1; PAGE]);
         disk.lose_power(Loss::All, &mut Rng::new(1));
-        assert_eq!(disk.page(0, false), vec![0; PAGE]);
+        assert_eq!(*disk.page(0, false), [0; PAGE]);
     }
 }

@@ -1,39 +1,51 @@
 //! What goes wrong, drawn by the seed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::base::Digest;
+use crate::base::{BlockNo, Digest};
 use crate::image::Blocks;
-use crate::node::{Event, Operator};
+use crate::node::{Event, Operator, Role};
 
 use super::baton::lock;
 use super::disk::Loss;
 use super::net::Weather;
+use super::sched::Owner;
+use super::serve::{FS_BLOCKS, REGISTERS, register};
 use super::world::{Ev, MS, NAMES, SECOND, World};
 
 /// Every kind of fault; a long run must have seen each.
-pub const KINDS: [&str; 18] = [
+pub const KINDS: [&str; 27] = [
     "power-loss",
     "process-kill",
     "both-power-loss",
     "crash-in-disk-op",
+    "crash-loop",
+    "blackout-in-a-spree",
     "cut",
     "one-way-cut",
     "flapping",
     "stream-reset",
+    "half-open",
     "slow-link",
     "datagram-storm",
     "late-datagrams",
+    "replay",
     "witness-cut",
     "witness-down",
     "pause",
+    "clock-jump",
     "slow-disk",
+    "disk-hang",
+    "disk-full",
+    "disk-fails",
+    "unreadable",
     "switchover",
     "disconnect",
     "rot",
 ];
 
-/// What ends a fault.
+/// What ends a fault, or goes on with it.
 #[derive(Clone, Copy, Debug)]
 pub enum Undo {
     Cut(usize),
@@ -42,7 +54,24 @@ pub enum Undo {
     WitnessUp,
     SlowDisk(usize),
     Connect(usize),
-    Rot { node: usize, block: u64, bit: usize, was: Digest },
+    Mend(Spoilt),
+    /// The disk's cable, or room on the host: a node that gave its copy up is started again.
+    Repair(Owner),
+    CrashAgain {
+        node: usize,
+        left: u64,
+    },
+    Blackout,
+}
+
+/// A block that one of two equal disks lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Spoilt {
+    node: usize,
+    block: u64,
+    /// The bit that turned over, and what the page became; none: it cannot be read.
+    rot: Option<(usize, Digest)>,
+    hot: bool,
 }
 
 impl World {
@@ -95,39 +124,76 @@ impl World {
                 self.kill(node, loss);
                 self.restart_later(node);
             }
-            "both-power-loss" if is_up(0) && is_up(1) => {
-                for node in 0..2 {
-                    self.kill(node, self.loss());
-                    self.restart_later(node);
-                }
+            "both-power-loss" if is_up(0) && is_up(1) => self.blackout(),
+            "blackout-in-a-spree" if is_up(0) && is_up(1) && self.serves() => {
+                let lasts = self.range(200 * MS, 900 * MS);
+                self.spree_until.store(self.sched.now() + lasts, Ordering::SeqCst);
+                self.sched.after(lasts, Ev::Undo(Undo::Blackout));
             }
-            "crash-in-disk-op" if is_up(node) => {
-                let (loss, operations) = (self.loss(), self.range(1, 150));
-                if let Some(life) = self.machine(node).up.as_mut() {
-                    life.loss = loss;
-                    life.switch.arm(operations);
+            "crash-loop" if is_up(node) => self.undo(Undo::CrashAgain { node, left: self.range(2, 6) }),
+            "pause" => {
+                let server = lock(&self.oracle).server.map(|owner| owner.node);
+                let node = server.filter(|_| self.range(0, 1) == 0).unwrap_or(node);
+                if !is_up(node) || self.machine(node).paused_until > self.sched.now() {
+                    return false;
                 }
-                // It may fall late; a start of a machine that is up does nothing, so it is tried again then.
-                self.sched.after(25 * SECOND, Ev::Start { node });
-            }
-            "pause" if is_up(node) && self.machine(node).paused_until < self.sched.now() => {
+                if server == Some(node) && self.serves() {
+                    lock(&self.oracle).count("paused-primary");
+                }
                 let until = self.sched.now() + self.while_();
                 self.machine(node).paused_until = until;
             }
-            "slow-disk" => {
-                let (times, while_) = (self.range(5, 60), self.while_());
-                if let Some(life) = &self.machine(node).up {
-                    life.switch.set_slowness(times);
-                }
-                self.sched.after(while_, Ev::Undo(Undo::SlowDisk(node)));
+            "clock-jump" if self.plan.bad_clocks => {
+                self.machine(node).skew += self.range(SECOND / 2, 40 * SECOND);
             }
             "switchover" if is_up(node) => self.operator(node, Operator::Switchover),
             "disconnect" if is_up(node) => {
                 self.operator(node, Operator::Disconnect);
                 self.sched.after(self.while_(), Ev::Undo(Undo::Connect(node)));
             }
-            "rot" => return self.rot(node),
-            _ => return self.strike_links(kind, node),
+            _ => return self.strike_disk(kind, node) || self.strike_links(kind, node),
+        }
+        true
+    }
+
+    /// Both lose their power at the same moment.
+    fn blackout(self: &Arc<Self>) {
+        for node in 0..2 {
+            self.kill(node, self.loss());
+            self.restart_later(node);
+        }
+    }
+
+    fn strike_disk(self: &Arc<Self>, kind: &'static str, node: usize) -> bool {
+        let (while_, loss) = (self.while_(), self.loss());
+        let Some((owner, switch)) =
+            self.machine(node).up.as_ref().map(|life| (life.owner, life.switch.clone()))
+        else {
+            return false;
+        };
+        match kind {
+            "crash-in-disk-op" => {
+                self.with_life(owner, |life| life.loss = loss);
+                switch.arm(self.range(1, 150));
+                // It may fall late; a start of a machine that is up does nothing, so it is tried again then.
+                self.sched.after(25 * SECOND, Ev::Start { node });
+            }
+            "slow-disk" => {
+                switch.set_slowness(self.range(5, 60));
+                self.sched.after(while_, Ev::Undo(Undo::SlowDisk(node)));
+            }
+            "disk-hang" => switch.hang(while_),
+            "disk-full" => {
+                switch.set_full(true);
+                self.sched.after(while_, Ev::Undo(Undo::Repair(owner)));
+            }
+            "disk-fails" => {
+                self.with_life(owner, |life| life.loss = loss);
+                switch.fail_after(self.range(0, 60));
+                self.sched.after(SECOND + while_, Ev::Undo(Undo::Repair(owner)));
+            }
+            "rot" | "unreadable" => return self.spoil(node, kind == "rot"),
+            _ => return false,
         }
         true
     }
@@ -150,6 +216,14 @@ impl World {
                     self.sched.after(after, Ev::Undo(Undo::Cut(1)));
                 }
             }
+            "half-open" => {
+                let Some(conn) = self.machine(node).conn else { return false };
+                let Some(owner) = self.machine(node).up.as_ref().map(|life| life.owner) else { return false };
+                lock(&self.net).cut = [true; 2];
+                self.sched.after(0, Ev::LinkDown { owner, conn });
+                (0..2).for_each(|node| self.sched.after(while_, Ev::Undo(Undo::Cut(node))));
+            }
+            "replay" => return self.replay(),
             "stream-reset" if self.machine(node).conn.is_some() => {
                 let Some(conn) = self.machine(node).conn else { return false };
                 let owner = self.machine(node).up.as_ref().map(|life| life.owner);
@@ -190,36 +264,95 @@ impl World {
         true
     }
 
-    /// One bit of a register turns over on one disk of two equal ones; a read must repair it from the peer. Where the
-    /// peer cannot be asked in time the bit turns back: two failures of one block are nobody's promise.
-    fn rot(self: &Arc<Self>, node: usize) -> bool {
+    /// One of two equal disks loses a block: a bit turns over, or it cannot be read. A read must repair it from the
+    /// peer. Where the peer cannot be asked in time it comes back by itself: two failures of one block are nobody's
+    /// promise. A block of files is spoilt only where no filesystem is mounted that could meet it without a peer.
+    fn spoil(self: &Arc<Self>, node: usize, rot: bool) -> bool {
         let (Some(image), Some(peer)) = (self.image_of(node), self.image_of(1 - node)) else { return false };
         let record = image.state().record;
         if record != peer.state().record || record.is_none_or(|record| record.members.solo().is_some()) {
             return false;
         }
+        let any = image.next_written(BlockNo(self.range(0, FS_BLOCKS))).ok().flatten().map(|run| run.0);
+        let serving = lock(&self.oracle).server.is_none_or(|server| server.node == node);
+        let block = match any {
+            Some(block) if !serving && self.range(0, 1) == 0 => block,
+            _ => register(self.sched.with_rng(|rng| rng.index(REGISTERS))),
+        };
         let disk = self.machine(node).disk.clone();
-        let block = super::serve::register(self.sched.with_rng(|rng| rng.index(super::serve::REGISTERS)));
         let written = image.digests(block, 1).ok().and_then(|digests| digests.first().copied().flatten());
         let page = self.data_page(block.0);
-        let good = written.is_some_and(|digest| digest == Digest::of(&disk.page(page, true)));
-        let owner = self.machine(node).up.as_ref().map(|life| life.owner);
-        let (Some(owner), true, false) = (owner, good, lock(&self.oracle).is_busy(block.0)) else {
-            return false;
+        let is = |digest: Digest, node: usize| {
+            let disk = self.machine(node).disk.clone();
+            !disk.is_bad(page) && Digest::of(&disk.page(page, false)[..]) == digest
         };
+        let good = written.is_some_and(|digest| (0..2).all(|node| is(digest, node)));
+        let known = { lock(&self.oracle).is_busy(block.0) || lock(&self.oracle).rotten.contains(&block.0) };
+        let owner = self.machine(node).up.as_ref().map(|life| life.owner);
+        let (Some(owner), true, false) = (owner, good, known) else { return false };
         lock(&self.oracle).rotten.insert(block.0);
-        let bit = self.sched.with_rng(|rng| rng.index(4096 * 8));
-        disk.rot(page, bit);
-        self.sched.after(
-            400 * MS,
-            Ev::Undo(Undo::Rot { node, block: block.0, bit, was: Digest::of(&disk.page(page, false)) }),
-        );
+        let rot = rot.then(|| {
+            let bit = self.sched.with_rng(|rng| rng.index(4096 * 8));
+            disk.rot(page, bit);
+            (bit, Digest::of(&disk.page(page, false)[..]))
+        });
+        disk.set_bad(page, rot.is_none());
+        let hot = image.is_hot(block, 1);
+        self.sched.after(400 * MS, Ev::Undo(Undo::Mend(Spoilt { node, block: block.0, rot, hot })));
         if let Some(mirror) = self.mirror_of(owner) {
             self.spawn(owner, move || {
                 let _ = mirror.read(block, &mut [0; 4096]);
             });
         }
         true
+    }
+
+    fn mend(&self, spoilt: Spoilt) {
+        let (disk, page) = (self.machine(spoilt.node).disk.clone(), self.data_page(spoilt.block));
+        let repaired = match spoilt.rot {
+            Some((bit, was)) => !disk.unrot(page, bit, |data| Digest::of(data) == was),
+            None => !disk.is_bad(page),
+        };
+        disk.set_bad(page, false);
+        let mut oracle = lock(&self.oracle);
+        oracle.rotten.remove(&spoilt.block);
+        if repaired {
+            oracle.count("repaired");
+            oracle.count(if spoilt.hot { "repaired-hot" } else { "repaired-cold" });
+            oracle.count(if spoilt.rot.is_some() { "repaired-rot" } else { "repaired-unreadable" });
+        }
+    }
+
+    /// A disk is well again; a node that gave its copy up meanwhile is started again.
+    fn repair(self: &Arc<Self>, owner: Owner) {
+        let Some(switch) = self.with_life(owner, |life| life.switch.clone()) else { return };
+        let now = self.clock(owner.node);
+        let gave_up = self
+            .mirror_of(owner)
+            .and_then(|mirror| mirror.with_machine(|machine| machine.view(now)))
+            .is_none_or(|view| view.role == Role::Failed);
+        if switch.has_failed() || gave_up {
+            let mut oracle = lock(&self.oracle);
+            oracle.count(if switch.has_failed() { "disk-failed" } else { "disk-was-full" });
+            drop(oracle);
+            let loss = if switch.has_failed() { self.loss() } else { Loss::Nothing };
+            self.kill(owner.node, loss);
+            self.restart_later(owner.node);
+        } else {
+            switch.set_full(false);
+            switch.fail_after(u64::MAX);
+        }
+    }
+
+    fn crash_again(self: &Arc<Self>, node: usize, left: u64) {
+        let loss = if self.range(0, 1) == 0 { Loss::Nothing } else { self.loss() };
+        self.kill(node, loss);
+        let back = self.range(10 * MS, 300 * MS);
+        self.sched.after(back, Ev::Start { node });
+        if left > 0 {
+            let lives = self.range(MS, 900 * MS);
+            self.sched.after(back + lives, Ev::Undo(Undo::CrashAgain { node, left: left - 1 }));
+        }
     }
 
     pub fn operator(&self, node: usize, operator: Operator) {
@@ -245,15 +378,10 @@ impl World {
                 }
             }
             Undo::Connect(node) => self.operator(node, Operator::Connect),
-            Undo::Rot { node, block, bit, was } => {
-                let (disk, page) = (self.machine(node).disk.clone(), self.data_page(block));
-                if Digest::of(&disk.page(page, false)) == was {
-                    disk.rot(page, bit);
-                } else {
-                    lock(&self.oracle).count("repaired");
-                }
-                lock(&self.oracle).rotten.remove(&block);
-            }
+            Undo::Mend(spoilt) => self.mend(spoilt),
+            Undo::Repair(owner) => self.repair(owner),
+            Undo::CrashAgain { node, left } => self.crash_again(node, left),
+            Undo::Blackout => self.blackout(),
         }
         self.sched.note("-", "heals", (0, 0), || format!("{undo:?}"));
     }
@@ -265,8 +393,10 @@ impl World {
             self.undo(Undo::WitnessCut(node));
             self.undo(Undo::SlowDisk(node));
             self.machine(node).paused_until = 0;
-            if let Some(life) = &self.machine(node).up {
-                life.switch.arm(u64::MAX);
+            let up = self.machine(node).up.as_ref().map(|life| (life.owner, life.switch.clone()));
+            if let Some((owner, switch)) = up {
+                switch.arm(u64::MAX);
+                self.repair(owner);
             }
             self.sched.after(MS, Ev::Start { node });
             self.undo(Undo::Connect(node));

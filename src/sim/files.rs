@@ -117,7 +117,17 @@ impl Files {
         let what = self.rng.below(100);
         let now = self.world.sched.now();
         self.world.sched.note(NAMES[self.owner.node], "file-op", (what, now), String::new);
-        self.chosen(what).map_err(|error| format!("file operation {what}: {error}"))
+        let issued = lock(&self.world.oracle).model.issued();
+        match self.chosen(what) {
+            // The host's disk is full: nothing happened, and nothing was acknowledged.
+            Err(FsError::NoSpace) => {
+                let mut oracle = lock(&self.world.oracle);
+                oracle.model.retract(issued);
+                oracle.count("no-room");
+                Ok(())
+            }
+            done => done.map_err(|error| format!("file operation {what}: {error}")),
+        }
     }
 
     /// Tells the model of an acknowledgement; one that reached a node which was replaced in the meantime is no news.
@@ -134,7 +144,7 @@ impl Files {
 
     /// What was read may be told to somebody.
     fn may_answer(&self) -> bool {
-        self.is_server() && self.world.mirror_of(self.owner).is_some_and(|mirror| mirror.may_answer())
+        self.is_server() && self.world.may_answer(self.owner)
     }
 
     fn chosen(&mut self, what: u64) -> Done {
@@ -250,11 +260,29 @@ impl Files {
         for _ in 0..8 {
             match self.fs.write(&self.ctx(), ino, offset, data, false) {
                 Err(FsError::WouldBlock) => self.fs.store().writeback(true)?,
+                Err(FsError::NoSpace) => return self.no_room(id, ino),
                 done => return done,
             }
         }
         self.fs.store().sync()?;
-        self.fs.write(&self.ctx(), ino, offset, data, false)
+        match self.fs.write(&self.ctx(), ino, offset, data, false) {
+            Err(FsError::NoSpace) => self.no_room(id, ino),
+            done => done,
+        }
+    }
+
+    /// A write found no room: the file may hold a part of it.
+    fn no_room(&self, id: Id, ino: Ino) -> Done {
+        let len = usize::try_from(self.fs.getattr(ino)?.rec.size).unwrap_or(0);
+        let content = self.fs.read(ino, 0, len)?;
+        let mut oracle = lock(&self.world.oracle);
+        oracle.count("no-room");
+        let taken = oracle.model.cut_short(id, content);
+        drop(oracle);
+        if let Err(why) = taken {
+            self.world.sched.violate(format!("a write without room: {why}"));
+        }
+        Ok(())
     }
 
     fn fsync(&mut self) -> Done {
@@ -338,8 +366,10 @@ impl Files {
         let size = self.rng.below(content.len() as u64 + 5_000);
         content.resize(usize::try_from(size).unwrap_or(0), 0);
         lock(&self.world.oracle).model.write(id, content);
-        self.fs.setattr(&self.ctx(), ino, SetAttr { size: Some(size), ..SetAttr::default() })?;
-        Ok(())
+        match self.fs.setattr(&self.ctx(), ino, SetAttr { size: Some(size), ..SetAttr::default() }) {
+            Err(FsError::NoSpace) => self.no_room(id, ino),
+            done => done.map(|_| ()),
+        }
     }
 
     fn read_check(&mut self) -> Done {

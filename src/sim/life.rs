@@ -48,6 +48,7 @@ impl World {
         let disk = LifeDisk { disk, switch: switch.clone() };
         match self.open(owner, disk, &switch) {
             Ok(()) | Err(ImageError::Disk(DiskError::Dead)) => {}
+            Err(_) if switch.has_failed() => {}
             Err(error) => {
                 self.sched.violate(format!("{}: the image does not open: {error}", NAMES[owner.node]))
             }

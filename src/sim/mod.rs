@@ -12,6 +12,7 @@ mod faults;
 mod files;
 mod life;
 mod model;
+mod mutations;
 mod net;
 mod options;
 mod oracle;
@@ -26,6 +27,7 @@ mod witness;
 mod world;
 
 pub use faults::KINDS as FAULTS;
+pub use mutations::{BOTH_LOGS, MUTATIONS, Mutation, RECEIVER_LOG, mutation};
 pub use options::{Options, Outcome};
 pub use pool::run_many;
 pub use run::run;

@@ -178,9 +178,29 @@ impl Model {
         self.since.push(change);
     }
 
+    /// Changes of names since the last commit.
+    pub fn issued(&self) -> usize {
+        self.since.len()
+    }
+
+    /// The changes from the `issued`th on were refused: they did not happen.
+    pub fn retract(&mut self, issued: usize) {
+        self.since.truncate(issued);
+        self.now = self.stable.clone();
+        self.since.iter().for_each(|change| self.now.apply(change));
+    }
+
     /// A new content of a file is about to be written.
     pub fn write(&mut self, id: Id, content: Vec<u8>) {
         self.files.entry(id).or_insert_with(|| File { versions: vec![Vec::new()] }).versions.push(content);
+    }
+
+    /// The last write was done in part: what the file holds now.
+    pub fn cut_short(&mut self, id: Id, content: Vec<u8>) -> Result<(), String> {
+        let Some(file) = self.files.get_mut(&id) else { return Err("no such file".to_string()) };
+        file.check(&content)?;
+        file.versions.push(content);
+        Ok(())
     }
 
     pub fn content(&self, id: Id) -> &[u8] {

@@ -15,6 +15,8 @@ pub const DATA_OFFSET_PAGES: u64 = crate::format::HEAD_BYTES / 4096;
 pub struct Options {
     pub seed: u64,
     pub mutations: Mutations,
+    /// Look only at what happens to data, not at the rules that prevent it: shows that a mutation does harm.
+    pub effects_only: bool,
     /// How many of the last events to keep in words.
     pub shown: usize,
 }
@@ -45,8 +47,12 @@ pub struct Plan {
     pub faults_until: u64,
     /// Usual time between two faults, nanoseconds.
     pub fault_every: u64,
-    /// Activity log slots of the images.
-    pub al_slots: u32,
+    /// Activity log slots of the images: the smaller log leaves an extent while the peer still has it un-flushed.
+    pub al_slots: [u32; 2],
+    /// Clocks may break their promise: whoever trusts them alone is excused, nobody else.
+    pub bad_clocks: bool,
+    /// Look only at what happens to data, not at the rules that prevent it.
+    pub effects_only: bool,
 }
 
 impl Plan {
@@ -62,7 +68,12 @@ impl Plan {
             ghosts: rng.permille(400),
             faults_until: SECOND * rng.range(50, 90),
             fault_every: SECOND * rng.range(2, 5),
-            al_slots: u32::try_from(rng.range(6, 12)).unwrap_or(8),
+            al_slots: std::array::from_fn(|_| {
+                let slots = if rng.permille(700) { rng.range(6, 12) } else { 24 };
+                u32::try_from(slots).unwrap_or(8)
+            }),
+            bad_clocks: rng.permille(100),
+            effects_only: options.effects_only,
         }
     }
 }

@@ -153,8 +153,8 @@ fn template(al_slots: u32) -> Result<Arc<SimDisk>, String> {
     Ok(disk)
 }
 
-fn machine(node: usize, al_slots: u32, rng: &mut Rng) -> Result<Machine, String> {
-    let disk = template(al_slots)?.copy();
+fn machine(node: usize, plan: &Plan, rng: &mut Rng) -> Result<Machine, String> {
+    let disk = template(plan.al_slots[node])?.copy();
     let medium: Arc<dyn Disk> = Arc::new(LifeDisk { disk: disk.clone(), switch: Switch::new() });
     let name = || -> Result<(), ImageError> {
         let image = Image::open(medium, &OpenOptions::read_write())?;
@@ -162,14 +162,15 @@ fn machine(node: usize, al_slots: u32, rng: &mut Rng) -> Result<Machine, String>
         image.close()
     };
     name().map_err(|error| error.to_string())?;
-    let drift = i64::try_from(rng.range(0, 2 * 9_000)).unwrap_or(0) - 9_000;
+    let most = if plan.bad_clocks { 50_000 } else { 9_000 };
+    let drift = i64::try_from(rng.range(0, 2 * most)).unwrap_or(0) - i64::try_from(most).unwrap_or(0);
     let file = StateFile { incarnation: first_state(node).incarnation, v: 1, unusable: false };
-    Ok(Machine { disk, file, lives: 0, up: None, paused_until: 0, drift, conn: None })
+    Ok(Machine { disk, file, lives: 0, up: None, paused_until: 0, drift, skew: 0, conn: None })
 }
 
 fn build(plan: Plan, mut rng: Rng, shown: usize) -> Result<Arc<World>, String> {
-    let a = machine(0, plan.al_slots, &mut rng)?;
-    let b = machine(1, plan.al_slots, &mut rng)?;
+    let a = machine(0, &plan, &mut rng)?;
+    let b = machine(1, &plan, &mut rng)?;
     let mut witness = SimWitness::new(VOLUME, WITNESS);
     let state = first_state(0);
     if let Some(record) = state.record {
@@ -188,6 +189,8 @@ fn build(plan: Plan, mut rng: Rng, shown: usize) -> Result<Arc<World>, String> {
         oracle: Mutex::new(Oracle::default()),
         data_offset: super::options::DATA_OFFSET_PAGES,
         over: std::sync::atomic::AtomicBool::new(false),
+        spree_until: std::sync::atomic::AtomicU64::new(0),
+        old_heartbeats: Mutex::default(),
         until: std::sync::atomic::AtomicU64::new(0),
     }))
 }

@@ -20,14 +20,15 @@ use super::world::{MS, NAMES, World};
 pub const REGISTERS: usize = 48;
 /// First block after the filesystem.
 pub const FS_BLOCKS: u64 = 12 * 1024;
-/// Blocks of the data area: four extents hold registers.
-pub const DATA_BLOCKS: u64 = FS_BLOCKS + 6 * 1024;
+/// Extents behind the filesystem: more than the smaller activity logs have slots.
+const REGISTER_EXTENTS: u64 = 12;
+pub const DATA_BLOCKS: u64 = FS_BLOCKS + REGISTER_EXTENTS * 1024;
 /// Tasks that write registers.
 pub const WRITERS: usize = 2;
 
 /// Where a register lies: spread over the extents behind the filesystem.
 pub fn register(index: usize) -> BlockNo {
-    let (extent, place) = (index as u64 % 6, index as u64 / 6);
+    let (extent, place) = (index as u64 % REGISTER_EXTENTS, index as u64 / REGISTER_EXTENTS);
     BlockNo(FS_BLOCKS + extent * 1024 + place * 3)
 }
 
@@ -145,7 +146,7 @@ impl Server {
         while self.wish() == Wish::Serve {
             let pause = self.world.sched.with_rng(|rng| rng.range(5 * MS, 90 * MS));
             self.env.sleep(pause)?;
-            if self.wish() != Wish::Serve || self.is_frozen() {
+            if self.wish() != Wish::Serve || self.is_frozen() || self.world.in_spree() {
                 continue;
             }
             if let Err(error) = files.step() {
@@ -156,13 +157,13 @@ impl Server {
         Ok(())
     }
 
-    /// An error is right only if the node lost the right to serve (or died).
+    /// An error is right only if the node lost the right to serve, its disk, or its life.
     fn failed(&self, what: &str, error: &str) -> Result<(), End> {
         if self.env.halted() {
             return Err(End::Halted);
         }
         self.note("gives-up", || format!("{what}: {error}"));
-        if !error.contains("may not serve") {
+        if !error.contains("may not serve") && !self.env.switch.has_failed() {
             self.world.sched.violate(format!("{}: {what}: {error}", NAMES[self.owner.node]));
         }
         Ok(())
@@ -225,7 +226,8 @@ impl Server {
 
     fn write_some(&self, writer: usize) -> Result<(), Halted> {
         self.env.wait_for(WISH, &mut || lock(&self.serving).open)?;
-        let pause = self.world.sched.with_rng(|rng| rng.range(2 * MS, 160 * MS));
+        let most = if self.world.in_spree() { 6 } else { 160 };
+        let pause = self.world.sched.with_rng(|rng| rng.range(2 * MS, most * MS));
         self.env.sleep(pause)?;
         let works = {
             let mut serving = lock(&self.serving);
@@ -239,6 +241,7 @@ impl Server {
             self.world.sched.wake(self.owner, Some(WRITING));
             match done {
                 Err(BlocksError::Stopped) => self.env.sleep(20 * MS)?,
+                Err(_) if self.env.switch.has_failed() => {}
                 Err(error) if !self.env.halted() => {
                     self.world.sched.violate(format!("{}: register: {error}", NAMES[self.owner.node]));
                 }
@@ -253,6 +256,7 @@ impl Server {
         let (index, what) = self.world.sched.with_rng(|rng| (rng.index(REGISTERS / WRITERS), rng.below(10)));
         let block = register(index * WRITERS + writer);
         match what {
+            _ if self.world.in_spree() => self.write_value(block, |data| blocks.write(block, data), false),
             0 => self.flush_registers(),
             1 | 2 => {
                 let expected = lock(&self.world.oracle).registers.newest(block);
@@ -260,7 +264,7 @@ impl Server {
                 if let (Some(read), Some(expected)) = (read, expected)
                     && read != [expected]
                     && self.wish() == Wish::Serve
-                    && self.mirror.may_answer()
+                    && self.world.may_answer(self.owner)
                 {
                     let text = format!("block {} reads {read:?} after {expected} was written", block.0);
                     self.world.sched.violate(text);

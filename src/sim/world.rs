@@ -25,6 +25,8 @@ pub const SECOND: u64 = 1_000 * MS;
 pub const NAMES: [&str; 2] = ["A", "B"];
 /// Heartbeat paths.
 const PATHS: u8 = 2;
+/// Heartbeats remembered for replaying: about a minute of both nodes.
+const OLD_HEARTBEATS: usize = 600;
 
 /// What happens at a moment.
 pub enum Ev {
@@ -74,6 +76,8 @@ pub struct Machine {
     pub paused_until: u64,
     /// Rate of the clock against true time, parts per million.
     pub drift: i64,
+    /// How far it jumped ahead.
+    pub skew: u64,
     pub conn: Option<u64>,
 }
 
@@ -89,6 +93,10 @@ pub struct World {
     pub data_offset: u64,
     /// The run is over: everybody unwinds.
     pub over: std::sync::atomic::AtomicBool,
+    /// Until this moment the registers are written fast and nobody flushes.
+    pub spree_until: std::sync::atomic::AtomicU64,
+    /// Heartbeats on their way or long gone.
+    pub old_heartbeats: Mutex<std::collections::VecDeque<(usize, PathId, Heartbeat)>>,
     /// The conductor's next turn.
     pub until: std::sync::atomic::AtomicU64,
 }
@@ -123,12 +131,17 @@ impl World {
         let now = self.sched.now();
         let drift = self.machine(node).drift;
         let shift = i128::from(now) * i128::from(drift) / 1_000_000;
-        Moment(u64::try_from(i128::from(now) + shift).unwrap_or(now))
+        let skew = self.machine(node).skew;
+        Moment(u64::try_from(i128::from(now) + shift).unwrap_or(now) + skew)
     }
 
     /// Runs `act` on the life if it is still the one that is up.
     pub fn with_life<T>(&self, owner: Owner, act: impl FnOnce(&mut Life) -> T) -> Option<T> {
         self.machine(owner.node).up.as_mut().filter(|life| life.owner == owner).map(act)
+    }
+
+    pub fn in_spree(&self) -> bool {
+        self.sched.now() < self.spree_until.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     /// Somebody is mounted.
@@ -386,12 +399,30 @@ impl World {
 
     pub fn heartbeat(&self, owner: Owner, heartbeat: Heartbeat) {
         let to = 1 - owner.node;
+        {
+            let mut old = lock(&self.old_heartbeats);
+            old.push_back((to, PathId(0), heartbeat));
+            if old.len() > OLD_HEARTBEATS {
+                old.pop_front();
+            }
+        }
         for path in 0..PATHS {
             let copies = self.sched.with_rng(|rng| lock(&self.net).datagram(to, rng));
             for after in copies {
                 self.sched.after(after, Ev::Datagram { to, path: PathId(path), heartbeat });
             }
         }
+    }
+
+    /// Somebody who listened sends old heartbeats again, in any order.
+    pub fn replay(&self) -> bool {
+        let old: Vec<_> = lock(&self.old_heartbeats).iter().copied().collect();
+        for _ in 0..30.min(old.len()) {
+            let (which, after) = self.sched.with_rng(|rng| (rng.index(old.len()), rng.below(2 * SECOND)));
+            let (to, path, heartbeat) = old[which];
+            self.sched.after(after, Ev::Datagram { to, path, heartbeat });
+        }
+        !old.is_empty()
     }
 
     /// A cut healed: what was held back moves on after a retransmission.
