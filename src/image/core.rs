@@ -76,6 +76,8 @@ pub(super) struct Core {
     pub confirmed: u64,
     /// Slots that a caller could not get.
     pub demand: usize,
+    /// Hot extents that whoever waits for slots needs besides: they are no room.
+    pub kept: std::collections::BTreeSet<u64>,
     pub differs: Bitmap,
     pub to_copy: Bitmap,
     pub summary: BTreeMap<u64, Vec<SummaryEntry>>,
@@ -203,9 +205,11 @@ impl Core {
         }
         if found.len() < wanted {
             self.demand = self.demand.max(wanted);
+            self.kept.extend(keep);
             return Err(ImageError::SlotsBusy);
         }
         self.demand = 0;
+        self.kept.clear();
         Ok(found)
     }
 
@@ -216,9 +220,10 @@ impl Core {
 
     /// Slots that are free or saved, and how many should be.
     fn reserve(&self, locks: &Arc<RangeLocks>) -> (usize, usize) {
-        // One under a lock cannot go, so it does not count where someone waits for a slot.
-        let stays =
-            |s: &Slot| self.demand > 0 && locks.is_held(ExtentNo(s.extent).first_block(), ExtentNo::BLOCKS);
+        // One under a lock cannot go, nor can one that the waiting operation needs as well: they do not count where
+        // someone waits for a slot.
+        let held = |s: &Slot| locks.is_held(ExtentNo(s.extent).first_block(), ExtentNo::BLOCKS);
+        let stays = |s: &Slot| self.demand > 0 && (held(s) || self.kept.contains(&s.extent));
         let ready =
             |slot: &&Option<Slot>| slot.as_ref().is_none_or(|s| !s.pinned && self.is_ready(s) && !stays(s));
         let have = self.slots.iter().filter(ready).count();
@@ -230,7 +235,9 @@ impl Core {
         let (have, want) = self.reserve(locks);
         let mut old: Vec<(u64, u64)> = Vec::new();
         if have < want {
-            let unsaved = |s: &&Slot| !s.pinned && s.pending == 0 && !self.is_ready(s);
+            let unsaved = |s: &&Slot| {
+                !s.pinned && s.pending == 0 && !self.is_ready(s) && !self.kept.contains(&s.extent)
+            };
             old.extend(self.slots.iter().flatten().filter(unsaved).map(|s| (s.used, s.extent)));
             old.sort_unstable();
             old.truncate(want - have);

@@ -95,6 +95,7 @@ impl Image {
             open_epoch: 2,
             confirmed: 0,
             demand: 0,
+            kept: std::collections::BTreeSet::new(),
             differs: Bitmap::new(geometry.block_count()),
             to_copy: Bitmap::new(geometry.block_count()),
             summary: BTreeMap::new(),

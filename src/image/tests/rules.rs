@@ -164,6 +164,25 @@ fn a_block_that_the_medium_cannot_read_is_repaired_like_a_rotten_one() {
 }
 
 #[test]
+fn a_range_that_is_hot_in_part_gets_its_other_slot_without_holding_a_lock() {
+    let image = open(&disk(80 << 20, None, 4));
+    let slots = image.slot_count();
+    for extent in 0..slots {
+        write(&image, extent * 1024 + 1023, 1);
+    }
+    flush(&image);
+    // The last extent and the next one: the first of the two is no room for the second.
+    let first = BlockNo(slots * 1024 - 1);
+    let got = (0..4).any(|_| {
+        let hot = image.make_hot(first, 2);
+        assert!(matches!(hot, Ok(()) | Err(ImageError::SlotsBusy)), "{hot:?}");
+        flush(&image);
+        hot.is_ok()
+    });
+    assert!(got && image.is_hot(first, 2));
+}
+
+#[test]
 fn rot_of_a_cold_extent_is_not_suspect_and_not_blessed() {
     let disk = disk(40 << 20, None, 4);
     let image = open(&disk);
