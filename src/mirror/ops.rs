@@ -78,11 +78,26 @@ impl Mirror {
             self.unlock(guard);
             match done {
                 Ok(done) => return Ok(done),
-                Err(Undone::Failed(error)) => return Err(error),
+                Err(Undone::Failed(error)) => {
+                    self.notice_failure(&error);
+                    return Err(error);
+                }
                 Err(Undone::SlotsBusy) => self.flush()?,
             }
         }
         Err(BlocksError::Io("the activity log has no slot left although all members flushed".to_string()))
+    }
+
+    /// An image that stopped before anything was issued: the machine must know, or it serves on from a dead disk.
+    fn notice_failure(&self, error: &BlocksError) {
+        if *error != BlocksError::Stopped && self.image.failure().is_some() {
+            let op = {
+                let mut core = self.lock();
+                core.next_op += 1;
+                OpId(core.next_op - 1)
+            };
+            self.deliver(Event::LocalFailed { op });
+        }
     }
 
     /// Makes the extents hot, for the body of `locked`.

@@ -43,11 +43,14 @@ impl Env for Impatient {
     }
 }
 
-/// Holds every operation.
-struct Holding;
+/// Holds every operation, and remembers what it was told.
+#[derive(Default)]
+struct Holding(Arc<Mutex<Vec<Event>>>);
 
 impl Machine for Holding {
-    fn step(&mut self, _: Moment, _: Event, _: &mut Vec<Action>) {}
+    fn step(&mut self, _: Moment, event: Event, _: &mut Vec<Action>) {
+        self.0.lock().unwrap().push(event);
+    }
     fn next_timeout(&self) -> Option<Moment> {
         None
     }
@@ -56,8 +59,8 @@ impl Machine for Holding {
     }
 }
 
-fn full_log() -> Arc<Image> {
-    let disk: Arc<dyn Disk> = Arc::new(MemDisk::new(80 << 20));
+fn full_log(medium: &Arc<MemDisk>) -> Arc<Image> {
+    let disk: Arc<dyn Disk> = medium.clone();
     let reason = GenReason::Made;
     let state = State {
         volume: VolumeId(7),
@@ -91,11 +94,27 @@ fn full_log() -> Arc<Image> {
 #[test]
 fn a_write_holds_no_lock_while_the_members_flush_for_its_slot() {
     let env = Arc::new(Impatient::default());
-    let mirror = Mirror::new(full_log(), env.clone(), Box::new(Holding), Mutations::default()).unwrap();
+    let image = full_log(&Arc::new(MemDisk::new(80 << 20)));
+    let mirror = Mirror::new(image, env.clone(), Box::<Holding>::default(), Mutations::default()).unwrap();
     env.mirror.set(Arc::downgrade(&mirror)).unwrap();
     assert_eq!(mirror.write(WANTED, &[1; BlockNo::SIZE]), Err(BlocksError::Stopped));
     assert_eq!(*env.free.lock().unwrap(), vec![true], "a flush waited, and the block could be copied");
     assert_eq!(mirror.discard(WANTED, 1), Err(BlocksError::Stopped));
     assert_eq!(mirror.pin_hot(WANTED, 1), Err(BlocksError::Stopped));
     assert_eq!(*env.free.lock().unwrap(), vec![true; 3]);
+}
+
+#[test]
+fn a_disk_that_fails_before_anything_is_issued_is_told_to_the_machine() {
+    let medium = Arc::new(MemDisk::new(80 << 20));
+    let (env, machine) = (Arc::new(Impatient::default()), Holding::default());
+    let told = machine.0.clone();
+    let mirror =
+        Mirror::new(full_log(&medium), env.clone(), Box::new(machine), Mutations::default()).unwrap();
+    env.mirror.set(Arc::downgrade(&mirror)).unwrap();
+    mirror.image().confirm(mirror.image().flush().unwrap());
+    mirror.image().confirm(mirror.image().flush().unwrap());
+    medium.fail_flushes();
+    assert!(matches!(mirror.write(WANTED, &[1; BlockNo::SIZE]), Err(BlocksError::Io(_))));
+    assert!(matches!(told.lock().unwrap().last(), Some(Event::LocalFailed { .. })));
 }

@@ -187,7 +187,7 @@ impl World {
                 switch.set_full(true);
                 self.sched.after(while_, Ev::Undo(Undo::Repair(owner)));
             }
-            "disk-fails" => {
+            "disk-fails" if !switch.has_failed() => {
                 self.with_life(owner, |life| life.loss = loss);
                 switch.fail_after(self.range(0, 60));
                 self.sched.after(SECOND + while_, Ev::Undo(Undo::Repair(owner)));
