@@ -73,6 +73,24 @@ impl Image {
         Ok(out)
     }
 
+    /// Reads as a mount without a peer would after it settled what a crash left: a suspect block is what its content is.
+    /// For readers that change nothing; a block that is rotten for another reason stays an error.
+    pub fn read_as_settled(&self, first: BlockNo, out: &mut [u8]) -> Result<(), ImageError> {
+        match self.read(first, out) {
+            Err(ImageError::Rotten { .. }) => {}
+            other => return other,
+        }
+        for (block, part) in (first.0..).map(BlockNo).zip(out.chunks_exact_mut(BlockNo::SIZE)) {
+            match self.read(block, part) {
+                Err(ImageError::Rotten { .. }) if self.is_suspect(block) => {
+                    self.disk.read_at(self.geometry.block_at(block.0), part)?;
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the content of a suspect block as it is: only when no peer can tell. Counted. The extent must be hot.
     pub fn bless(&self, guard: &RangeGuard, block: BlockNo) -> Result<(), ImageError> {
         self.check_range(block, 1)?;

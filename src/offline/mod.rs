@@ -43,7 +43,9 @@ impl Volume {
         // redb asserts on some bytes that it does not expect; damaged bytes are an answer here, not a crash.
         let opened = catch_unwind(AssertUnwindSafe(|| tables::open(image, &sup)));
         let opened = opened.unwrap_or_else(|_| Err("the tables are not readable".to_string()))?;
-        let read = |block: BlockNo, out: &mut [u8]| image.read(block, out).map_err(|error| error.to_string());
+        let read = |block: BlockNo, out: &mut [u8]| {
+            image.read_as_settled(block, out).map_err(|error| error.to_string())
+        };
         let (records, mut log_problems) = log::replay(&sup, &opened.meta, &read);
         let mut tables = Layered { base: opened.stored, changes: std::collections::BTreeMap::new() };
         for record in &records {
@@ -79,14 +81,14 @@ pub fn superblock(image: &Image) -> Result<(FsSuper, Option<String>), String> {
 
 fn slot_of(image: &Image, slot: u64) -> Result<FsSuper, String> {
     let mut head = vec![0; BLOCK];
-    image.read(BlockNo(slot), &mut head).map_err(|error| error.to_string())?;
+    image.read_as_settled(BlockNo(slot), &mut head).map_err(|error| error.to_string())?;
     let (first, needed) = FsSuper::peek(&head).ok_or("no superblock")?;
     if first.checked_add(needed as u64).is_none_or(|end| end > image.block_count()) {
         return Err("its continuation lies outside the image".into());
     }
     let mut cont = vec![0; needed * BLOCK];
     if needed > 0 {
-        image.read(BlockNo(first), &mut cont).map_err(|error| error.to_string())?;
+        image.read_as_settled(BlockNo(first), &mut cont).map_err(|error| error.to_string())?;
     }
     FsSuper::decode(&head, &cont).ok_or_else(|| "its hash does not match".to_string())
 }

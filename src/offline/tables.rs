@@ -149,7 +149,7 @@ impl Chunks {
         let mut page = vec![0; BLOCK];
         if let Some(first) = self.map.get(&(index / CHUNK_BLOCKS)) {
             let block = BlockNo(first.saturating_add(index % CHUNK_BLOCKS));
-            self.image.read(block, &mut page).map_err(io::Error::other)?;
+            self.image.read_as_settled(block, &mut page).map_err(io::Error::other)?;
         }
         Ok(page)
     }
