@@ -300,12 +300,13 @@ impl Core {
         if self.is_record_full() {
             return Ok(Step::Full);
         }
+        let tail = self.growing_tail(ino)?;
         let mut homes = Vec::new();
         let mut moved = false;
         'runs: for (first, len) in runs {
             let small = fsync && len < LARGE as u64;
             for (at, piece) in pieces(&self.layers(None), ino, first, first + len)? {
-                for (at, piece, owned) in self.split_owned(at, piece) {
+                for (at, piece, owned) in self.split_owned(at, piece, tail) {
                     if small || owned {
                         let fits = self.payload_room().min(piece.count());
                         if fits > 0 {
@@ -348,11 +349,11 @@ impl Core {
     }
 
     /// Splits a piece where blocks change between log-owned and not.
-    fn split_owned(&self, at: u64, piece: Piece) -> Vec<(u64, Piece, bool)> {
+    fn split_owned(&self, at: u64, piece: Piece, tail: Option<u64>) -> Vec<(u64, Piece, bool)> {
         let Piece::Mapped { start, count, unwritten } = piece else { return vec![(at, piece, false)] };
         let mut parts: Vec<(u64, Piece, bool)> = Vec::new();
         for n in 0..count {
-            let owned = self.is_owned(start.plus(n));
+            let owned = self.is_owned(start.plus(n)) || tail == Some(at + n);
             match parts.last_mut() {
                 Some((_, Piece::Mapped { count, .. }, known)) if *known == owned => *count += 1,
                 _ => parts.push((at + n, Piece::Mapped { start: start.plus(n), count: 1, unwritten }, owned)),
@@ -468,6 +469,7 @@ impl Core {
         let (clean, live, times) = (file.pages.is_empty(), file.size, file.times);
         let Some(rec) = self.recorded_inode(&self.layers(None), ino)? else { return Ok(()) };
         let size = if clean { live } else { rec.size.max(live.min(done)) };
+        let size = if self.rules().size_ahead { live } else { size };
         if size != rec.size || times.is_some() {
             let mut change = Change::default();
             self.edit_inode(&mut change, ino, |rec| {

@@ -132,6 +132,16 @@ impl Core {
         ino
     }
 
+    #[cfg(test)]
+    pub(super) fn rules(&self) -> super::rules::Rules {
+        self.rules
+    }
+
+    #[cfg(not(test))]
+    pub(super) fn rules(&self) -> super::rules::Rules {
+        super::rules::Rules::default()
+    }
+
     /// The inode as the log knows it.
     pub(super) fn recorded_inode(&self, layers: &Layers<'_>, ino: Ino) -> Result<Option<InodeRec>, FsError> {
         read_inode(layers, ino)

@@ -8,6 +8,7 @@ use crate::format::{ExtentRec, InodeRec, TableId, key_ino, key_pair, second_of_k
 
 use super::FsError;
 use super::core::{Change, Core};
+use super::data::BLOCK;
 use super::overlay::Layers;
 use super::store::corrupt;
 
@@ -194,6 +195,18 @@ impl Core {
             })?;
         }
         Ok(())
+    }
+
+    /// The file block with the recorded end, if the file grows out of it. Its new content goes through the log: the
+    /// record of the new size may be stable before anything that is written home beside it.
+    pub(super) fn growing_tail(&self, ino: Ino) -> Result<Option<u64>, FsError> {
+        if self.rules().tail_goes_home {
+            return Ok(None);
+        }
+        let Some(live) = self.files.get(&ino).map(|file| file.size) else { return Ok(None) };
+        let rec = self.recorded_inode(&self.layers(None), ino)?;
+        let size = rec.map_or(0, |rec| rec.size);
+        Ok((live > size && !size.is_multiple_of(BLOCK)).then_some(size / BLOCK))
     }
 
     /// Changes the inode record inside a change.

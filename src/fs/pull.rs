@@ -34,6 +34,9 @@ impl Store {
 
     /// Takes along the data of files whose new name or cut waits in the open transaction.
     pub(super) fn settle_pulls(&self) -> Result<(), FsError> {
+        if self.rules().skip_pulls {
+            return Ok(());
+        }
         for _ in 0..8 {
             let due: BTreeSet<Ino> = {
                 let mut core = self.core_write();

@@ -13,6 +13,12 @@ pub(super) struct Rules {
     pub(super) skip_fresh_flush: bool,
     /// W25: freed blocks are reused although somebody still reads them.
     pub(super) ignore_readers: bool,
+    /// New content of the block that holds the recorded end goes home beside the record of the new size.
+    pub(super) tail_goes_home: bool,
+    /// The recorded size runs ahead of the data.
+    pub(super) size_ahead: bool,
+    /// A rename or a cut to nothing is recorded without the data that was written before.
+    pub(super) skip_pulls: bool,
     /// W21: discards may still run when the blocks are reused.
     pub(super) late_discard: bool,
 }
