@@ -14,6 +14,10 @@
 //!
 //! Who may use whom is held by the `tidy` test; ARCHITECTURE.md says why.
 
+// Tests that also run as integration targets name the crate as those do.
+#[cfg(test)]
+extern crate self as twinfs;
+
 pub mod base;
 pub mod cli;
 pub mod cluster;

@@ -1,5 +1,8 @@
 //! Tests of the storage engine: its rules one by one, and against a model under power cuts.
 
+#[allow(dead_code, reason = "shared with the integration target `crash`")]
+pub(crate) mod crash;
+mod crash_properties;
 mod damage;
 mod limits;
 pub(crate) mod mem;
