@@ -21,7 +21,7 @@ use super::locks::lock;
 use super::overlay::Overlay;
 use super::space::Runs;
 use super::store::{Store, corrupt};
-use super::tables::{FREE, META, META_LOG, Snapshot, definition, redb_error};
+use super::tables::{FREE, META, META_LOG, Snapshot, definition, guarded, redb_error};
 
 /// Free runs of at least this many blocks are discarded: 1 MiB.
 const DISCARD_MIN: u64 = 256;
@@ -88,7 +88,7 @@ impl Store {
         };
         let Some(batch) = batch else { return Ok(()) };
         self.latch(write_runs(self.blocks().as_ref(), &batch.payload))?;
-        let stored = self.store_batch(&batch).and_then(|()| Snapshot::take(&self.db));
+        let stored = guarded(|| self.store_batch(&batch).and_then(|()| Snapshot::take(&self.db)));
         let snapshot = match stored {
             Ok(snapshot) => snapshot,
             Err(error) => {

@@ -25,7 +25,7 @@ use super::log::{Ring, find_later, find_record};
 use super::overlay::Overlay;
 use super::space::Space;
 use super::store::{FormatOptions, Store, StoreOptions, corrupt};
-use super::tables::{FREE, META, META_LOG, Snapshot, definition, redb_error};
+use super::tables::{FREE, META, META_LOG, Snapshot, Tables, definition, redb_error};
 
 /// Smallest volume: 8 MiB.
 pub const VOLUME_BLOCKS_MIN: u64 = 2048;
@@ -138,7 +138,7 @@ impl Store {
             tokens: Tokens::default(),
             gate: RwLock::default(),
             chunks,
-            db,
+            db: Tables::new(db),
             log_id: sup.log_id,
             ring_first: sup.ring_first,
             block_count: sup.block_count,
@@ -190,7 +190,7 @@ fn first_tables(
 }
 
 /// The newest whole superblock slot, with a geometry that fits the device.
-fn read_super(blocks: &dyn Blocks) -> Result<FsSuper, FsError> {
+pub(super) fn read_super(blocks: &dyn Blocks) -> Result<FsSuper, FsError> {
     let mut best: Option<FsSuper> = None;
     for slot in 0..2 {
         let mut head = Pages::zeroed(1);

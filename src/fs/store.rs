@@ -5,8 +5,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use redb::Database;
-
 use crate::base::Ino;
 use crate::format::{CHUNK_BLOCKS, ChainHash, Dirent, InodeRec, TableId, Time, key_name};
 use crate::image::Blocks;
@@ -17,6 +15,7 @@ use super::core::{self, Core};
 use super::locks::{Shards, Tokens, lock};
 use super::op::Op;
 use super::rules::Rules;
+use super::tables::Tables;
 
 /// Chunks that only operations which make room may use up: 1 MiB.
 const CHUNKS_TO_DELETE: u64 = 4;
@@ -89,7 +88,7 @@ pub struct Store {
     /// Read-held while blocks are read whose addresses were looked up; shut once before freed blocks are reused (W25).
     pub(super) gate: RwLock<()>,
     pub(super) chunks: Chunks,
-    pub(super) db: Database,
+    pub(super) db: Tables,
     pub(super) log_id: u128,
     pub(super) ring_first: u64,
     pub(super) block_count: u64,

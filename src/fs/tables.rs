@@ -1,9 +1,10 @@
 //! The tables in redb: six that operations change, `free` and `meta` that only checkpoints write.
 //!
 //! Decides how redb is named and read. Does not know the log or the overlay. A panic inside redb on foreign bytes is
-//! answered as `Corrupt` where the volume is opened.
+//! answered as `Corrupt`, wherever it is called: nobody who is being served loses the daemon over it.
 
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
@@ -35,6 +36,38 @@ pub(super) fn redb_error(error: impl Into<redb::Error>) -> FsError {
     }
 }
 
+/// Calls redb. It trusts what it reads beyond its checksums and panics where that is wrong; its own state is then left
+/// behind, and every later call fails the same way.
+pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
+    let foreign =
+        |_| Err(FsError::Corrupt("tables: redb does not understand them; run fsck.twinfs".to_string()));
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(foreign)
+}
+
+/// The database. What it panics about while it is closed has been told before.
+pub(super) struct Tables(Option<Database>);
+
+impl Tables {
+    pub(super) fn new(db: Database) -> Tables {
+        Tables(Some(db))
+    }
+}
+
+impl std::ops::Deref for Tables {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("it is taken when it is dropped only")
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+    }
+}
+
 /// The tables as of one checkpoint; stays readable while held.
 pub(super) struct Snapshot {
     tables: [ReadOnlyTable<Bytes, Bytes>; 6],
@@ -57,15 +90,16 @@ impl Snapshot {
     }
 
     pub(super) fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Arc<[u8]>>, FsError> {
-        let found = self.tables[table as usize].get(key).map_err(redb_error)?;
-        Ok(found.map(|guard| Arc::from(guard.value())))
+        guarded(|| {
+            let found = self.tables[table as usize].get(key).map_err(redb_error)?;
+            Ok(found.map(|guard| Arc::from(guard.value())))
+        })
     }
 
     /// The entries in `[from, to)`.
     pub(super) fn range(&self, table: TableId, from: &[u8], to: &[u8]) -> Result<StoredRange, FsError> {
         let to = if to < from { from } else { to };
-        let range = self.tables[table as usize].range(from..to).map_err(redb_error)?;
-        Ok(StoredRange(range))
+        guarded(|| Ok(StoredRange(self.tables[table as usize].range(from..to).map_err(redb_error)?)))
     }
 
     /// The entry with the greatest key in `[from, to`.
@@ -81,10 +115,12 @@ impl Snapshot {
             return Ok(None);
         }
         let bounds: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(from), to);
-        let mut range = self.tables[table as usize].range::<&[u8]>(bounds).map_err(redb_error)?;
-        let Some(entry) = range.next_back() else { return Ok(None) };
-        let (key, value) = entry.map_err(redb_error)?;
-        Ok(Some((key.value().to_vec(), Arc::from(value.value()))))
+        guarded(|| {
+            let mut range = self.tables[table as usize].range::<&[u8]>(bounds).map_err(redb_error)?;
+            let Some(entry) = range.next_back() else { return Ok(None) };
+            let (key, value) = entry.map_err(redb_error)?;
+            Ok(Some((key.value().to_vec(), Arc::from(value.value()))))
+        })
     }
 }
 
@@ -98,8 +134,10 @@ pub(super) struct StoredRange(redb::Range<'static, Bytes, Bytes>);
 
 impl StoredRange {
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, FsError> {
-        let Some(entry) = self.0.next() else { return Ok(None) };
-        let (key, value) = entry.map_err(redb_error)?;
-        Ok(Some((key.value().to_vec(), value.value().to_vec())))
+        guarded(|| {
+            let Some(entry) = self.0.next() else { return Ok(None) };
+            let (key, value) = entry.map_err(redb_error)?;
+            Ok(Some((key.value().to_vec(), value.value().to_vec())))
+        })
     }
 }

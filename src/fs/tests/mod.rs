@@ -4,6 +4,7 @@
 pub(crate) mod crash;
 mod crash_properties;
 mod damage;
+mod foreign;
 mod limits;
 pub(crate) mod mem;
 mod model;
