@@ -15,6 +15,7 @@ use pair::{A, B, World, id};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use twinfs::base::{Members, Span};
 use twinfs::node::{Arbitration, Event, Mutations, Operator, StateWord};
+use twinfs::sim::MUTATIONS;
 use twinfs::wire::Kind;
 
 const PROMISES: &str = "promises I1, I3, I4, I6, I8";
@@ -365,12 +366,6 @@ fn the_model_itself_finds_what_a_broken_protocol_does() {
     }
 }
 
-/// How a mutation is caught: a script that breaks a promise exactly when it is on, or a test of the simulator.
-enum Caught {
-    Script(fn(Mutations) -> bool),
-    Simulator(&'static str),
-}
-
 /// A write that the primary alone has, acknowledged or not; then the secondary takes over.
 fn acknowledged_before_the_peer(mutations: Mutations) -> bool {
     let mut w = World::whole(Arbitration::Witness, mutations);
@@ -506,84 +501,50 @@ fn nobody_asked_the_witness(mutations: Mutations) -> bool {
     w.check().is_err()
 }
 
-type Row = (&'static str, Mutations, Caught);
-
-fn table() -> Vec<Row> {
-    use Caught::{Script, Simulator};
+/// The scripts that break a promise exactly when their mutation is on.
+fn scripts() -> Vec<(&'static str, Mutations, fn(Mutations) -> bool)> {
     let none = Mutations::default();
-    // A flag without a row does not compile.
-    let Mutations {
-        ack_before_peer: _,
-        evict_early: _,
-        mark_only_unacked: _,
-        lease_from_echo_arrival: _,
-        no_session_check: _,
-        solo_ack_before_record: _,
-        flush_local_only: _,
-        ignore_target_marks: _,
-        joiner_first: _,
-        serve_before_copy: _,
-        no_lease: _,
-        no_witness_vote: _,
-    } = none;
-    let script = |caught| Script(caught);
     vec![
-        (
-            "ack_before_peer",
-            Mutations { ack_before_peer: true, ..none },
-            script(acknowledged_before_the_peer),
-        ),
-        (
-            "evict_early",
-            Mutations { evict_early: true, ..none },
-            Simulator("evicting_an_extent_early_is_caught"),
-        ),
-        (
-            "mark_only_unacked",
-            Mutations { mark_only_unacked: true, ..none },
-            Simulator("marking_only_unacknowledged_writes_is_caught"),
-        ),
-        ("lease_from_echo_arrival", Mutations { lease_from_echo_arrival: true, ..none }, script(a_late_echo)),
-        (
-            "no_session_check",
-            Mutations { no_session_check: true, ..none },
-            Simulator("not_checking_the_session_is_caught"),
-        ),
+        ("ack_before_peer", Mutations { ack_before_peer: true, ..none }, acknowledged_before_the_peer),
+        ("lease_from_echo_arrival", Mutations { lease_from_echo_arrival: true, ..none }, a_late_echo),
         (
             "solo_ack_before_record",
             Mutations { solo_ack_before_record: true, ..none },
-            script(acknowledged_before_the_record),
+            acknowledged_before_the_record,
         ),
-        ("flush_local_only", Mutations { flush_local_only: true, ..none }, script(flushed_here_only)),
-        (
-            "ignore_target_marks",
-            Mutations { ignore_target_marks: true, ..none },
-            script(the_targets_own_writes),
-        ),
-        ("joiner_first", Mutations { joiner_first: true, ..none }, script(the_joiner_is_told_first)),
-        ("serve_before_copy", Mutations { serve_before_copy: true, ..none }, script(served_before_the_copy)),
-        ("no_lease", Mutations { no_lease: true, ..none }, script(answered_beside_the_new_primary)),
-        ("no_witness_vote", Mutations { no_witness_vote: true, ..none }, script(nobody_asked_the_witness)),
+        ("flush_local_only", Mutations { flush_local_only: true, ..none }, flushed_here_only),
+        ("ignore_target_marks", Mutations { ignore_target_marks: true, ..none }, the_targets_own_writes),
+        ("joiner_first", Mutations { joiner_first: true, ..none }, the_joiner_is_told_first),
+        ("serve_before_copy", Mutations { serve_before_copy: true, ..none }, served_before_the_copy),
+        ("no_lease", Mutations { no_lease: true, ..none }, answered_beside_the_new_primary),
+        ("no_witness_vote", Mutations { no_witness_vote: true, ..none }, nobody_asked_the_witness),
     ]
+}
+
+/// The flags that are on.
+fn flags_on(mutations: Mutations) -> BTreeSet<String> {
+    format!("{mutations:?}")
+        .split([' ', ',', '{', '}'])
+        .collect::<Vec<_>>()
+        .windows(2)
+        .filter(|pair| pair[1] == "true")
+        .map(|pair| pair[0].trim_end_matches(':').to_string())
+        .collect()
 }
 
 #[test]
 fn every_deliberate_fault_is_caught_somewhere_and_nothing_is_caught_without_one() {
-    let simulator = include_str!("sim.rs");
-    for (name, mutations, caught) in table() {
-        assert!(format!("{mutations:?}").contains(&format!("{name}: true")), "{name}: another flag is on");
-        match caught {
-            Caught::Script(script) => {
-                assert!(!script(Mutations::default()), "{name}: broken without the fault");
-                assert!(script(mutations), "{name}: not caught");
-            }
-            Caught::Simulator(test) => {
-                assert!(simulator.contains(&format!("fn {test}(")), "{name}: no such test");
-                assert!(
-                    simulator.contains(&format!("{name}: true")),
-                    "{name}: the simulator does not use it"
-                );
-            }
-        }
+    let mut caught = BTreeSet::new();
+    for (name, mutations, script) in scripts() {
+        assert_eq!(flags_on(mutations), BTreeSet::from([name.to_string()]));
+        assert!(!script(Mutations::default()), "{name}: broken without the fault");
+        assert!(script(mutations), "{name}: not caught");
+        caught.insert(name.to_string());
     }
+    // The simulator's own test sees each of these.
+    for bug in MUTATIONS {
+        caught.extend(flags_on(bug.on));
+    }
+    let all = format!("{:?}", Mutations::default()).matches(": false").count();
+    assert_eq!(caught.len(), all, "a flag that no script and no run of the simulator catches: {caught:?}");
 }

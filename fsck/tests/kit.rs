@@ -38,6 +38,7 @@ pub fn state(members: Members) -> State {
         bitmap_base: Generation(5),
         full: false,
         resync: ResyncMark::None,
+        diverged: false,
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: Vec::new(),

@@ -24,6 +24,7 @@ fn member(node: NodeId, resync: ResyncMark) -> State {
         bitmap_base: Generation(5),
         full: false,
         resync,
+        diverged: false,
         boot_epoch: 1,
         peer_boot_epoch: 1,
         retired: Vec::new(),

@@ -71,6 +71,7 @@ fn full_log(medium: &Arc<MemDisk>) -> Arc<Image> {
         bitmap_base: Generation(5),
         full: false,
         resync: ResyncMark::None,
+        diverged: false,
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: Vec::new(),

@@ -17,6 +17,7 @@ fn state() -> State {
         bitmap_base: Generation(0),
         full: false,
         resync: ResyncMark::None,
+        diverged: false,
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: Vec::new(),
