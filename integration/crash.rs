@@ -1,4 +1,5 @@
-//! Crash consistency at every write, in the process: see `src/fs/tests/crash/mod.rs` for how images are made and judged.
+//! Crash consistency at every write, in the process: see `src/fs/tests/crash/mod.rs` for how images are made and
+//! judged.
 //!
 //! Here they are also shown to the independent checker. TWINFS_LONG=1 enumerates deeper and reaches a million images.
 #![allow(clippy::disallowed_methods, reason = "a test that measures its speed and uses threads")]

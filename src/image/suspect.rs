@@ -73,8 +73,8 @@ impl Image {
         Ok(out)
     }
 
-    /// Reads as a mount without a peer would after it settled what a crash left: a suspect block is what its content is.
-    /// For readers that change nothing; a block that is rotten for another reason stays an error.
+    /// Reads as a mount without a peer would after it settled what a crash left: a suspect block is what its content
+    /// is. For readers that change nothing; a block that is rotten for another reason stays an error.
     pub fn read_as_settled(&self, first: BlockNo, out: &mut [u8]) -> Result<(), ImageError> {
         match self.read(first, out) {
             Err(ImageError::Rotten { .. }) => {}

@@ -163,7 +163,8 @@ fn a_rename_over_a_file_without_fsync_never_leaves_an_empty_one() {
 #[test]
 fn a_file_cut_to_nothing_and_written_again_is_never_seen_empty() {
     // Somebody else's fsync comes after the write: what it makes stable of the cut comes with the data.
-    let words = "create f; write f 0..6000; sync; begin; truncate f 0; write f 0..9000; create other; fsync other; sync";
+    let words = "create f; write f 0..6000; sync; begin; truncate f 0; write f 0..9000; create other; fsync other; \
+                 sync";
     let off = Rules { skip_pulls: true, ..Rules::default() };
     let styles = [Style::Idle, Style::CheckpointBehind];
     holds_by(words, &styles, &[off], &|history, _, found| whole(history, found, "/f"));
@@ -304,7 +305,8 @@ fn a_write_ahead_log_holds_every_commit_that_was_synced() {
 fn pages_are_never_older_than_their_fsync() {
     let words = "create table; write table 0..128K; create control; write control 0..8K; sync; checkpoint; begin; \
                  write table 8K..16K; write table 64K..72K; fsync table; create control.new; write control.new 0..8K; \
-                 fsync control.new; rename control.new control; fsync control; fsync .; write table 8K..24K; fsync table";
+                 fsync control.new; rename control.new control; fsync control; fsync .; write table 8K..24K; \
+                 fsync table";
     holds(words, &|history, _, found| whole(history, found, "/control"));
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Decides what is acceptable. Names and attributes: exactly those of one moment, not before the last promise and not
 //! behind the last write on the image (operations reach the disk in order). Content of a file: each sector as it was in
-//! some version not older than the last promise for that file, the size one of those versions' or, while it grew, a whole
-//! number of blocks between two; never zeros or foreign bytes in their stead.
+//! some version not older than the last promise for that file, the size one of those versions' or, while it grew, a
+//! whole number of blocks between two; never zeros or foreign bytes in their stead.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

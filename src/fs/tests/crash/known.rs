@@ -32,8 +32,8 @@ const C: [(&str, &str, &str); 42] = [
     // All attributes were lost with the one removed.
     (
         "C06",
-        "create foo; setxattr foo user.a 1; setxattr foo user.b 2; setxattr foo user.c 3; sync; removexattr foo user.b; \
-         fsync foo",
+        "create foo; setxattr foo user.a 1; setxattr foo user.b 2; setxattr foo user.c 3; sync; \
+         removexattr foo user.b; fsync foo",
         "foo",
     ),
     // The second half of a file with two names was lost.
@@ -164,7 +164,8 @@ const C: [(&str, &str, &str); 42] = [
     // The target of a rename was lost with its source.
     (
         "N01",
-        "mkdir A; create A/bar; fsync A/bar; mkdir B; create B/bar; rename B/bar A/bar; create A/foo; fsync A/foo; fsync A",
+        "mkdir A; create A/bar; fsync A/bar; mkdir B; create B/bar; rename B/bar A/bar; create A/foo; \
+         fsync A/foo; fsync A",
         "A/bar A/foo !B/bar",
     ),
     (

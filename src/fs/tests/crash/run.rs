@@ -1,8 +1,8 @@
 //! Runs a workload on a real filesystem and writes its history: what reached the disk, what the tree was when, and what
 //! was promised to be stable.
 //!
-//! Decides what counts as a promise. Invariants: after each operation the live tree is compared nowhere here (`judge` and
-//! the model test do that); an operation that the model allows must succeed.
+//! Decides what counts as a promise. Compares nothing (`judge` and `model` do). Invariant: an operation that the model
+//! allows must succeed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

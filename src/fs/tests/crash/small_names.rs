@@ -1,7 +1,8 @@
 //! Every small workload over few names: what the known bugs have in common is that two or three operations and a sync
 //! are enough.
 //!
-//! Decides the bounds: two directories, names that meet each other, a handful of ranges, a promise behind each operation.
+//! Decides the bounds: two directories, names that meet each other, a handful of ranges, a promise behind each
+//! operation.
 
 use super::run::Start;
 use super::tree::Tree;
@@ -14,14 +15,15 @@ pub const SETUP: &str = "mkdir A; mkdir B; create foo; create A/foo; write foo 0
 const OPS: &str = "create bar; create A/bar; create B/foo; mkdir C; mkdir A/C; symlink t bar; symlink t A/bar; \
     mkfifo A/bar; link foo bar; link foo A/bar; link A/foo B/foo; link A/foo A/bar; link A/foo bar; \
     unlink foo; unlink A/foo; unlink bar; unlink A/bar; unlink B/foo; rmdir B; rmdir C; rmdir A/C; \
-    rename foo bar; rename foo A/foo; rename A/foo foo; rename A/foo A/bar; rename A/foo B/foo; rename foo A/bar; \
-    rename A B; rename A C; rename B A/C; rename bar foo; rename A/bar A/foo; rename B/foo A/foo; exchange foo A/foo; \
-    exchange A B; write foo 7000..7500; write foo 7000..12K; write foo 0..4K; write foo 1000..5000; write foo 20K..24K; write foo 6K..10K; \
-    write foo 0..160K; write A/foo 8K..12K; write A/foo 0..4K; write bar 0..4K; write A/bar 0..6000; \
-    write B/foo 0..4K; truncate foo 3000; truncate foo 20K; truncate foo 0; truncate A/foo 4K; punch foo 3000..6000; \
-    punch foo 0..8K; zero foo 2000..12K; zero-keep-size foo 4K..16K; allocate foo 4K..20K; \
-    allocate-keep-size foo 8K..16K; setxattr foo user.b 2; setxattr A/foo user.a 3; removexattr foo user.a; \
-    chmod foo 600; chmod A 700";
+    rename foo bar; rename foo A/foo; \
+    rename A/foo foo; rename A/foo A/bar; rename A/foo B/foo; rename foo A/bar; rename A B; rename A C; \
+    rename B A/C; rename bar foo; rename A/bar A/foo; rename B/foo A/foo; exchange foo A/foo; exchange A B; \
+    write foo 7000..7500; write foo 7000..12K; write foo 0..4K; write foo 1000..5000; write foo 20K..24K; \
+    write foo 6K..10K; write foo 0..160K; write A/foo 8K..12K; write A/foo 0..4K; write bar 0..4K; \
+    write A/bar 0..6000; write B/foo 0..4K; truncate foo 3000; truncate foo 20K; truncate foo 0; \
+    truncate A/foo 4K; punch foo 3000..6000; punch foo 0..8K; zero foo 2000..12K; zero-keep-size foo 4K..16K; \
+    allocate foo 4K..20K; allocate-keep-size foo 8K..16K; setxattr foo user.b 2; setxattr A/foo user.a 3; \
+    removexattr foo user.a; chmod foo 600; chmod A 700";
 
 /// What may follow an operation. `x` stands for the path it touched, `x/..` for its directory.
 const PROMISES: [&str; 5] = ["fsync x", "fsync x/..", "sync", "fdatasync x", "fsync A"];

@@ -1,7 +1,7 @@
 //! Workloads in words: `mkdir A; create A/foo; write A/foo 0..4K; fsync A; rename A/foo A/bar`.
 //!
-//! Decides the notation, in which workloads are listed and failures are printed. A path `@x` names the inode that `hold`
-//! opened; sizes take a K or M; `begin` starts the recording (what came before is stable and not cut).
+//! Decides the notation, in which workloads are listed and failures are printed. A path `@x` names the inode that
+//! `hold` opened; sizes take a K or M; `begin` starts the recording (what came before is stable and not cut).
 
 use std::fmt;
 
