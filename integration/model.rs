@@ -501,8 +501,11 @@ fn nobody_asked_the_witness(mutations: Mutations) -> bool {
     w.check().is_err()
 }
 
+/// A mutation by name, and whether what it does is seen in a run with the given ones.
+type Script = (&'static str, Mutations, fn(Mutations) -> bool);
+
 /// The scripts that break a promise exactly when their mutation is on.
-fn scripts() -> Vec<(&'static str, Mutations, fn(Mutations) -> bool)> {
+fn scripts() -> Vec<Script> {
     let none = Mutations::default();
     vec![
         ("ack_before_peer", Mutations { ack_before_peer: true, ..none }, acknowledged_before_the_peer),

@@ -12,8 +12,11 @@ use crate::options::Repair;
 use crate::plausible::plausible;
 use crate::tree::{Head, TableInfo};
 
+/// A decoder by name.
+type Decoder = (&'static str, fn(&[u8]));
+
 /// Every decoder of bytes on disk.
-const DECODERS: &[(&str, fn(&[u8]))] = &[
+const DECODERS: &[Decoder] = &[
     ("label", |b| {
         let _ = (Label::decode(b), Label::has_magic(b), Label::claimed_version(b));
     }),

@@ -44,11 +44,14 @@ struct Inner<E> {
     trace: Trace,
 }
 
+/// Where a task waits for its turn, and its thread while it runs.
+type Task = (Arc<Seat>, Option<JoinHandle<()>>);
+
 /// Time, queue, tasks, chance and trace of one run.
 pub struct Sched<E> {
     inner: Mutex<Inner<E>>,
     conductor: Arc<Seat>,
-    seats: Mutex<Vec<(Arc<Seat>, Option<JoinHandle<()>>)>>,
+    seats: Mutex<Vec<Task>>,
 }
 
 impl<E> Sched<E> {
