@@ -161,16 +161,12 @@ async fn promote(running: &Running, volume: Arc<Volume>, peer_is_down: bool) -> 
         return refusal;
     }
     volume.order(Operator::Promote { peer_is_down });
-    let limit = match volume.view() {
-        Some(view) if view.connected => ROLE_LIMIT,
-        // Without a witness and without a word nothing but the passing of time can help.
-        Some(view) if running.witness.is_none() && !peer_is_down => {
-            let left = view.reason.until.map_or(Span::ZERO, |until| until.since(clock::now()));
-            (left + AFTERWARDS).as_duration().min(patience(running))
-        }
-        _ => patience(running),
-    };
-    if wait_until(&volume, limit, serves).await {
+    // A peer that goes away while it is asked answers no more.
+    let alone = |volume: &Volume| volume.view().is_none_or(|view| !view.connected);
+    wait_until(&volume, ROLE_LIMIT, |volume| serves(volume) || alone(volume)).await;
+    if serves(&volume)
+        || (alone(&volume) && wait_until(&volume, limit_alone(running, &volume, peer_is_down), serves).await)
+    {
         return Reply::done(format!("{name}: is primary now"));
     }
     let connected = volume.view().is_some_and(|v| v.connected);
@@ -182,6 +178,18 @@ async fn promote(running: &Running, volume: Arc<Volume>, peer_is_down: bool) -> 
     };
     let text = format!("{name}: did not become primary: {why}{hint}");
     Reply::new(if connected { Verdict::TryAgain } else { Verdict::NoRight }, text)
+}
+
+/// How long a promotion without the peer may take.
+fn limit_alone(running: &Running, volume: &Volume, peer_is_down: bool) -> Duration {
+    match volume.view() {
+        // Without a witness and without a word nothing but the passing of time can help.
+        Some(view) if running.witness.is_none() && !peer_is_down => {
+            let left = view.reason.until.map_or(Span::ZERO, |until| until.since(clock::now()));
+            (left + AFTERWARDS).as_duration().min(patience(running))
+        }
+        _ => patience(running),
+    }
 }
 
 /// The answer to an order that would change the primary by agreement while the witness is silent: halfway through, the
