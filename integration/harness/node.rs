@@ -211,13 +211,18 @@ impl Node {
         );
     }
 
-    /// Sends a signal to the processes inside whose command line contains `part`; panics if there is none.
+    /// Sends a signal to the processes inside whose command line contains `part`; panics if there is none. What is
+    /// killed is gone when this returns: it holds no lock any more.
     #[track_caller]
     pub fn signal(&self, part: &str, signal: Signal) {
         let pids = self.pids_of(part);
         assert!(!pids.is_empty(), "{}: no process runs `{part}`", self.name);
-        for pid in pids {
-            let _ = kill(Pid::from_raw(pid), signal);
+        for pid in &pids {
+            let _ = kill(Pid::from_raw(*pid), signal);
+        }
+        if signal == Signal::SIGKILL {
+            let gone = wait_for(Duration::from_secs(10), || pids.iter().all(|pid| is_gone(*pid)));
+            assert!(gone, "{}: `{part}` does not end", self.name);
         }
     }
 
@@ -233,6 +238,12 @@ impl Node {
     pub fn drop_nothing(&self) {
         let _ = self.run(&["nft", "delete table inet cut"]);
     }
+}
+
+/// Whether a process has let go of its files and locks: those go after its memory, and before it is a zombie.
+fn is_gone(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.trim_start().starts_with(['Z', 'X']))
 }
 
 impl Drop for Node {
