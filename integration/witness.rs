@@ -202,7 +202,7 @@ fn what_cannot_start_says_why_in_one_line_with_its_exit_code() {
         args
     };
     refused(&with_key(&place.dir.join("key")), 78, "this is the cluster's key");
-    refused(&with_key(&place.dir.join("none")), 78, "No such file");
+    refused(&with_key(&place.dir.join("none")), 78, "is missing");
     let loose = place.dir.join("loose.key");
     std::fs::copy(place.dir.join("witness.key"), &loose).unwrap();
     std::fs::set_permissions(&loose, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
