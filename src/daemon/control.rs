@@ -5,7 +5,7 @@
 //! gets an answer.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -240,9 +240,21 @@ async fn switchover(running: &Running, volume: Arc<Volume>) -> Reply {
     let reached = move |v: &Volume| {
         if was_here { !is_serving(v) && v.view().is_some_and(|view| view.peer_serving) } else { serves(v) }
     };
-    if wait_until(&volume, ROLE_LIMIT, reached).await {
-        let to = if was_here { peer.as_str() } else { running.name(running.me) };
+    // Whoever served stopped, and serves again: a step failed, and the change was called off.
+    let stopped = AtomicBool::new(false);
+    let called_off = |v: &Volume| {
+        let as_before = if was_here { serves(v) } else { v.view().is_some_and(|view| view.peer_serving) };
+        stopped.fetch_or(!as_before, Ordering::Relaxed) && as_before
+    };
+    let ended = wait_until(&volume, ROLE_LIMIT, |v| reached(v) || called_off(v)).await;
+    let to = if was_here { peer.as_str() } else { running.name(running.me) };
+    if reached(&volume) {
         return Reply::done(format!("{name}: {to} is primary now, after {}", clock::now().since(began)));
+    }
+    if ended {
+        let text =
+            format!("{name}: called off, the primary is what it was: {to} did not answer in time; try again");
+        return Reply::new(Verdict::TryAgain, text);
     }
     Reply::new(Verdict::TryAgain, format!("{name}: not handed over yet: {}", reason(&volume)))
 }

@@ -4,6 +4,7 @@
 //! panic in its own bookkeeping of freed pages, when a checkpoint commits; that ends the process.
 #![allow(clippy::disallowed_methods, reason = "a case runs in a process of its own")]
 
+use std::io::Write;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ fn serve(blocks: &Arc<MemBlocks>) -> bool {
     op.put_xattr(Ino(30), b"user.x", b"1");
     good &= op.finish().is_ok();
     good &= store.sync().is_ok();
-    eprintln!("{COMMITS}");
+    writeln!(std::io::stderr(), "{COMMITS}").unwrap();
     good &= store.checkpoint().is_ok();
     good &= store.close().is_ok();
     good
@@ -71,7 +72,7 @@ fn foreign_bytes_in_the_tables_end_in_an_error_and_never_in_a_panic() {
                     let copy = blocks.copy();
                     copy.poke(home.0, &damaged(&page, damage));
                     let noticed = !serve(&copy);
-                    return println!("noticed: {noticed}");
+                    return writeln!(std::io::stdout(), "noticed: {noticed}").unwrap();
                 }
                 Ok(_) => {}
                 Err(_) => {
