@@ -79,7 +79,7 @@ impl Store {
         self.read_with(ino, offset, len, <[u8]>::to_vec)
     }
 
-    /// `read`, with the bytes given to `then` where they lie.
+    /// `read`, with the bytes given to `then` where they lie. No lock is held meanwhile: `then` may change things.
     pub fn read_with<T>(
         &self,
         ino: Ino,
@@ -88,17 +88,22 @@ impl Store {
         then: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, FsError> {
         let gate = self.gate_read();
-        let (mut out, homes, skip, take) = {
+        let found = {
             let core = self.core_read();
             let size = core.live_file(ino)?.size;
             let end = offset.saturating_add(len as u64).min(size);
-            if offset >= end {
-                return Ok(then(&[]));
+            if offset < end {
+                let (first, last) = block_span(offset, end);
+                let mut out = Pages::zeroed((last - first) as usize);
+                let homes = core.gather(ino, first, &mut out)?;
+                Some((out, homes, (offset - first * BLOCK) as usize, (end - offset) as usize))
+            } else {
+                None
             }
-            let (first, last) = block_span(offset, end);
-            let mut out = Pages::zeroed((last - first) as usize);
-            let homes = core.gather(ino, first, &mut out)?;
-            (out, homes, (offset - first * BLOCK) as usize, (end - offset) as usize)
+        };
+        let Some((mut out, homes, skip, take)) = found else {
+            drop(gate);
+            return Ok(then(&[]));
         };
         for (index, block, count) in homes {
             let range = index * BlockNo::SIZE..(index + count) * BlockNo::SIZE;

@@ -673,3 +673,15 @@ fn many_threads_at_once_end_with_what_each_wrote() {
     }
     assert_eq!(again.dirents_after(Ino::ROOT, 0, 1000).unwrap().len(), 4);
 }
+
+/// The mount notes the access time and answers there: with a lock held it waited for itself, at the end of a file.
+#[test]
+fn who_gets_the_bytes_of_a_read_may_change_things_also_at_the_end() {
+    let (_, store) = fresh();
+    let ino = create(&store, b"f");
+    store.write(ino, 0, &[1; 5000], NOW).unwrap();
+    for (offset, len) in [(0, 5000), (4000, 5000), (5000, 1), (1 << 40, 10), (0, 0)] {
+        let free = |_: &[u8]| store.core.try_write().is_ok() && store.gate.try_write().is_ok();
+        assert!(store.read_with(ino, offset, len, free).unwrap(), "{len} bytes from {offset}");
+    }
+}
