@@ -240,10 +240,13 @@ impl Node {
     }
 }
 
-/// Whether a process has let go of its files and locks: those go after its memory, and before it is a zombie.
+/// Whether a process has let go of its files and locks: those go after its memory, and with its last thread; the first
+/// one may be a zombie long before.
 fn is_gone(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.trim_start().starts_with(['Z', 'X']))
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |all| all.count());
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+    state.is_empty() || (threads <= 1 && state.starts_with(['Z', 'X']))
 }
 
 impl Drop for Node {
