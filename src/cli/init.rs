@@ -247,6 +247,7 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
             service_timeout: crate::base::Span::from_secs(60),
             failback: None,
             write_ack: config::WriteAck::Fsync,
+            scrub: Some(config::Volume::SCRUB),
         }],
     };
     let text = config.render();

@@ -27,6 +27,7 @@ mod sync;
 pub mod umount;
 pub mod updown;
 mod usage;
+mod verify;
 pub mod witness;
 
 use std::ffi::OsString;
@@ -118,6 +119,8 @@ pub enum Verb {
     Umount(umount::Args),
     /// Start the daemon in the background
     Up(updown::UpArgs),
+    /// Look whether both copies are as they should be, while they are in use
+    Verify(verify::Args),
     /// Keep one record per volume for two nodes elsewhere; needs no root and no data
     Witness(witness::Args),
 }
@@ -151,6 +154,7 @@ impl Verb {
             Verb::Switchover(args) => roles::switchover(args, output),
             Verb::Sync(args) => sync::run(args, output),
             Verb::Up(args) => updown::up(args, output),
+            Verb::Verify(args) => verify::run(args, output),
             Verb::Witness(args) => witness::run(args, output),
         }
     }

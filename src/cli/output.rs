@@ -26,9 +26,9 @@ impl Exit {
     pub const USAGE: Exit = Exit(2);
     /// The daemon does not run.
     pub const NOT_RUNNING: Exit = Exit(3);
-    /// `status` only: serving, but not redundant.
+    /// `status`: serving, but not redundant. `verify`: something was wrong, and is repaired.
     pub const DEGRADED: Exit = Exit(4);
-    /// `status` only: not serving anywhere, or diverged.
+    /// `status`: not serving anywhere, or diverged. `verify`: something is wrong.
     pub const BROKEN: Exit = Exit(5);
     /// Refused: it would lose data.
     pub const WOULD_LOSE_DATA: Exit = Exit(6);
@@ -49,8 +49,8 @@ impl Exit {
         (Exit::FAILED, "tried and failed"),
         (Exit::USAGE, "wrong command line"),
         (Exit::NOT_RUNNING, "the daemon is not running"),
-        (Exit::DEGRADED, "status: serving, but a failure now would stop it"),
-        (Exit::BROKEN, "status: not serving, or diverged"),
+        (Exit::DEGRADED, "status: a failure now would stop it; verify: repaired"),
+        (Exit::BROKEN, "status: not serving, or diverged; verify: not repaired"),
         (Exit::WOULD_LOSE_DATA, "refused: it would lose data"),
         (Exit::NO_RIGHT, "no right to become primary"),
         (Exit::PEER_UNREACHABLE, "the peer or the witness cannot be reached"),

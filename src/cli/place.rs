@@ -70,7 +70,8 @@ impl RunDir {
     }
 }
 
-fn exit_of(verdict: Verdict) -> Exit {
+/// The exit code for how a request ended.
+pub fn exit_of(verdict: Verdict) -> Exit {
     match verdict {
         Verdict::Done => Exit::DONE,
         Verdict::Failed => Exit::FAILED,

@@ -148,6 +148,15 @@ fn lines(volume: &VolumeStatus, peer: &str, output: &Output) -> Vec<String> {
     if volume.dirty_blocks > 0 && volume.resync_total_blocks.is_none() {
         say("to copy", &format!("{} that {peer} may lack", bytes(volume.dirty_blocks * 4096)));
     }
+    if let Some(run) = &volume.verify {
+        say("verify", &run.line());
+    } else if let Some(last) = volume.verified.as_ref().filter(|last| last.wrong() > 0) {
+        say("verify", &format!("the last one, of {}", last.line()));
+    }
+    if volume.repaired_blocks + volume.lost_blocks > 0 {
+        let (repaired, lost) = (volume.repaired_blocks, volume.lost_blocks);
+        say("rot", &format!("{repaired} blocks repaired, {lost} on no copy any more (\"twinfs events\")"));
+    }
     let here = if volume.mounted { "mounted here" } else { "not mounted here" };
     say("mount", &format!("{} ({here})", volume.mount));
     say("image", &format!("{} ({} for data)", volume.image, bytes(volume.size_bytes)));

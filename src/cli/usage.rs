@@ -23,7 +23,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("role", "see \"twinfs status\""),
     ("cstate", "see \"twinfs status\""),
     ("dstate", "see \"twinfs status\""),
-    ("verify", "every block is checked against its digest whenever it is read"),
+    ("scrub", "\"twinfs verify --local\" looks through this node's copy"),
     ("hb_takeover", "say \"twinfs promote\" here"),
     ("hb_standby", "say \"twinfs switchover\" here"),
     ("start", "say \"twinfs up\""),

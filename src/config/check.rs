@@ -241,6 +241,11 @@ fn volume(name: &str, values: &Values, nodes: &[Node; 2], reader: &mut Reader) -
             Some("strict") => WriteAck::Strict,
             _ => WriteAck::Fsync,
         },
+        scrub: match values.get("scrub") {
+            Some(Value::Span(span)) => Some(*span),
+            Some(_) => None,
+            None => Some(Volume::SCRUB),
+        },
     })
 }
 

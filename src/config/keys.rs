@@ -27,6 +27,8 @@ pub enum Kind {
     TextPerNode,
     /// A duration with its unit, milliseconds at least and at most.
     Duration { min_ms: u64, max_ms: u64 },
+    /// The same, or `never`.
+    DurationOrNever { min_ms: u64, max_ms: u64 },
     /// A size with its unit, bytes at least and at most.
     Size { min: u64, max: u64 },
     /// One of these words.
@@ -137,6 +139,13 @@ pub const KEYS: &[Key] = &[
         Kind::Choice(&["fsync", "strict"]),
         Some("fsync"),
         "when write(2) returns",
+    ),
+    key(
+        Section::Volume,
+        "scrub",
+        Kind::DurationOrNever { min_ms: 10_000, max_ms: 31_536_000_000 },
+        Some("7d"),
+        "how often each node looks through its copy",
     ),
 ];
 

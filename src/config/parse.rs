@@ -256,6 +256,10 @@ fn read_value(key: &Key, value: &DeValue<'_>) -> Result<Value, String> {
         Kind::PathPerNode => per_node(value, |p| path(p).map(str::to_string)),
         Kind::TextPerNode => per_node(value, device),
         Kind::Duration { min_ms, max_ms } => duration(text(value)?, min_ms, max_ms),
+        Kind::DurationOrNever { min_ms, max_ms } => match text(value)? {
+            "never" => Ok(Value::Text("never".to_string())),
+            given => duration(given, min_ms, max_ms).map_err(|why| format!("{why}, or \"never\"")),
+        },
         Kind::Size { min, max } => size(text(value)?, min, max),
         Kind::Choice(choices) => choice(key, text(value)?, choices),
         Kind::HostPort => host_port(text(value)?).map(Value::HostPort),

@@ -90,6 +90,8 @@ pub struct Volume {
     /// The node that becomes primary again when it is back and in sync; `None`: the primary stays where it is.
     pub failback: Option<NodeId>,
     pub write_ack: WriteAck,
+    /// How often each node looks through its own copy; `None`: never by itself.
+    pub scrub: Option<Span>,
 }
 
 /// When write(2) returns.
@@ -161,6 +163,9 @@ impl Cluster {
 }
 
 impl Volume {
+    /// Unless told otherwise.
+    pub const SCRUB: Span = Span::from_secs(7 * 24 * 3600);
+
     pub fn image_on(&self, node: NodeId) -> &PathBuf {
         &self.image[usize::from(node.index())]
     }

@@ -85,6 +85,8 @@ impl Lines {
             volume.failback.map_or("never", |id: NodeId| nodes[usize::from(id.index())].name.as_str());
         self.key(Section::Volume, "failback", quoted(failback));
         self.key(Section::Volume, "write_ack", quoted(volume.write_ack.as_str()));
+        let scrub = volume.scrub.map_or("never".to_string(), format_span);
+        self.key(Section::Volume, "scrub", quoted(scrub));
     }
 }
 

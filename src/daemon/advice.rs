@@ -123,6 +123,13 @@ fn advice(volume: &VolumeStatus, around: &Around<'_>) -> Vec<String> {
             "if {peer} is down for good: \"twinfs connect --enrol-witness {name}\" makes the witness know it"
         ));
     }
+    if volume.lost_blocks > 0 {
+        say(format!(
+            "restore the files that \"twinfs events {name}\" names from a backup: both disks lost a part of them"
+        ));
+    } else if volume.is_damaged() {
+        say("\"twinfs verify --repair\" on the primary repairs what the last verify found".into());
+    }
     for service in volume.services.iter().filter(|service| service.state == "failed") {
         say(format!(
             "find out why {} fails (\"twinfs events {name}\" and its own log); start it by hand",

@@ -13,14 +13,15 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::base::{NodeId, Span};
-use crate::node::{Operator, Role, StateWord};
+use crate::node::{Operator, Role, StateWord, Task};
 use crate::services::adopt;
 use crate::sys::clock;
 
+use super::orders;
 use super::peer;
 use super::protocol::{LINE_BYTES_MAX, Reply, Request, Verdict};
 use super::runtime::{Running, can_hand_over, is_serving, wait_until};
-use super::status::{NodeStatus, VolumeStatus, WitnessStatus};
+use super::status::{NodeStatus, VerifyStatus, VolumeStatus, WitnessStatus};
 use super::volume::Volume;
 use super::witness_watch::WitnessWatch;
 
@@ -92,6 +93,13 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
             let entries = tokio::task::spawn_blocking(read).await.unwrap_or_default();
             let events = entries.iter().map(|entry| entry.json(running.journal.names())).collect();
             Reply { events, ..Reply::done("") }
+        }
+        Request::Verify { volume, local, repair } => {
+            let task = Task { local, repair };
+            each(running, volume.as_deref(), async |v| orders::verify(running, &v, task)).await
+        }
+        Request::StopVerify { volume } => {
+            each(running, volume.as_deref(), async |v| orders::stop_verify(&v)).await
         }
         Request::Sync { volume } => each(running, volume.as_deref(), sync).await,
         Request::AdoptedChanged { volume } => each(running, Some(&volume), |v| adopted(running, v)).await,
@@ -372,6 +380,9 @@ fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
     let heard = volume.heard.load(Ordering::Relaxed);
     status.peer_heard_ms = (heard > 0).then(|| since(crate::base::Moment(heard)));
     status.generation = image.state().gens.last().map(|entry| entry.id.to_string());
+    let (repaired, lost) = volume.mirror.rot();
+    (status.repaired_blocks, status.lost_blocks) = (repaired, lost.len() as u64);
+    status.verified = volume.verify.last();
     let Some(view) = volume.view() else { return status };
     status.role = role_word(view.role).to_string();
     status.state = view.state.to_string();
@@ -394,6 +405,7 @@ fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
     status.witness_seen_ms = view.witness_seen.map(since);
     status.witness_unknown =
         running.witness.as_ref().is_some_and(|watch| watch.seen().unknown.contains(&volume.id));
+    status.verify = view.verify.as_ref().map(VerifyStatus::running);
     status.demoted = view.demoted;
     status.disconnected = view.disconnected;
     status.refused = running.refused(&volume.name);

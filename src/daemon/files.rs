@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::base::BlockNo;
 use crate::config;
 use crate::fs::{Fs, Store, StoreOptions};
 use crate::image::Blocks;
@@ -131,6 +132,10 @@ struct Open {
 impl Served for Open {
     fn sync(&self) -> Result<(), String> {
         self.fs.store().sync().map_err(|e| e.to_string())
+    }
+
+    fn whose(&self, block: BlockNo) -> Option<String> {
+        self.fs.whose(block).ok().map(|whose| whose.to_string())
     }
 
     fn abort(&self) {

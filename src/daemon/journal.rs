@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::base::NodeId;
 use crate::events::{Entry, Event, Names, Severity};
 use crate::history::History;
-use crate::node::Notice;
+use crate::node::{Finding, Notice, Trouble, VerifyEnd};
 use crate::sys::clock;
 
 /// Entries kept in memory.
@@ -75,8 +75,9 @@ impl Journal {
     }
 }
 
-/// The event for a node's notice, `v` being the newest version of the record; `None`: it is shown in the state only.
-pub fn event_of(notice: Notice, me: NodeId, v: u64) -> Option<Event> {
+/// The event for a node's notice, `v` being the newest version of the record, `file` what lies in the block that it is
+/// about; `None`: it is shown in the state only.
+pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Option<Event> {
     let peer = me.other();
     Some(match notice {
         Notice::Decided { text, .. } => Event::Compared { text },
@@ -111,6 +112,30 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64) -> Option<Event> {
         // Passes within seconds; shown in the state as long as it lasts.
         Notice::WitnessSuspect { text } if text.starts_with("enrolment waits") => return None,
         Notice::WitnessSuspect { text } => Event::TakeoverRefused { reason: format!("the witness: {text}") },
+        Notice::Found(finding) => return Some(found(finding, me, file)),
+        Notice::Verified { progress, end } => match end {
+            VerifyEnd::Finished => {
+                let tally = progress.tally;
+                let repaired = Some(tally.repaired);
+                Event::VerifyFinished { blocks: tally.blocks, wrong: tally.found(), repaired }
+            }
+            VerifyEnd::Stopped => Event::VerifyStopped { reason: "as asked for".to_string() },
+            VerifyEnd::Moved => {
+                Event::VerifyStopped { reason: "the primary is the other node now, verify there".to_string() }
+            }
+        },
         Notice::Fault { text } => Event::Fault { text },
     })
+}
+
+fn found(finding: Finding, me: NodeId, file: Option<String>) -> Event {
+    let (block, repaired) = (finding.block.0, finding.repaired);
+    match finding.trouble {
+        Trouble::Rotten if repaired => Event::BlockRepaired { block, from: me.other(), file },
+        Trouble::RottenAtPeer if repaired => Event::BlockRepaired { block, from: me, file },
+        Trouble::Rotten => Event::BlockRotten { block, on: me, file },
+        Trouble::RottenAtPeer => Event::BlockRotten { block, on: me.other(), file },
+        Trouble::Lost => Event::BlockUnreadable { block, file },
+        Trouble::Differs => Event::BlockDiffers { block, repaired, file },
+    }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::status::NodeStatus;
+use crate::sys::clock;
 
 /// Longest request or reply.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
@@ -52,6 +53,15 @@ pub enum Request {
     Sync {
         volume: Option<String>,
     },
+    /// Looks through the copies, or goes on with a run of the same kind.
+    Verify {
+        volume: Option<String>,
+        local: bool,
+        repair: bool,
+    },
+    StopVerify {
+        volume: Option<String>,
+    },
     /// The list of adopted directories changed: tell the peer.
     AdoptedChanged {
         volume: String,
@@ -86,11 +96,14 @@ pub struct Reply {
     pub status: Option<NodeStatus>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<serde_json::Value>,
+    /// When it was answered, by the clock of the events.
+    #[serde(default)]
+    pub unix_ms: u64,
 }
 
 impl Reply {
     pub fn new(verdict: Verdict, text: impl Into<String>) -> Reply {
-        Reply { verdict, text: text.into(), status: None, events: Vec::new() }
+        Reply { verdict, text: text.into(), status: None, events: Vec::new(), unix_ms: clock::unix_ms() }
     }
 
     pub fn done(text: impl Into<String>) -> Reply {

@@ -37,7 +37,7 @@ use super::pulse::{self, HeartbeatKeys};
 use super::shell::Outgoing;
 use super::volume::{Shared, Volume};
 use super::witness_watch::WitnessWatch;
-use super::{DaemonError, Options, control, dial, leftovers, witness_watch};
+use super::{DaemonError, Options, control, dial, leftovers, orders, witness_watch};
 
 /// For a hand-over before the daemon stops.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
@@ -302,6 +302,7 @@ fn control_plane(
         tokio::task::spawn_local(pulse::receive(Rc::clone(running), datagrams, keys));
         tokio::task::spawn_local(pulse::watch(Rc::clone(running)));
         tokio::task::spawn_local(witness_watch::watch(Rc::clone(running)));
+        tokio::task::spawn_local(orders::scrub(Rc::clone(running)));
         tokio::task::spawn_local(control::serve(Rc::clone(running), socket));
         notify::ready();
         wait_for_stop(running).await;

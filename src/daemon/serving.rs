@@ -10,7 +10,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::base::Span;
+use crate::base::{BlockNo, Span};
 use crate::events;
 use crate::node::Event;
 use crate::services::address::Addresses;
@@ -29,6 +29,8 @@ const ADDRESS_LIMIT: Duration = Duration::from_secs(2);
 pub trait Served: Send + Sync {
     /// Everything written so far becomes stable on every member.
     fn sync(&self) -> Result<(), String>;
+    /// Whose a block is, for people; `None` if nobody can tell.
+    fn whose(&self, block: BlockNo) -> Option<String>;
     /// Answers every further request with an error, in every mount name space.
     fn abort(&self);
     /// Unmounts, waiting for users at most so long, and makes everything stable unless aborted. `false`: somebody still

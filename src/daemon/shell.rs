@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::base::{Moment, Span, VolumeId};
 use crate::mirror::{Env, Halted, Key, Parking, Payload};
-use crate::node::{LinkId, Notice, Order};
+use crate::node::{LinkId, Notice, Order, VerifyEnd, VerifyProgress};
 use crate::sys::clock;
 use crate::wire::{Heartbeat, Message, WitnessRequest};
 
@@ -31,6 +31,7 @@ pub enum Telling {
     Notice(Notice),
     /// The image's disk failed at this version of the record.
     Unusable(u64),
+    Verify(VerifyProgress, Option<VerifyEnd>),
 }
 
 /// One volume's `Env`.
@@ -127,6 +128,7 @@ impl Env for Shell {
             Order::Thaw => self.reflexes.thaw(),
             Order::RenewAddress { seconds_left } => self.reflexes.renew(seconds_left),
             Order::NoteUnusable { v } => drop(self.tellings.send(Telling::Unusable(v))),
+            Order::NoteVerify { progress, end } => drop(self.tellings.send(Telling::Verify(progress, end))),
             Order::Tell(notice) => drop(self.tellings.send(Telling::Notice(notice))),
         }
     }

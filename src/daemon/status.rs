@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::services::run::ServiceView;
 
 use super::advice;
+pub use super::verify::VerifyStatus;
 
 /// How worried to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -92,6 +93,12 @@ pub struct VolumeStatus {
     pub disconnected: bool,
     /// Why the peer and this node do not talk, if one of them refuses.
     pub refused: Option<String>,
+    /// The verify run that is under way, and how the last one ended.
+    pub verify: Option<VerifyStatus>,
+    pub verified: Option<VerifyStatus>,
+    /// Blocks repaired from the peer since the start, and those that no copy has any more.
+    pub repaired_blocks: u64,
+    pub lost_blocks: u64,
     pub image: String,
     pub size_bytes: u64,
     pub mount: String,
@@ -133,9 +140,15 @@ impl VolumeStatus {
         match self.state.as_str() {
             "diverged" => Health::Broken,
             _ if self.role == "failed" || self.frozen || !somebody_serves => Health::Broken,
+            _ if self.is_damaged() => Health::Degraded,
             "in-sync" if self.services.iter().all(|service| service.state != "failed") => Health::Ok,
             _ => Health::Degraded,
         }
+    }
+
+    /// Some block is not as it should be.
+    pub fn is_damaged(&self) -> bool {
+        self.lost_blocks > 0 || self.verified.as_ref().is_some_and(|last| last.left() > 0)
     }
 
     fn drbd_words(&self) -> DrbdWords {

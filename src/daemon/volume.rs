@@ -31,12 +31,14 @@ use crate::sys::{clock, random};
 
 use super::DaemonError;
 use super::files::{Files, MountGate};
-use super::journal::{Journal, event_of};
+use super::journal::Journal;
 use super::links::Links;
 use super::node_file::NodeFile;
 use super::reflexes::{AddressWish, Reflexes};
 use super::serving::{Serving, Slot, Task};
 use super::shell::{Outgoing, Shell, Telling};
+use super::teller::Teller;
+use super::verify::VerifyFile;
 
 /// For the programs that look at a service.
 const STATUS_LIMIT: Span = Span::from_secs(10);
@@ -79,6 +81,7 @@ pub struct Volume {
     pub services: Arc<Services>,
     /// When the newest authentic heartbeat of the peer arrived; 0 = never.
     pub heard: AtomicU64,
+    pub verify: Arc<VerifyFile>,
     shell: Arc<Shell>,
     tasks: Sender<Task>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -128,6 +131,21 @@ impl Shared {
         Places { mount: settings.mount.clone(), state_dir: self.dirs.state.clone(), needed }
     }
 
+    fn addresses(&self, settings: &config::Volume, tell: &Arc<dyn Fn(Told) + Send + Sync>) -> Addresses {
+        let (device, tell) = (settings.device_on(self.me).map(str::to_string), Arc::clone(tell));
+        Addresses::new(settings.address.clone(), device, Box::new(move |event| tell(event)))
+    }
+
+    fn storyteller(&self, node_file: Arc<NodeFile>, volume: &Volume) -> Teller {
+        Teller {
+            journal: Arc::clone(&self.journal),
+            me: self.me,
+            node_file,
+            verify_file: Arc::clone(&volume.verify),
+            slot: Arc::clone(&volume.slot),
+        }
+    }
+
     fn teller(&self, volume: &str) -> Arc<dyn Fn(Told) + Send + Sync> {
         let (journal, volume) = (Arc::clone(&self.journal), volume.to_string());
         Arc::new(move |event| journal.tell(Some(&volume), event))
@@ -175,17 +193,12 @@ impl Volume {
             .map_err(|e| DaemonError::Config(e.to_string()))?;
         let (image, lock, node_file, agrees) = take_image(shared, settings)?;
         let node_file = Arc::new(node_file);
+        let verify = Arc::new(VerifyFile::open(&shared.dirs.state, &settings.name, &image.state()));
         let tell = shared.teller(&settings.name);
         let (tasks, task_queue) = channel();
         let (tellings, telling_queue) = channel();
         let links = Arc::new(Links::new(link_teller(&tell, shared.me.other())));
-        let device = settings.device_on(shared.me).map(str::to_string);
-        let address_tell = Arc::clone(&tell);
-        let addresses = Arc::new(Addresses::new(
-            settings.address.clone(),
-            device,
-            Box::new(move |event| address_tell(event)),
-        ));
+        let addresses = Arc::new(shared.addresses(settings, &tell));
         let gate = Arc::new(MountGate::default());
         let wish: Arc<dyn AddressWish> = Arc::clone(&addresses) as Arc<dyn AddressWish>;
         let reflexes = Arc::new(Reflexes::new(wish, Arc::clone(&gate) as _));
@@ -216,6 +229,7 @@ impl Volume {
             addresses: Arc::clone(&addresses),
             services: Arc::clone(&services),
             heard: AtomicU64::new(0),
+            verify: Arc::clone(&verify),
             shell,
             tasks,
             threads: Mutex::default(),
@@ -235,8 +249,11 @@ impl Volume {
             deliver: Box::new(move |event| answer.deliver(event)),
             tell,
         };
-        let telling = Teller { journal: Arc::clone(&shared.journal), me: shared.me, node_file };
-        volume.start_threads(serving, task_queue, telling, telling_queue);
+        let teller = shared.storyteller(node_file, &volume);
+        volume.start_threads(serving, task_queue, teller, telling_queue);
+        if let Some(progress) = verify.cut_off() {
+            volume.order(Operator::Verify(progress));
+        }
         Ok(volume)
     }
 
@@ -394,32 +411,4 @@ fn make_services(
     });
     let list = settings.services.clone();
     Services::new(list, settings_of, Box::new(run::Machine), Arc::new(clock::now), on_notice)
-}
-
-/// Writes notices where people read them.
-struct Teller {
-    journal: Arc<Journal>,
-    me: NodeId,
-    node_file: Arc<NodeFile>,
-}
-
-impl Teller {
-    fn run(&self, volume: &str, image: &Image, tellings: &Receiver<Telling>) {
-        while let Ok(telling) = tellings.recv() {
-            match telling {
-                Telling::Notice(notice) => {
-                    if let Some(event) =
-                        event_of(notice, self.me, image.state().record.map_or(0, |record| record.v))
-                    {
-                        self.journal.tell(Some(volume), event);
-                    }
-                }
-                Telling::Unusable(v) => {
-                    if let Err(reason) = self.node_file.note_unusable(v) {
-                        self.journal.tell(Some(volume), Told::CopyUnusable { reason });
-                    }
-                }
-            }
-        }
-    }
 }

@@ -87,6 +87,11 @@ fn size(bytes: u64) -> String {
     }
 }
 
+/// Whose a block is, if that is known.
+fn of(file: &Option<String>) -> String {
+    file.as_ref().map_or_else(String::new, |file| format!(" of {file}"))
+}
+
 events! {
     // The daemon.
     DaemonStarted { version: String } Info plain |_n| format!("daemon {version} started");
@@ -206,10 +211,20 @@ events! {
     Fault { text: String } Critical plain |_n| text.clone();
     DiskFull { image: String } Critical plain |_n| format!(
         "the disk under {image} is full: programs get \"no space left\"; free some space there");
-    BlockRepaired { block: u64, from: NodeId } Warning plain |n|
-        format!("block {block} was rotten and was repaired from {}: look at the disk's health", n.of(*from));
-    BlockUnreadable { block: u64 } Critical plain |_n| format!(
-        "block {block} is rotten on every copy at hand: files in it answer with an error; restore them");
-    VerifyFinished { blocks: u64, wrong: u64 } Notice plain |_n|
-        format!("{blocks} blocks compared, {wrong} differed");
+    BlockRepaired { block: u64, from: NodeId, file: Option<String> } Warning plain |n| format!(
+        "block {block}{} was rotten and was repaired from {}: look at the disk's health", of(file), n.of(*from));
+    /// Found by a verify that was not asked to repair.
+    BlockRotten { block: u64, on: NodeId, file: Option<String> } Warning plain |n| format!(
+        "block {block}{} is rotten on {}: \"twinfs verify --repair\" repairs it", of(file), n.of(*on));
+    BlockUnreadable { block: u64, file: Option<String> } Critical plain |_n| format!(
+        "block {block}{} is rotten on every copy at hand: reading it is answered with an error; restore it", of(file));
+    /// Both copies match their digests: no disk did this.
+    BlockDiffers { block: u64, repaired: bool, file: Option<String> } Critical plain |_n| format!(
+        "block {block}{} differs between the copies although both match their digests: {}; please report this",
+        of(file), if *repaired { "the primary's was copied" } else { "the primary's counts" });
+    VerifyFinished { blocks: u64, wrong: u64, repaired: Option<u64> } Notice plain |_n| match repaired {
+        Some(repaired) if *wrong > 0 => format!("verify: {blocks} blocks read, {wrong} wrong, {repaired} repaired"),
+        _ => format!("verify: {blocks} blocks read, {wrong} wrong"),
+    };
+    VerifyStopped { reason: String } Notice plain |_n| format!("verify ended early: {reason}");
 }

@@ -32,6 +32,7 @@ mod rules;
 mod space;
 mod store;
 mod tables;
+mod whose;
 mod xattr;
 
 pub use attr::SetAttr;
@@ -47,6 +48,7 @@ pub use op::Op;
 pub use open::VOLUME_BLOCKS_MIN;
 pub use rename::{Place, RenameHow};
 pub use store::{FormatOptions, Statfs, Store, StoreOptions};
+pub use whose::Whose;
 pub use xattr::SetXattr;
 
 #[cfg(test)]

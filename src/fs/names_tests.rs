@@ -1,8 +1,8 @@
 //! One test for each rule that an operation must keep.
 
-use crate::base::Ino;
+use crate::base::{BlockNo, Ino};
 use crate::format::{FileKind, Time};
-use crate::fs::{Atime, Ctx, Fs, FsError, NewNode, Place, RenameHow, SetAttr, SetXattr, Store};
+use crate::fs::{Atime, Ctx, Fs, FsError, NewNode, Place, RenameHow, SetAttr, SetXattr, Store, Whose};
 
 use super::names_model_tests::{Model, list};
 use super::tests::mem::{Cut, Player};
@@ -307,4 +307,35 @@ fn after_going_down_everything_is_an_error_and_read_only_refuses_only_changes() 
     fs.shut_down();
     assert!(matches!(fs.lookup(Ino::ROOT, b"p"), Err(FsError::Io(_))));
     assert!(matches!(fs.unlink(&at(2), Ino::ROOT, b"p"), Err(FsError::Io(_))));
+}
+
+#[test]
+fn a_block_is_traced_to_the_path_of_its_file() {
+    let fs = fs();
+    let mail = fs.mkdir(&at(1), Ino::ROOT, b"mail", 0o755).unwrap().ino;
+    let new = fs.mkdir(&at(1), mail, b"new", 0o755).unwrap().ino;
+    let file = fs.create(&at(1), new, b"a b", 0o644).unwrap().ino;
+    fs.write(&at(1), file, 0, &[7; 256 << 10], false).unwrap();
+    fs.store().writeback(true).unwrap();
+    let mut traced = Vec::new();
+    for checkpointed in [false, true] {
+        if checkpointed {
+            fs.fsync_all().unwrap();
+            fs.store().commit().unwrap();
+            fs.store().checkpoint().unwrap();
+        }
+        let whose: Vec<Whose> = (0..8192).map(|block| fs.whose(BlockNo(block)).unwrap()).collect();
+        let of_file = |at: u64| Whose::File { ino: file, at, path: Some(b"/mail/new/a b".to_vec()) };
+        let first = whose.iter().position(|whose| *whose == of_file(0)).expect("the file is somewhere");
+        assert_eq!(whose[first + 63], of_file(63 * 4096));
+        for (some, count) in [(Whose::Superblock, 2), (Whose::Log, 1024), (Whose::Tables, 16)] {
+            assert!(whose.iter().filter(|whose| **whose == some).count() >= count, "{some}");
+        }
+        assert_eq!(whose[first].to_string(), "/mail/new/a b");
+        traced.push(first);
+    }
+    assert_eq!(traced[0], traced[1]);
+    fs.unlink(&at(2), new, b"a b").unwrap();
+    let whose = fs.whose(BlockNo(traced[0] as u64)).unwrap();
+    assert!(matches!(whose, Whose::File { path: None, .. } | Whose::Nobody), "{whose}");
 }

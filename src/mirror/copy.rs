@@ -395,7 +395,7 @@ impl Mirror {
         }
     }
 
-    fn differing(
+    pub(super) fn differing(
         &self,
         extent: ExtentNo,
         theirs: &[Option<Digest>],

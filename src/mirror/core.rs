@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::base::{BlockNo, FastMap, Moment};
+use crate::base::{BlockNo, ExtentNo, FastMap, Moment};
 use crate::format::State;
 use crate::image::{FlushEpoch, Image, RangeGuard};
-use crate::node::{Action, Event, LinkId, Mark, Mutations, Node, OpId, Order, Refusal, Token, View};
+use crate::node::{Action, Event, LinkId, Mark, Mutations, Node, OpId, Order, Refusal, Task, Token, View};
 use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
 
 use super::copy::CopyMap;
+use super::fetch::Fetched;
+use super::rot::Rot;
+use super::verify::Looking;
 use super::{Env, Key, Payload, Worker};
 
 /// The pure machine that the mirror obeys; `node::Node` in production.
@@ -30,6 +33,11 @@ pub trait Machine: Send {
         true
     }
 
+    /// Whether this node's locks keep both copies still: only then may they be compared.
+    fn may_compare(&self) -> bool {
+        true
+    }
+
     /// Its invariants; a machine made for a test has none.
     fn check(&self) -> Result<(), &'static str> {
         Ok(())
@@ -43,6 +51,10 @@ pub trait Machine: Send {
 impl Machine for Node {
     fn peer_is_member(&self) -> bool {
         Node::peer_is_member(self)
+    }
+
+    fn may_compare(&self) -> bool {
+        Node::may_compare(self)
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -119,7 +131,7 @@ pub(super) enum Job {
     },
     AddDigests {
         session: Session,
-        extent: crate::base::ExtentNo,
+        extent: ExtentNo,
         payload: Payload,
     },
     AddMarks {
@@ -134,7 +146,7 @@ pub(super) enum Job {
     },
     Compare {
         session: Session,
-        extent: crate::base::ExtentNo,
+        extent: ExtentNo,
         last: bool,
         payload: Payload,
     },
@@ -152,6 +164,25 @@ pub(super) enum Job {
         id: u64,
         block: BlockNo,
     },
+    Look {
+        token: Token,
+        task: Task,
+        from: ExtentNo,
+    },
+    /// The peer's part of a look.
+    Check {
+        link: LinkId,
+        id: u64,
+        first: ExtentNo,
+        count: u64,
+        hash: [u8; 15],
+    },
+    /// The peer's answer to one of ours.
+    Checked {
+        id: u64,
+        upto: ExtentNo,
+        payload: Option<Payload>,
+    },
     /// Behind everything that the peer sent before: no write of an old session may land in what is served or copied.
     Order(Order),
     Then(Worker, Box<Job>),
@@ -165,10 +196,13 @@ pub(super) struct Core {
     pub next_op: u64,
     pub starts: u64,
     pub last_epoch: FlushEpoch,
-    pub jobs: [VecDeque<Job>; 3],
+    pub jobs: [VecDeque<Job>; 4],
     pub link: Option<LinkId>,
-    /// Answers to `Fetch`: `None` = not yet, `Some(None)` = the peer has no good content.
-    pub fetches: FastMap<u64, Option<Option<Payload>>>,
+    /// Answers to `Fetch`: `None` = not yet.
+    pub fetches: FastMap<u64, Option<Fetched>>,
+    /// The look that waits for the peer's part.
+    pub looking: Option<Looking>,
+    pub rot: Rot,
     scratch: Vec<Action>,
 }
 
@@ -218,6 +252,8 @@ impl Mirror {
             jobs: Default::default(),
             link: None,
             fetches: FastMap::default(),
+            looking: None,
+            rot: Rot::default(),
             scratch: Vec::new(),
         };
         Ok(Arc::new(Mirror { image, env, core: Mutex::new(core), mutations }))
@@ -264,9 +300,16 @@ impl Mirror {
             Message::Block { id, found, .. } => {
                 let mut core = self.lock();
                 if let Some(answer) = core.fetches.get_mut(&id) {
-                    *answer = Some(found.then_some(payload));
+                    *answer = Some(if found { Fetched::Content(payload) } else { Fetched::NotThere });
                 }
                 self.env.wake(Key::Fetch(id));
+            }
+            Message::Check { id, first, count, hash } => {
+                self.asked_to_check(Job::Check { link, id, first, count, hash });
+            }
+            Message::Checked { id, upto, equal } => {
+                let payload = (!equal).then_some(payload);
+                self.push(&mut self.lock(), Worker::Check, Job::Checked { id, upto, payload });
             }
             message => self.step(Event::Received { link, message }, Some(payload)),
         }
@@ -293,7 +336,7 @@ impl Mirror {
     fn link_changed(&self, core: &mut Core, link: Option<LinkId>) {
         core.link = link;
         for (id, answer) in &mut core.fetches {
-            answer.get_or_insert(None);
+            answer.get_or_insert(Fetched::NoPeer);
             self.env.wake(Key::Fetch(*id));
         }
     }
@@ -355,6 +398,9 @@ impl Mirror {
             Action::SendCopy { op, link, session, seq } => self.send_copy(core, op, link, session, seq),
             Action::DropCopy { op } => self.drop_copy(core, op),
             Action::Copied { first, count } => self.copied(core, Run { first, count }),
+            Action::Look { token, task, from } => {
+                self.push(core, Worker::Check, Job::Look { token, task, from });
+            }
             Action::ClearMarks => self.push(core, Worker::Store, Job::ClearMarks),
             Action::Store { token, state } => self.push(core, Worker::Store, Job::Store { token, state }),
             Action::Send { link, message } => self.env.send(link, message, Payload::default()),

@@ -38,12 +38,14 @@ pub enum Worker {
     Apply,
     /// Makes records and marks stable. Never waits for an interval lock, so that a node can always go solo.
     Store,
-    /// Reads what a resync copies; may wait for interval locks.
+    /// Reads what a resync copies.
     Copy,
+    /// Looks whether copies are as they should be. Nobody waits for it: it may wait for locks, operations and the peer.
+    Check,
 }
 
 impl Worker {
-    pub const ALL: [Worker; 3] = [Worker::Apply, Worker::Store, Worker::Copy];
+    pub const ALL: [Worker; 4] = [Worker::Apply, Worker::Store, Worker::Copy, Worker::Check];
 }
 
 /// The surroundings of one mirror.
@@ -99,11 +101,12 @@ struct Stripe {
 impl Parking {
     fn stripe(&self, key: Key) -> &Stripe {
         let number = match key {
-            Key::Op(id) | Key::Fetch(id) => 4 + usize::try_from(id).unwrap_or(0) % (STRIPES - 4),
+            Key::Op(id) | Key::Fetch(id) => 5 + usize::try_from(id).unwrap_or(0) % (STRIPES - 5),
             Key::Locks => 0,
             Key::Work(Worker::Apply) => 1,
             Key::Work(Worker::Store) => 2,
             Key::Work(Worker::Copy) => 3,
+            Key::Work(Worker::Check) => 4,
         };
         &self.stripes[number]
     }

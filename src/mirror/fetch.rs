@@ -1,15 +1,27 @@
 //! Blocks that do not match their digest: asked from the peer, answered, repaired under the same interval lock.
 //!
 //! Invariants: what is written as a repair matches the digest kept here; a suspect block (the un-flushed window of a
-//! crash) takes the content of a member if that has a good one, and is blessed only if no member can tell.
+//! crash) takes the content of a member if that has a good one, and is blessed only if no member can tell; what the
+//! peer gave is answered even if the disk does not take it.
 
 use crate::base::BlockNo;
 use crate::image::{BlocksError, DiskError, ImageError, RangeGuard};
-use crate::node::LinkId;
+use crate::node::{Finding, LinkId, Trouble};
 use crate::wire::Message;
 
 use super::ops::Undone;
 use super::{Key, Mirror, Payload};
+
+/// What the peer answered.
+#[derive(Clone, Debug)]
+pub(super) enum Fetched {
+    /// A content that matches the digest kept there.
+    Content(Payload),
+    /// It has none.
+    NotThere,
+    /// There is no peer, or not the one that was asked any more.
+    NoPeer,
+}
 
 impl Mirror {
     pub(super) fn read_healing(
@@ -29,52 +41,84 @@ impl Mirror {
         out: &mut [u8],
         hot: &dyn Fn(BlockNo) -> Result<(), E>,
     ) -> Result<(), E> {
-        let blocks = out.len() / BlockNo::SIZE;
-        for _ in 0..=blocks {
-            match self.image.read(first, out) {
-                Err(ImageError::Rotten { block }) => self.repair(guard, block, hot)?,
-                done => return Ok(done?),
+        match self.image.read(first, out) {
+            Err(ImageError::Rotten { .. }) => {}
+            done => return Ok(done?),
+        }
+        for (block, part) in (first.0..).map(BlockNo).zip(out.chunks_exact_mut(BlockNo::SIZE)) {
+            match self.image.read(block, part) {
+                Err(ImageError::Rotten { .. }) => {}
+                done => {
+                    done?;
+                    continue;
+                }
+            }
+            let given = self.repair(guard, block, hot)?;
+            match (self.image.read(block, part), given) {
+                (Err(ImageError::Rotten { .. }), Some(payload)) => part.copy_from_slice(payload.data()),
+                (done, _) => done?,
             }
         }
-        Err(BlocksError::Rotten(first).into())
+        Ok(())
     }
 
+    /// Makes the block match its digest; answers with what it then holds if the peer gave it.
     fn repair<E: From<BlocksError> + From<ImageError>>(
         &self,
         guard: &RangeGuard,
         block: BlockNo,
         hot: &dyn Fn(BlockNo) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<Option<Payload>, E> {
         let suspect = self.image.is_suspect(block);
         let offered = self.fetch(block)?;
         let member = self.with_machine(|machine| machine.peer_is_member());
-        match offered {
-            Some(payload) => match self.image.heal(guard, block, payload.data()) {
-                // Any mix of what two members had un-flushed is a legal state: the peer's content will do.
-                Err(ImageError::WrongRepair { .. }) if suspect && member => {
-                    hot(block)?;
-                    Ok(self.image.write(guard, block, payload.data(), &payload.digests())?)
+        let healed = match &offered {
+            Fetched::Content(payload) => self.image.heal(guard, block, payload.data()),
+            Fetched::NotThere | Fetched::NoPeer => Err(ImageError::WrongRepair { block }),
+        };
+        match (healed, offered) {
+            (Ok(()), Fetched::Content(payload)) => {
+                if !suspect {
+                    self.found(Finding { block, trouble: Trouble::Rotten, repaired: true });
                 }
-                // What anybody else has may be older than what was flushed here.
-                Err(ImageError::WrongRepair { .. }) if suspect => {
-                    hot(block)?;
-                    Ok(self.image.bless(guard, block)?)
-                }
-                done => Ok(done?),
-            },
-            None if suspect => {
-                hot(block)?;
-                Ok(self.image.bless(guard, block)?)
+                Ok(Some(payload))
             }
-            None => Err(BlocksError::Rotten(block).into()),
+            // Any mix of what two members had un-flushed is a legal state: the peer's content will do.
+            (Err(ImageError::WrongRepair { .. }), Fetched::Content(payload)) if suspect && member => {
+                hot(block)?;
+                self.image.write(guard, block, payload.data(), &payload.digests())?;
+                Ok(Some(payload))
+            }
+            // What anybody else has may be older than what was flushed here.
+            (Err(ImageError::WrongRepair { .. }), _) if suspect => {
+                hot(block)?;
+                self.image.bless(guard, block)?;
+                Ok(None)
+            }
+            (Err(ImageError::WrongRepair { .. }), _) => {
+                self.found(Finding { block, trouble: Trouble::Lost, repaired: false });
+                Err(BlocksError::Rotten(block).into())
+            }
+            // The content is right, the disk does not take it.
+            (
+                Err(error @ ImageError::Disk(DiskError::Io(_) | DiskError::Full)),
+                Fetched::Content(payload),
+            ) => {
+                self.fault(&format!("block {} could not be repaired", block.0), &error);
+                Ok(Some(payload))
+            }
+            (done, _) => {
+                done?;
+                Ok(None)
+            }
         }
     }
 
-    /// Asks the peer for a block; `None` if there is no peer or it has no good content.
-    fn fetch(&self, block: BlockNo) -> Result<Option<Payload>, ImageError> {
+    /// Asks the peer for a block.
+    pub(super) fn fetch(&self, block: BlockNo) -> Result<Fetched, ImageError> {
         let id = {
             let mut core = self.lock();
-            let Some(link) = core.link else { return Ok(None) };
+            let Some(link) = core.link else { return Ok(Fetched::NoPeer) };
             let id = core.next_op;
             core.next_op += 1;
             core.fetches.insert(id, None);
@@ -83,18 +127,21 @@ impl Mirror {
         };
         let waited =
             self.env.wait(Key::Fetch(id), &mut || self.lock().fetches.get(&id).is_none_or(Option::is_some));
-        let answer = self.lock().fetches.remove(&id).flatten().flatten();
+        let answer = self.lock().fetches.remove(&id).flatten();
         match waited {
-            Ok(()) => Ok(answer),
+            Ok(()) => Ok(answer.unwrap_or(Fetched::NoPeer)),
             Err(_) => Err(ImageError::Disk(DiskError::Dead)),
         }
     }
 
-    /// Answers the peer's `Fetch` with a content that matches the digest kept here, or with none.
+    /// Answers the peer's `Fetch` with a content that matches the digest kept here, or with none. A block that is in
+    /// use is read beside whoever uses it: what matches its digest was whole at that moment, and who asked for it has
+    /// it locked or compares it with a digest of its own.
     pub(super) fn answer_fetch(&self, link: LinkId, id: u64, block: BlockNo) {
         let mut data = vec![0; BlockNo::SIZE];
-        let guard = (block.0 < self.image.block_count()).then(|| self.image.try_lock(block, 1)).flatten();
-        let found = guard.is_some() && self.image.read(block, &mut data).is_ok();
+        let inside = block.0 < self.image.block_count();
+        let guard = inside.then(|| self.image.try_lock(block, 1)).flatten();
+        let found = inside && self.image.read(block, &mut data).is_ok();
         if let Some(guard) = guard {
             self.unlock(guard);
         }

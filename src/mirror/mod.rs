@@ -6,8 +6,8 @@
 //! # Threads
 //!
 //! * `Blocks` calls (read, write, flush, ...) come from any thread and block until their moment.
-//! * Three threads of the owner run `work(Worker::Apply)`, `work(Worker::Store)` and `work(Worker::Copy)`; each
-//!   returns when the environment halts. They may block on the disk, Copy also on the peer's answer.
+//! * Four threads of the owner run `work(Worker::Apply)`, `Store`, `Copy` and `Check`; each returns when the
+//!   environment halts. They may block on the disk, Copy also on the peer's answer, Check on all that a caller may.
 //! * `deliver` (any event) and `received` (a message with its payload) never block and are called from any thread:
 //!   link readers, timers, the witness's client. They step the machine and execute what does not block, in order, under
 //!   the core's lock; the rest becomes work for the three threads, whose results come back as events.
@@ -27,10 +27,15 @@ mod env;
 mod fetch;
 mod ops;
 mod payload;
+mod rot;
 #[cfg(test)]
 mod tests;
+mod verify;
+#[cfg(test)]
+mod verify_tests;
 mod work;
 
 pub use core::{Machine, Mirror};
 pub use env::{Env, Halted, Key, Parking, Worker};
 pub use payload::Payload;
+pub use rot::Rot;

@@ -160,9 +160,14 @@ impl Mirror {
 
     fn execute_locally(&self, op: OpId, guard: Option<&RangeGuard>, mark: Mark) -> Result<(), ImageError> {
         let (kind, run, payload) = {
-            let core = self.lock();
+            let mut core = self.lock();
             let Some(found) = core.ops.get(&op) else { return Ok(()) };
-            (found.kind, Run { first: found.first, count: found.count }, found.payload.clone())
+            let (kind, run) = (found.kind, Run { first: found.first, count: found.count });
+            let payload = found.payload.clone();
+            if kind.writes() {
+                core.rot.written(run);
+            }
+            (kind, run, payload)
         };
         if kind.writes() && mark != Mark::No && !self.mutations.no_solo_marks {
             self.image.mark(run.first, run.count)?;
@@ -233,8 +238,14 @@ impl Mirror {
         }
     }
 
-    fn perform(&self, kind: Kind, run: Run, guard: Option<&RangeGuard>) -> Result<(), BlocksError> {
-        let op = self.issue(kind, run, Payload::default());
+    pub(super) fn perform(
+        &self,
+        kind: Kind,
+        run: Run,
+        payload: Payload,
+        guard: Option<&RangeGuard>,
+    ) -> Result<(), BlocksError> {
+        let op = self.issue(kind, run, payload);
         let local = self.local_part(op, guard);
         let finished = self.finish(op);
         local.and(finished)
@@ -290,7 +301,7 @@ impl Blocks for Mirror {
     }
 
     fn flush(&self) -> Result<(), BlocksError> {
-        self.perform(Kind::Flush, Run { first: BlockNo(0), count: 0 }, None)
+        self.perform(Kind::Flush, Run { first: BlockNo(0), count: 0 }, Payload::default(), None)
     }
 
     fn write_flush(&self, first: BlockNo, data: &[u8]) -> Result<(), BlocksError> {
@@ -300,7 +311,7 @@ impl Blocks for Mirror {
     fn discard(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
         self.locked(first, count, |guard| {
             self.hot(first, count)?;
-            Ok(self.perform(Kind::Discard, Run { first, count }, Some(guard))?)
+            Ok(self.perform(Kind::Discard, Run { first, count }, Payload::default(), Some(guard))?)
         })
     }
 
@@ -313,7 +324,7 @@ impl Blocks for Mirror {
         self.locked(first, count, |guard| {
             // Here first: a full host disk is an answer, not a failed member.
             self.image.back(guard, extent)?;
-            Ok(self.perform(Kind::Back, Run { first, count }, Some(guard))?)
+            Ok(self.perform(Kind::Back, Run { first, count }, Payload::default(), Some(guard))?)
         })
     }
 

@@ -61,7 +61,7 @@ impl Payload {
         let blocks = match message {
             Message::Op { kind, count, .. } if kind.has_payload() => usize::try_from(*count).ok()?,
             Message::Block { found: true, .. } => 1,
-            Message::Digests { .. } => {
+            Message::Digests { .. } | Message::Checked { equal: false, .. } => {
                 let whole = MAP_BYTES + ExtentNo::BLOCKS as usize * DIGEST_BYTES;
                 let payload = || Payload {
                     pages: Arc::new(Pages::copy_of(bytes)),

@@ -81,11 +81,11 @@ fn state() -> State {
     }
 }
 
-fn block(byte: u8) -> Vec<u8> {
+pub(super) fn block(byte: u8) -> Vec<u8> {
     vec![byte; BlockNo::SIZE]
 }
 
-fn made() -> Arc<MemDisk> {
+pub(super) fn made() -> Arc<MemDisk> {
     let disk = Arc::new(MemDisk::new(40 << 20));
     let as_disk: Arc<dyn Disk> = disk.clone();
     let options = FormatOptions { state: state(), uuid: 1, label: "test".to_string(), al_slots: 4 };

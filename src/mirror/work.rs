@@ -39,6 +39,9 @@ impl Mirror {
             Job::Compare { session, extent, last, payload } => self.compare(session, extent, last, &payload),
             Job::Copy { session, blocks } => self.read_to_copy(session, blocks),
             Job::Fetch { link, id, block } => self.answer_fetch(link, id, block),
+            Job::Look { token, task, from } => self.look(token, task, from),
+            Job::Check { link, id, first, count, hash } => self.answer_check(link, id, (first, count), hash),
+            Job::Checked { id, upto, payload } => self.checked(id, upto, payload.as_ref()),
             Job::Order(order) => self.env.order(order),
             Job::Then(worker, job) => self.push(&mut self.lock(), worker, *job),
             Job::ClearMarks => {
@@ -99,6 +102,7 @@ impl Mirror {
             return Ok(());
         }
         self.hot_received(run)?;
+        self.lock().rot.written(run);
         match kind {
             Kind::Discard | Kind::CopyHole if self.mutations.keep_discarded => Ok(()),
             Kind::Discard | Kind::CopyHole => self.image.discard(guard, run.first, run.count),

@@ -2,6 +2,7 @@
 
 use crate::base::{BlockNo, ExtentNo, NodeId, Record};
 use crate::format::State;
+use crate::resync::{Finding, Task, VerifyProgress};
 use crate::wire::{CopyKind, Heartbeat, Kind, Message, Row, Run, Seq, Session, WitnessRequest};
 
 use super::event::{LinkId, OpId, Token};
@@ -24,6 +25,16 @@ pub enum Refusal {
     Stopped,
     /// The local disk failed under it.
     LocalDisk,
+}
+
+/// Why a verify run is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyEnd {
+    Finished,
+    /// By the operator.
+    Stopped,
+    /// The primary is the other node now.
+    Moved,
 }
 
 /// Something worth telling; decides nothing.
@@ -67,6 +78,13 @@ pub enum Notice {
     /// The witness knows nothing or an older record than this node.
     WitnessSuspect {
         text: String,
+    },
+    /// A block is not as it should be, or was not.
+    Found(Finding),
+    /// A verify run is over.
+    Verified {
+        progress: VerifyProgress,
+        end: VerifyEnd,
     },
     /// A disk failed, a record could not be stored, or a message made no sense.
     Fault {
@@ -187,6 +205,15 @@ pub enum Action {
     /// Both copies are equal and recorded so: clear both bitmaps, notes and undo (but not the activity log).
     ClearMarks,
 
+    // Verify, to the mirror.
+    /// Look at the next extents from there on, as many as make a step; answer with `Looked`. Not answered if the link
+    /// changes meanwhile.
+    Look {
+        token: Token,
+        task: Task,
+        from: ExtentNo,
+    },
+
     // Persistence.
     /// Make `state` stable in the superblock, note its `v` in the node state file, read it back; then `Stored`.
     Store {
@@ -233,6 +260,11 @@ pub enum Order {
     /// Note in the node state file that this image is unusable since `v`.
     NoteUnusable {
         v: u64,
+    },
+    /// Note how far a verify run is, so that a restart goes on with it; `end`: it is over.
+    NoteVerify {
+        progress: VerifyProgress,
+        end: Option<VerifyEnd>,
     },
     /// Tell the administrator.
     Tell(Notice),

@@ -109,6 +109,10 @@ pub struct Mutations {
     pub no_receiver_flush: bool,
     /// For the mirror: a receiver keeps what was discarded.
     pub keep_discarded: bool,
+    /// For the mirror: what differs at first sight is reported without a second look under the lock.
+    pub verify_unlocked: bool,
+    /// For the mirror: verify takes this node's content for good without looking at its digest.
+    pub export_rot: bool,
 }
 
 /// Settings of one node's machine.

@@ -1,6 +1,7 @@
 //! Everything that can happen to a node.
 
 use crate::base::{BlockNo, ExtentNo};
+use crate::resync::{Finding, VerifyProgress};
 use crate::wire::{Heartbeat, Kind, Message, Run, Seq, Session, WitnessReply};
 
 pub use crate::replica::OpId;
@@ -34,6 +35,10 @@ pub enum Operator {
     Hold(bool),
     /// Enrol this node's record at a witness that does not know the volume.
     EnrolWitness,
+    /// Look whether the copies are as they should be, from there on. Nothing if a run is under way.
+    Verify(VerifyProgress),
+    /// End the run that is under way.
+    StopVerify,
 }
 
 /// An input of `Node::step`.
@@ -108,6 +113,15 @@ pub enum Event {
     CopyExhausted {
         session: Session,
         busy: u64,
+    },
+
+    // Verify, from the mirror.
+    /// Answer to `Look`: everything before `upto` was looked at, `blocks` of this copy were read.
+    Looked {
+        token: Token,
+        upto: ExtentNo,
+        blocks: u64,
+        findings: Vec<Finding>,
     },
 
     // Persistence.

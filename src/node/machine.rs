@@ -14,6 +14,7 @@ use super::config::{NodeConfig, StartInfo};
 use super::event::{Event, LinkId, Token};
 use super::hand::Handing;
 use super::talk::Conv;
+use super::verify::Looking;
 use super::view::StateWord;
 use super::vote::Vote;
 
@@ -110,6 +111,7 @@ pub struct Node {
 
     pub(super) outbox: Outbox,
     pub(super) inbox: Inbox,
+    pub(super) verify: Option<Looking>,
     pub(super) marks: bool,
     pub(super) hot: bool,
     pub(super) word: StateWord,
@@ -172,6 +174,7 @@ impl Node {
             heard_at: None,
             outbox: Outbox::default(),
             inbox: Inbox::default(),
+            verify: None,
             marks: info.marks,
             hot: info.hot,
             info,
@@ -213,6 +216,9 @@ impl Node {
             Event::CopyReady { session, total } => self.copy_ready(session, total, out),
             Event::CopyRead { op, first, count, hole } => self.copy_read(op, first, count, hole, out),
             Event::CopyExhausted { session, busy } => self.copy_exhausted(session, busy),
+            Event::Looked { token, upto, blocks, findings } => {
+                self.looked(token, upto, blocks, &findings, out);
+            }
             Event::Stored { token } => self.stored(token, out),
             Event::StoreFailed { token } => self.store_failed(token, out),
             Event::LinkUp { link } => self.link_up(link, out),
@@ -240,6 +246,7 @@ impl Node {
         self.vote_step(out);
         self.raise(out);
         self.flow(out);
+        self.verify_step(out);
         self.failback(out);
         self.beat(out);
     }
@@ -251,6 +258,7 @@ impl Node {
         let lost = self.lost_at.map(|at| at + t.slow_peer);
         let slow = self.outbox.waiting_since().map(|at| at + t.slow_peer);
         let copy = self.conv.as_ref().and_then(|conv| conv.retry_at());
+        let look = self.verify.as_ref().and_then(|looking| looking.run.retry_at());
         [
             Some(self.next_beat),
             lease,
@@ -261,6 +269,7 @@ impl Node {
             Some(self.started + t.initdead),
             self.link.map(|_| self.progress_at + t.slow_peer),
             copy,
+            look,
             Some(self.vote_retry_at),
         ]
         .into_iter()

@@ -13,10 +13,12 @@ mod power;
 mod report;
 mod sync;
 mod talk;
+mod verify;
 mod view;
 mod vote;
 
-pub use action::{Action, Mark, Notice, Order, Refusal};
+pub use crate::resync::{Finding, Tally, Task, Trouble, VerifyProgress};
+pub use action::{Action, Mark, Notice, Order, Refusal, VerifyEnd};
 pub use config::{Arbitration, Mutations, NodeConfig, StartInfo, Timing};
 pub use event::{Event, LinkId, OpId, Operator, PathId, Token};
 pub use machine::Node;

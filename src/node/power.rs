@@ -8,7 +8,7 @@ use crate::cluster::{Heard, Right, gate_promote};
 use crate::format::{GenEntry, GenReason, ResyncMark, State};
 use crate::wire::Heartbeat;
 
-use super::action::{Action, Notice, Order, Refusal};
+use super::action::{Action, Notice, Order, Refusal, VerifyEnd};
 use super::config::Arbitration;
 use super::event::Operator;
 use super::machine::{After, Node, Serve};
@@ -387,6 +387,8 @@ impl Node {
                 self.close_link(out);
             }
             Operator::Hold(hold) => self.hold = hold,
+            Operator::Verify(from) => self.verify_start(from, out),
+            Operator::StopVerify => self.verify_end(VerifyEnd::Stopped, out),
             Operator::EnrolWitness => {
                 self.enrol = true;
                 self.in_step = false;

@@ -46,6 +46,7 @@ impl Node {
             lease_until: lease.filter(|_| self.needs_lease()),
             promise_until: self.promise_until,
             progress: self.progress(),
+            verify: self.verify.as_ref().map(|looking| looking.run.progress()),
             operations: self.outbox.len(),
             witness_seen: self.witness_seen,
             held: self.hold,

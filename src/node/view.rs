@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::base::{Moment, Record};
+use crate::resync::VerifyProgress;
 
 /// What the node is doing about the right to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +77,8 @@ pub struct View {
     pub promise_until: Moment,
     /// Resync: blocks copied and blocks to copy in all.
     pub progress: Option<(u64, u64)>,
+    /// A verify run that is under way.
+    pub verify: Option<VerifyProgress>,
     /// Operations started or held.
     pub operations: usize,
     /// The witness answered the last question, and when.

@@ -63,15 +63,23 @@ pub struct Outbox {
     /// with its power in between.
     old: u64,
     done_at: Moment,
+    /// Something was issued since this was asked.
+    worked: bool,
 }
 
 impl Outbox {
     pub fn issue(&mut self, id: OpId, kind: Kind, first: BlockNo, count: u64) {
+        self.worked = true;
         let order = self.next_order;
         self.next_order += 1;
         let run = Run { first, count };
         let (started, local_done, peer_done, sent) = (false, false, false, false);
         self.ops.insert(id, Op { kind, run, order, started, local_done, peer_done, sent });
+    }
+
+    /// Whether operations wait, or came since the last question.
+    pub fn take_worked(&mut self) -> bool {
+        std::mem::take(&mut self.worked) || !self.ops.is_empty()
     }
 
     pub fn op(&mut self, id: OpId) -> Option<&mut Op> {

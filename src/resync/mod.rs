@@ -1,12 +1,15 @@
 //! What differs between two copies and what to copy next.
 //!
-//! Decides the handshake (rows H1 to H16) and the pace of a copy. Does not know who may serve, locks or contents.
+//! Decides the handshake (rows H1 to H16), the pace of a copy and of a verify run. Does not know who may serve, locks
+//! or contents.
 //! Invariant: bytes flow only from a descendant generation to its ancestor or to an equal one (`may_flow`).
 
 mod copy;
 mod decide;
 #[cfg(test)]
 mod decide_tests;
+mod verify;
 
 pub use copy::{CopyRun, Progress};
 pub use decide::{Decision, Plan, decide, hash, may_flow};
+pub use verify::{Finding, Tally, Task, Trouble, Verify, VerifyProgress};

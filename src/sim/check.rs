@@ -7,7 +7,7 @@ use crate::base::{BlockNo, Digest, Members};
 use crate::format::ResyncMark;
 use crate::image::Image;
 use crate::mirror::Mirror;
-use crate::node::Notice;
+use crate::node::{Finding, Notice, Trouble, VerifyEnd};
 use crate::wire::Message;
 
 use super::baton::lock;
@@ -117,6 +117,8 @@ impl World {
             Notice::LeaseLapsed => "lease-lapsed",
             Notice::HandedOver { .. } => "handed-over",
             Notice::TookOver => "took-over",
+            Notice::Found(_) => "found-rotten",
+            Notice::Verified { end: VerifyEnd::Finished, .. } => "verified",
             Notice::SplitBrain => "split-brain",
             _ => "told",
         };
@@ -130,6 +132,7 @@ impl World {
         }
         drop(oracle);
         match notice {
+            Notice::Found(finding) => self.check_finding(owner, finding),
             Notice::SplitBrain => {
                 self.sched.violate(format!("I10: {} reports divergence", NAMES[owner.node]))
             }
@@ -138,6 +141,21 @@ impl World {
             }
             Notice::InSync => self.sched.after(0, Ev::Look),
             _ => {}
+        }
+    }
+
+    /// Promise 8, and no false alarm ever: what is reported was lost by a disk, and two good copies never differ.
+    fn check_finding(&self, owner: Owner, finding: &Finding) {
+        let failed = |node: usize| {
+            let switch = self.machine(node).up.as_ref().map(|life| life.switch.clone());
+            switch.is_some_and(|switch| switch.has_failed())
+        };
+        let lost = lock(&self.oracle).spoilt.contains(&finding.block.0) || failed(0) || failed(1);
+        if finding.trouble == Trouble::Differs || !lost {
+            self.sched.violate(format!("{}: a false alarm: {finding:?}", NAMES[owner.node]));
+        }
+        if finding.trouble == Trouble::RottenAtPeer && finding.repaired {
+            lock(&self.oracle).count("repaired-at-peer");
         }
     }
 

@@ -31,6 +31,7 @@ fn wait_key(key: Key) -> WaitKey {
         Key::Work(Worker::Apply) => (2, 0),
         Key::Work(Worker::Store) => (2, 1),
         Key::Work(Worker::Copy) => (2, 2),
+        Key::Work(Worker::Check) => (2, 3),
         Key::Fetch(id) => (3, id),
     }
 }
@@ -123,6 +124,7 @@ impl Env for SimEnv {
             Order::Thaw => world.set_frozen(owner, false),
             Order::RenewAddress { .. } => {}
             Order::NoteUnusable { .. } => world.machine(owner.node).file.unusable = true,
+            Order::NoteVerify { .. } => {}
             Order::Tell(notice) => self.tell(&notice),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::base::{BlockNo, Digest};
 use crate::image::Blocks;
-use crate::node::{Event, Operator, Role};
+use crate::node::{Event, Operator, Role, Task, VerifyProgress};
 
 use super::baton::lock;
 use super::disk::Loss;
@@ -15,7 +15,7 @@ use super::serve::{FS_BLOCKS, REGISTERS, register};
 use super::world::{Ev, MS, NAMES, SECOND, World};
 
 /// Every kind of fault; a long run must have seen each.
-pub const KINDS: [&str; 27] = [
+pub const KINDS: [&str; 29] = [
     "power-loss",
     "process-kill",
     "both-power-loss",
@@ -43,6 +43,8 @@ pub const KINDS: [&str; 27] = [
     "switchover",
     "disconnect",
     "rot",
+    "sleeping-rot",
+    "verify",
 ];
 
 /// What ends a fault, or goes on with it.
@@ -192,7 +194,13 @@ impl World {
                 switch.fail_after(self.range(0, 60));
                 self.sched.after(SECOND + while_, Ev::Undo(Undo::Repair(owner)));
             }
-            "rot" | "unreadable" => return self.spoil(node, kind == "rot"),
+            "rot" | "unreadable" => return self.spoil(node, kind == "rot", true),
+            "sleeping-rot" => {
+                let spoilt = self.spoil(node, true, false);
+                self.verify(spoilt);
+                return spoilt;
+            }
+            "verify" if self.serves() => self.verify(self.range(0, 1) == 0),
             _ => return false,
         }
         true
@@ -266,8 +274,9 @@ impl World {
 
     /// One of two equal disks loses a block: a bit turns over, or it cannot be read. A read must repair it from the
     /// peer. Where the peer cannot be asked in time it comes back by itself: two failures of one block are nobody's
-    /// promise. A block of files is spoilt only where no filesystem is mounted that could meet it without a peer.
-    fn spoil(self: &Arc<Self>, node: usize, rot: bool) -> bool {
+    /// promise. A block of files is spoilt only where no filesystem is mounted that could meet it without a peer; what
+    /// nobody reads at once, and a verify run may find, is no block of files.
+    fn spoil(self: &Arc<Self>, node: usize, rot: bool, noticed: bool) -> bool {
         let (Some(image), Some(peer)) = (self.image_of(node), self.image_of(1 - node)) else { return false };
         let record = image.state().record;
         if record != peer.state().record || record.is_none_or(|record| record.members.solo().is_some()) {
@@ -276,7 +285,7 @@ impl World {
         let any = image.next_written(BlockNo(self.range(0, FS_BLOCKS))).ok().flatten().map(|run| run.0);
         let serving = lock(&self.oracle).server.is_none_or(|server| server.node == node);
         let block = match any {
-            Some(block) if !serving && self.range(0, 1) == 0 => block,
+            Some(block) if noticed && !serving && self.range(0, 1) == 0 => block,
             _ => register(self.sched.with_rng(|rng| rng.index(REGISTERS))),
         };
         let disk = self.machine(node).disk.clone();
@@ -290,7 +299,7 @@ impl World {
         let known = { lock(&self.oracle).is_busy(block.0) || lock(&self.oracle).rotten.contains(&block.0) };
         let owner = self.machine(node).up.as_ref().map(|life| life.owner);
         let (Some(owner), true, false) = (owner, good, known) else { return false };
-        lock(&self.oracle).rotten.insert(block.0);
+        lock(&self.oracle).spoil(block.0);
         let rot = rot.then(|| {
             let bit = self.sched.with_rng(|rng| rng.index(4096 * 8));
             disk.rot(page, bit);
@@ -298,13 +307,26 @@ impl World {
         });
         disk.set_bad(page, rot.is_none());
         let hot = image.is_hot(block, 1);
-        self.sched.after(400 * MS, Ev::Undo(Undo::Mend(Spoilt { node, block: block.0, rot, hot })));
-        if let Some(mirror) = self.mirror_of(owner) {
+        let lasts = if noticed { 400 * MS } else { 4 * SECOND };
+        self.sched.after(lasts, Ev::Undo(Undo::Mend(Spoilt { node, block: block.0, rot, hot })));
+        if let Some(mirror) = self.mirror_of(owner).filter(|_| noticed) {
             self.spawn(owner, move || {
                 let _ = mirror.read(block, &mut [0; 4096]);
             });
         }
         true
+    }
+
+    /// Somebody has the copies looked through: both on the primary, or one's own anywhere.
+    fn verify(&self, repair: bool) {
+        let server = lock(&self.oracle).server.map_or(0, |owner| owner.node);
+        let (node, local) = match self.range(0, 2) {
+            0 => (server, true),
+            1 => (1 - server, true),
+            _ => (server, false),
+        };
+        let from = VerifyProgress { task: Task { local, repair }, ..VerifyProgress::default() };
+        self.operator(node, Operator::Verify(from));
     }
 
     fn mend(&self, spoilt: Spoilt) {

@@ -37,6 +37,8 @@ const NONE: Mutations = Mutations {
     ack_before_apply: false,
     no_receiver_flush: false,
     keep_discarded: false,
+    verify_unlocked: false,
+    export_rot: false,
 };
 
 const fn bug(name: &'static str, within: u64, on: Mutations) -> Mutation {
@@ -64,6 +66,8 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("no-copy-marks", 60, Mutations { no_copy_marks: true, ..NONE }),
     bug("ack-before-apply", 150, Mutations { ack_before_apply: true, ..NONE }),
     bug("no-receiver-flush", 20, Mutations { no_receiver_flush: true, ..NONE }),
+    bug("verify-unlocked", 100, Mutations { verify_unlocked: true, ..NONE }),
+    bug("export-rot", 500, Mutations { export_rot: true, ..NONE }),
     bug("keep-discarded", 500, Mutations { keep_discarded: true, ..NONE }),
     BOTH_LOGS,
 ];

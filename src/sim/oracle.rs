@@ -44,6 +44,8 @@ pub struct Oracle {
     pub resyncing: bool,
     /// Blocks with a bit turned over on one disk.
     pub rotten: BTreeSet<u64>,
+    /// Blocks that a disk ever lost.
+    pub spoilt: BTreeSet<u64>,
     /// Who was promoted last: what anybody else still does is a leftover that the oracle does not learn from.
     pub server: Option<Owner>,
 }
@@ -51,6 +53,12 @@ pub struct Oracle {
 impl Oracle {
     pub fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_insert(0) += 1;
+    }
+
+    /// A disk loses a block.
+    pub fn spoil(&mut self, block: u64) {
+        self.rotten.insert(block);
+        self.spoilt.insert(block);
     }
 
     pub fn died(&mut self, node: usize, loss: Loss) {

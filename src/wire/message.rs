@@ -155,6 +155,22 @@ pub enum Message {
         block: BlockNo,
         found: bool,
     },
+    /// Verify: the sender has `hash` (of digests, as in the summary) of extent `first` and nothing in the others of
+    /// the `count`. Please read the next of these extents that you have something in, and answer with `Checked`.
+    /// Between the mirrors, as the answer.
+    Check {
+        id: u64,
+        first: ExtentNo,
+        count: u64,
+        hash: [u8; 15],
+    },
+    /// Answer to `Check` about the extent before `upto`. Unless it is `equal` (the same digests, and every block
+    /// matches its own) the payload is as that of `Digests`, with a digest that nothing has for a block that does not.
+    Checked {
+        id: u64,
+        upto: ExtentNo,
+        equal: bool,
+    },
     /// The sender leaves on purpose.
     Bye {
         session: Session,

@@ -87,7 +87,7 @@ fn check_payload(message: &Message, payload: usize) -> Result<(), Refused> {
             .ok()
             .and_then(|c| c.checked_mul(BlockNo::SIZE))
             .is_some_and(|b| payload >= b),
-        Message::Digests { .. } => true,
+        Message::Digests { .. } | Message::Checked { equal: false, .. } => true,
         Message::Block { found: true, .. } => payload >= BlockNo::SIZE,
         _ => payload == 0,
     };
@@ -141,6 +141,17 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
             w.u64(block.0);
             w.u8(u8::from(*found));
         }
+        Message::Check { id, first, count, hash } => {
+            w.u64(*id);
+            w.u64(first.0);
+            w.u64(*count);
+            hash.iter().for_each(|byte| w.u8(*byte));
+        }
+        Message::Checked { id, upto, equal } => {
+            w.u64(*id);
+            w.u64(upto.0);
+            w.u8(u8::from(*equal));
+        }
         Message::TargetReady { session }
         | Message::Joined { session }
         | Message::AskHandover { session }
@@ -166,6 +177,8 @@ fn type_code(message: &Message) -> u8 {
         Message::Bye { .. } => 13,
         Message::Fetch { .. } => 14,
         Message::Block { .. } => 15,
+        Message::Check { .. } => 16,
+        Message::Checked { .. } => 17,
     }
 }
 
@@ -197,6 +210,15 @@ fn decode_body(kind: u8, r: &mut Reader<'_>) -> Result<Message, Refused> {
         13 => Message::Bye { session: Session(r.u64()?) },
         14 => Message::Fetch { id: r.u64()?, block: BlockNo(r.u64()?) },
         15 => Message::Block { id: r.u64()?, block: BlockNo(r.u64()?), found: r.flag("found")? },
+        16 => {
+            let (id, first, count) = (r.u64()?, ExtentNo(r.u64()?), r.u64()?);
+            let mut hash = [0; 15];
+            for byte in &mut hash {
+                *byte = r.u8()?;
+            }
+            Message::Check { id, first, count, hash }
+        }
+        17 => Message::Checked { id: r.u64()?, upto: ExtentNo(r.u64()?), equal: r.flag("equal")? },
         other => return Err(Refused::Type(other)),
     })
 }

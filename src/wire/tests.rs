@@ -68,6 +68,9 @@ fn messages() -> Vec<(Message, usize)> {
         (Message::Bye { session }, 0),
         (Message::Fetch { id: 7, block: BlockNo(9) }, 0),
         (Message::Block { id: 7, block: BlockNo(9), found: true }, 4096),
+        (Message::Check { id: 7, first: ExtentNo(2), count: 3, hash: [9; 15] }, 0),
+        (Message::Checked { id: 7, upto: ExtentNo(3), equal: true }, 0),
+        (Message::Checked { id: 7, upto: ExtentNo(3), equal: false }, 15_488),
     ]
 }
 

@@ -51,6 +51,9 @@ impl Exec for Log {
 }
 
 impl Served for Log {
+    fn whose(&self, _: crate::base::BlockNo) -> Option<String> {
+        None
+    }
     fn sync(&self) -> Result<(), String> {
         Ok(())
     }

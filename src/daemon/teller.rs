@@ -1,0 +1,84 @@
+//! Writes what a volume's machine tells where people read it, and what it wants noted where the next start finds it.
+//!
+//! Decides nothing. Invariant: a note is never held up by the search for a file's name, which reads the tables and may
+//! wait as any reader does.
+#![allow(clippy::disallowed_methods, reason = "a shell: a thread")]
+
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, PoisonError};
+
+use crate::base::NodeId;
+use crate::events::Event as Told;
+use crate::image::Image;
+use crate::node::{Finding, Notice};
+use crate::sys::clock;
+
+use super::journal::{Journal, event_of};
+use super::node_file::NodeFile;
+use super::serving::Slot;
+use super::shell::Telling;
+use super::verify::VerifyFile;
+
+pub struct Teller {
+    pub journal: Arc<Journal>,
+    pub me: NodeId,
+    pub node_file: Arc<NodeFile>,
+    pub verify_file: Arc<VerifyFile>,
+    /// Who serves, and so can name files.
+    pub slot: Slot,
+}
+
+impl Teller {
+    /// Tells until the last sender is gone.
+    pub fn run(self, volume: &str, image: &Arc<Image>, tellings: &Receiver<Telling>) {
+        let (found, findings) = channel();
+        let namer = Namer {
+            journal: Arc::clone(&self.journal),
+            me: self.me,
+            slot: Arc::clone(&self.slot),
+            volume: volume.to_string(),
+        };
+        std::thread::spawn(move || namer.run(&findings));
+        while let Ok(telling) = tellings.recv() {
+            match telling {
+                Telling::Notice(Notice::Found(finding)) => drop(found.send(finding)),
+                Telling::Notice(notice) => {
+                    let v = image.state().record.map_or(0, |record| record.v);
+                    if let Some(event) = event_of(notice, self.me, v, None) {
+                        self.journal.tell(Some(volume), event);
+                    }
+                }
+                Telling::Unusable(v) => {
+                    if let Err(reason) = self.node_file.note_unusable(v) {
+                        self.journal.tell(Some(volume), Told::CopyUnusable { reason });
+                    }
+                }
+                Telling::Verify(progress, end) => {
+                    if let Err(text) = self.verify_file.note(&progress, end, clock::unix_ms()) {
+                        self.journal.tell(Some(volume), Told::Fault { text });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Says which file a block belongs to.
+struct Namer {
+    journal: Arc<Journal>,
+    me: NodeId,
+    slot: Slot,
+    volume: String,
+}
+
+impl Namer {
+    fn run(&self, findings: &Receiver<Finding>) {
+        while let Ok(finding) = findings.recv() {
+            let served = self.slot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let file = served.and_then(|served| served.whose(finding.block));
+            if let Some(event) = event_of(Notice::Found(finding), self.me, 0, file) {
+                self.journal.tell(Some(&self.volume), event);
+            }
+        }
+    }
+}
