@@ -111,6 +111,17 @@ fn every_deliberate_bug_is_seen_within_its_seeds() {
     assert!(MUTATIONS.len() >= 20 && missed.is_empty(), "not seen: {missed:?}");
 }
 
+/// W3: a flush waits for the disks of both. Else the other one may keep the head of the tables and lose the pages that
+/// it names, and that is what the survivor serves.
+#[test]
+fn peer_keeps_header_loses_pages() {
+    let local = MUTATIONS.iter().find(|mutation| mutation.name == "flush-local-only").expect("a known bug");
+    let (seed, text) = caught_at(local, 400, true).expect("nothing notices that the rule is off");
+    println!("seed {seed}: {text}");
+    let kept = run(&Options { seed, effects_only: true, ..Options::default() });
+    assert!(kept.violations.is_empty(), "{:?}", kept.violations);
+}
+
 /// Evicting an extent early breaks a rule, and the rule is looked at. It harms nobody as long as the follower's own log
 /// has what that one may lose, and the other way round; without both logs data is lost, and seen without any rule.
 #[test]

@@ -21,7 +21,7 @@ mod superblock;
 pub use fs_inode::{COOKIE_FIRST, Dirent, FileKind, InodeRec, MODE_TYPE_MASK, Time};
 pub use fs_log::{
     ChainHash, LogOp, LogRecord, is_whole_record, open_record, record_blocks, record_claim, record_len,
-    seal_record,
+    record_prev, seal_record,
 };
 pub use fs_super::{CHUNK_BLOCKS, FsSuper};
 pub use fs_tables::{ExtentRec, LogMeta, TableId, ino_of_key, key_ino, key_name, key_pair, second_of_key};

@@ -87,7 +87,7 @@ impl Store {
             self.seal(&mut chain, Seal::Freeze)?
         };
         let Some(batch) = batch else { return Ok(()) };
-        self.latch(write_runs(self.blocks().as_ref(), &batch.payload))?;
+        self.latch(write_runs(self.blocks().as_ref(), &batch.payload, self.rules()))?;
         let stored = guarded(|| self.store_batch(&batch).and_then(|()| Snapshot::take(&self.db)));
         let snapshot = match stored {
             Ok(snapshot) => snapshot,

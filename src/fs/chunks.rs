@@ -18,6 +18,7 @@ use crate::format::{CHUNK_BLOCKS, FsSuper};
 use crate::image::{Blocks, BlocksError};
 
 use super::core::Page;
+use super::rules::Rules;
 
 /// Entries of the chunk map from this index on are spare chunks: bound to no address yet, but the tables' own, so that
 /// redb can be opened before anything is known about free space.
@@ -33,9 +34,8 @@ struct Inner {
     /// Chunks bound since the last sync: written whole, so that no old content shows through.
     fresh: Vec<u64>,
     slot_dirty: bool,
-    /// A rule switched off: the map is written behind the chunks (W15).
     #[cfg(test)]
-    late_map: bool,
+    rules: Rules,
 }
 
 /// Where a page of the tables is.
@@ -66,20 +66,26 @@ fn io_error(error: BlocksError) -> io::Error {
 
 impl Inner {
     #[cfg(test)]
-    fn is_late(&self) -> bool {
-        self.late_map
+    fn rules(&self) -> Rules {
+        self.rules
     }
 
     #[cfg(not(test))]
-    fn is_late(&self) -> bool {
-        false
+    fn rules(&self) -> Rules {
+        Rules::default()
+    }
+
+    /// A rule switched off: chunks behind the end of the tables are free for others.
+    fn give_back(&mut self, first_gone: u64) {
+        let gone = self.map.split_off(&first_gone.div_ceil(CHUNK_BLOCKS));
+        self.pool.extend(gone.into_values());
     }
 }
 
 impl Chunks {
     #[cfg(test)]
-    pub(super) fn write_map_late(&self) {
-        self.lock().late_map = true;
+    pub(super) fn set_rules(&self, rules: Rules) {
+        self.lock().rules = rules;
     }
 
     pub(super) fn new(blocks: Arc<dyn Blocks>, sup: FsSuper) -> Chunks {
@@ -95,7 +101,7 @@ impl Chunks {
             fresh: Vec::new(),
             slot_dirty: false,
             #[cfg(test)]
-            late_map: false,
+            rules: Rules::at_open(),
         };
         Chunks { blocks, inner: Arc::new(Mutex::new(inner)) }
     }
@@ -211,7 +217,12 @@ impl Chunks {
 }
 
 /// Writes blocks in runs of neighbours, at most a slice at a time.
-pub(super) fn write_runs(blocks: &dyn Blocks, plan: &BTreeMap<u64, Page>) -> Result<(), BlocksError> {
+pub(super) fn write_runs(
+    blocks: &dyn Blocks,
+    plan: &BTreeMap<u64, Page>,
+    rules: Rules,
+) -> Result<(), BlocksError> {
+    let most = if rules.no_slices { usize::MAX } else { SLICE_BYTES_MAX };
     let mut run: Vec<(u64, &Page)> = Vec::new();
     let write = |run: &[(u64, &Page)]| match run.first() {
         Some((first, _)) => {
@@ -225,7 +236,7 @@ pub(super) fn write_runs(blocks: &dyn Blocks, plan: &BTreeMap<u64, Page>) -> Res
     };
     for (block, page) in plan {
         let joins = run.last().is_some_and(|(last, _)| last + 1 == *block);
-        if !joins || run.len() * PAGE >= SLICE_BYTES_MAX {
+        if !joins || run.len() * PAGE >= most {
             write(&run)?;
             run.clear();
         }
@@ -236,7 +247,11 @@ pub(super) fn write_runs(blocks: &dyn Blocks, plan: &BTreeMap<u64, Page>) -> Res
 
 impl StorageBackend for Chunks {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.lock().sup.tables_len)
+        let inner = self.lock();
+        if inner.rules().rough_length {
+            return Ok(inner.map.len() as u64 * CHUNK_BLOCKS * PAGE as u64);
+        }
+        Ok(inner.sup.tables_len)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -265,7 +280,10 @@ impl StorageBackend for Chunks {
         let first_gone = len.div_ceil(PAGE as u64);
         if len < old {
             inner.dirty.split_off(&first_gone);
-        } else {
+            if inner.rules().give_chunks_back {
+                inner.give_back(first_gone);
+            }
+        } else if !inner.rules().stale_growth {
             // Chunks stay bound when the tables shrink: what is grown into again must read as zeros.
             let zero: Page = Arc::new([0; PAGE]);
             let bound: Vec<u64> = inner
@@ -283,14 +301,14 @@ impl StorageBackend for Chunks {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let plan = {
+        let (plan, rules) = {
             let mut inner = self.lock();
-            if inner.slot_dirty && !inner.is_late() {
+            if inner.slot_dirty && !inner.rules().late_chunk_map {
                 self.write_slot(&mut inner).map_err(io_error)?;
             }
-            Chunks::plan(&inner)
+            (Chunks::plan(&inner), inner.rules())
         };
-        write_runs(self.blocks.as_ref(), &plan).map_err(io_error)?;
+        write_runs(self.blocks.as_ref(), &plan, rules).map_err(io_error)?;
         {
             let mut inner = self.lock();
             inner.fresh.clear();

@@ -96,7 +96,10 @@ impl Store {
         let (ticket, mut files) = {
             let mut core = self.core_write();
             core.writable()?;
-            let wanted = std::mem::take(&mut core.wanted);
+            let mut wanted = std::mem::take(&mut core.wanted);
+            if core.rules().drag_all {
+                wanted.extend(core.files.keys());
+            }
             (Ticket(core.next_ticket.saturating_sub(1)), wanted)
         };
         let mut sweep = Sweep::default();
@@ -196,9 +199,10 @@ impl Store {
     }
 
     fn write_home(&self, runs: &[HomeRun]) -> Result<(), BlocksError> {
+        let most = if self.rules().no_slices { usize::MAX } else { HOME_BYTES / PAGE };
         for run in runs {
             let mut first = run.start;
-            for pages in run.pages.chunks(HOME_BYTES / PAGE) {
+            for pages in run.pages.chunks(most) {
                 let mut data = Pages::zeroed(pages.len());
                 for (slot, page) in data.chunks_exact_mut(PAGE).zip(pages) {
                     slot.copy_from_slice(&page[..]);

@@ -144,6 +144,9 @@ impl Store {
         let _token = self.tokens.acquire(ino);
         let (tail, skip) = (size / BLOCK, (size % BLOCK) as usize);
         let edge = self.load_edge(ino, tail, skip, BlockNo::SIZE)?;
+        if self.rules().edge_goes_home {
+            self.edge_home(ino, edge.as_ref())?;
+        }
         let mut core = self.core_write();
         core.writable()?;
         let from = size.div_ceil(BLOCK);
@@ -172,6 +175,16 @@ impl Store {
         }
         core.settle_entry(ino, size);
         Ok(behind > STEP)
+    }
+
+    /// A rule switched off: a cut block changes where it lies, whatever becomes of the record.
+    fn edge_home(&self, ino: Ino, edge: Option<&(u64, Page)>) -> Result<(), FsError> {
+        let Some((at, page)) = edge else { return Ok(()) };
+        let piece = piece_at(&self.core_read().layers(None), ino, *at, at + 1)?;
+        match piece {
+            Piece::Mapped { start, unwritten: false, .. } => Ok(self.blocks().write(start, &page[..])?),
+            Piece::Mapped { .. } | Piece::Hole { .. } => Ok(()),
+        }
     }
 
     /// Finishes a truncation of many extents. The caller keeps writers out.

@@ -6,10 +6,11 @@
 //! that the missing one was acknowledged.
 
 use crate::base::{BlockNo, PAGE, Pages};
-use crate::format::{ChainHash, is_whole_record, open_record, record_claim, record_len};
+use crate::format::{ChainHash, is_whole_record, open_record, record_claim, record_len, record_prev};
 use crate::image::{Blocks, BlocksError};
 
 use super::FsError;
+use super::rules::Rules;
 
 /// Blocks read at once in the search behind the end.
 const SLICE: u64 = 256;
@@ -59,6 +60,8 @@ impl Ring {
 pub(super) struct Found {
     pub(super) at: u64,
     pub(super) bytes: Pages,
+    /// The hash that it follows.
+    pub(super) prev: ChainHash,
     pub(super) hash: ChainHash,
 }
 
@@ -69,13 +72,15 @@ pub(super) fn find_record(
     log_id: u128,
     seq: u64,
     prev: &ChainHash,
+    rules: Rules,
 ) -> Result<Option<Found>, FsError> {
     for at in [ring.head, 0] {
         let Some(first) = read(blocks, ring, at, 1)? else { continue };
         let Some(len) = record_len(&first, log_id, seq) else { continue };
         let Some(bytes) = read(blocks, ring, at, len)? else { continue };
-        if let Some(hash) = open_record(&bytes, prev).map(|record| record.hash) {
-            return Ok(Some(Found { at, bytes, hash }));
+        let prev = if rules.ignore_chain { record_prev(&bytes).unwrap_or(*prev) } else { *prev };
+        if let Some(hash) = open_record(&bytes, &prev).map(|record| record.hash) {
+            return Ok(Some(Found { at, bytes, prev, hash }));
         }
     }
     Ok(None)

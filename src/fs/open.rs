@@ -23,6 +23,7 @@ use super::core::{Core, Delta, OpenTxn, Owned};
 use super::locks::{Shards, Tokens, lock};
 use super::log::{Ring, find_later, find_record};
 use super::overlay::Overlay;
+use super::rules::Rules;
 use super::space::Space;
 use super::store::{FormatOptions, Store, StoreOptions, corrupt};
 use super::tables::{FREE, META, META_LOG, Snapshot, Tables, definition, redb_error};
@@ -105,7 +106,9 @@ impl Store {
     /// has the right to serve, because the log goes on.
     pub fn open(blocks: Arc<dyn Blocks>, opts: &StoreOptions) -> Result<Store, FsError> {
         let sup = read_super(blocks.as_ref())?;
-        blocks.pin_hot(BlockNo(sup.ring_first), sup.ring_blocks)?;
+        if !Rules::at_open().ring_not_pinned {
+            blocks.pin_hot(BlockNo(sup.ring_first), sup.ring_blocks)?;
+        }
         let chunks = Chunks::new(blocks.clone(), sup.clone());
         let backend = chunks.clone();
         let cache = opts.cache_bytes;
@@ -282,7 +285,7 @@ fn fresh_core(sup: &FsSuper, snapshot: Snapshot, meta: &LogMeta) -> Core {
         next_seq: meta.next_seq,
         failed: None,
         #[cfg(test)]
-        rules: super::rules::Rules::default(),
+        rules: Rules::at_open(),
     }
 }
 
@@ -294,7 +297,8 @@ fn fill_space(
     free: &[(u64, u64)],
     chunks: &Chunks,
 ) -> Result<(), FsError> {
-    let is_backed = |extent: ExtentNo| blocks.is_backed(extent);
+    let trusting = Rules::at_open().ignore_backing;
+    let is_backed = |extent: ExtentNo| trusting || blocks.is_backed(extent);
     for (start, count) in free {
         let end = start.checked_add(*count).filter(|end| *end <= sup.block_count);
         if *start < sup.data_first || end.is_none() || !space.add(*start, *count, &is_backed) {
@@ -327,8 +331,10 @@ impl Core {
         opts: &StoreOptions,
         chain: &mut ChainHash,
     ) -> Result<Option<u64>, FsError> {
-        while let Some(found) = find_record(blocks, &self.ring, sup.log_id, self.next_seq, chain)? {
-            self.replay(&found.bytes, chain, sup)?;
+        while let Some(found) =
+            find_record(blocks, &self.ring, sup.log_id, self.next_seq, chain, self.rules())?
+        {
+            self.replay(&found.bytes, &found.prev, sup)?;
             self.ring.head = self.ring.after(found.at, found.bytes.len() as u64 / PAGE as u64);
             self.next_seq += 1;
             *chain = found.hash;

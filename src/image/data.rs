@@ -7,6 +7,7 @@ use crate::base::{BlockNo, Digest, ExtentNo};
 use crate::format::{BLOCK, BlockRec, GROUP_EXTENTS, PAGE_BYTES};
 
 use super::commit::Why;
+use super::core::is_broken;
 use super::hot::extents_of;
 use super::{DiskError, FlushEpoch, Image, ImageError, RangeGuard};
 
@@ -246,7 +247,7 @@ impl Image {
         let used = self.with_page(extent.0, |page| page.used_map())?;
         for (start, len, is_used) in runs(1024, |i| used[i / 64] & 1 << (i % 64) != 0) {
             let offset = self.geometry.block_at(extent.first_block().0 + start as u64);
-            if !is_used {
+            if !is_used && !is_broken("backing takes the room from the host") {
                 self.disk.zero(offset, len as u64 * BLOCK).map_err(full)?;
             }
         }

@@ -11,7 +11,7 @@ use crate::format::{open_sector, seal_sector};
 
 use super::bits::BITMAP_BLOCKS;
 use super::commit::Meta;
-use super::core::{Cached, Core};
+use super::core::{Cached, Core, is_broken};
 use super::{DiskError, Image, ImageError};
 
 const SECTORS_PER_BLOCK: usize = BLOCK as usize / SECTOR_BYTES;
@@ -173,6 +173,7 @@ impl Image {
                 page.distrust_unwritten();
                 Ok((page, true))
             }
+            Err(_) if is_broken("a damaged page is not an empty one") => Ok((DigestPage::default(), false)),
             Err(_) => Ok((DigestPage::unknown(), true)),
         }
     }

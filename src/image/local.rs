@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::base::{BlockNo, Digest, ExtentNo};
 use crate::format::State;
 
+use super::core::is_broken;
 use super::hot::extents_of;
 use super::{Blocks, BlocksError, Image, ImageError, RangeGuard};
 
@@ -29,7 +30,7 @@ impl LocalBlocks {
     pub fn new(image: Arc<Image>) -> Result<LocalBlocks, ImageError> {
         let state: State = image.state();
         let solo = state.record.is_some_and(|record| record.members.solo().is_some());
-        let pair = state.record.is_some() && !solo;
+        let pair = state.record.is_some() && !solo && !is_broken("an image of a pair is only read");
         let writable = image.is_writable() && !pair;
         let local = LocalBlocks { image, writable, marks: solo && !state.full };
         if local.writable && local.image.was_unclean() {

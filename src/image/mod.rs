@@ -26,7 +26,7 @@ mod replay;
 mod suspect;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::{Arc, Mutex};
 

@@ -15,7 +15,7 @@ use crate::format::{FORMAT_VERSION, Superblock, Transaction};
 
 use super::bits::Bitmap;
 use super::commit::Meta;
-use super::core::{Cached, Core, Slot};
+use super::core::{Cached, Core, Slot, is_broken};
 use super::make::read_label;
 use super::replay::{Replay, replay};
 use super::{Disk, Image, ImageError, OpenOptions, Probe, RangeLocks};
@@ -150,11 +150,27 @@ impl Image {
                 page.set(index, settled);
             }
             page.flags |= PAGE_UNCHECKED;
+            if is_broken("after a crash a digest outlives its block") {
+                self.rehash(extent, &mut page)?;
+            }
             let mut core = self.core();
             core.by_extent.insert(extent, index);
             core.pages.insert(extent, Cached { page: Box::new(page), used: 0 });
             core.slots[index] =
                 Some(Slot { extent, stable: true, last_write: 1, version: 1, ..Slot::default() });
+        }
+        Ok(())
+    }
+
+    /// A rule switched off: whatever lies there is right.
+    fn rehash(&self, extent: u64, page: &mut DigestPage) -> Result<(), ImageError> {
+        let first = ExtentNo(extent).first_block().0;
+        for index in 0..ExtentNo::BLOCKS {
+            if matches!(page.get(index as usize), BlockRec::Written(_)) {
+                let mut content = Pages::zeroed(1);
+                self.disk.read_at(self.geometry.block_at(first + index), &mut content)?;
+                page.set(index as usize, BlockRec::Written(Digest::of(&content)));
+            }
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ struct Inner {
     fail_writes: bool,
     on_discard: Option<Arc<dyn Fn() + Send + Sync>>,
     on_write: Option<WriteWatch>,
+    before_write: Option<WriteWatch>,
     on_read: Option<WriteWatch>,
     fail_flushes: bool,
 }
@@ -100,6 +101,11 @@ impl MemBlocks {
         self.inner.lock().unwrap().on_write = Some(Arc::from(watch));
     }
 
+    /// Calls `watch` with the first block before each write.
+    pub(crate) fn before_write(&self, watch: Box<dyn Fn(u64) + Send + Sync>) {
+        self.inner.lock().unwrap().before_write = Some(Arc::from(watch));
+    }
+
     /// The content as it would be read now.
     pub(crate) fn copy(&self) -> Arc<MemBlocks> {
         let inner = self.inner.lock().unwrap();
@@ -165,6 +171,10 @@ impl Blocks for MemBlocks {
     fn write(&self, first: BlockNo, data: &[u8]) -> Result<(), BlocksError> {
         assert!(data.len().is_multiple_of(4096));
         self.check(first, data.len() as u64 / 4096)?;
+        let watch = self.inner.lock().unwrap().before_write.clone();
+        if let Some(watch) = watch {
+            watch(first.0);
+        }
         let mut inner = self.inner.lock().unwrap();
         if inner.fail_writes {
             return Err(BlocksError::Io("the medium failed".to_string()));

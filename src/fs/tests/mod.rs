@@ -10,6 +10,7 @@ pub(crate) mod mem;
 mod model;
 mod protocol;
 mod stack;
+mod switches;
 
 use std::sync::Arc;
 
@@ -80,5 +81,10 @@ impl Store {
     /// An empty store in memory.
     pub(crate) fn for_tests() -> Store {
         fresh().1
+    }
+
+    /// S1 switched off.
+    pub(crate) fn drag_everything(&self, drag: bool) {
+        self.core_write().rules.drag_all = drag;
     }
 }

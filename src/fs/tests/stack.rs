@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::{BlockNo, Generation, NodeId, VolumeId};
 use crate::format::{ResyncMark, State};
+use crate::fs::rules::Rules;
 use crate::image::{self, Blocks, Disk, Image, LocalBlocks, MemDisk, OpenOptions};
 
 const MIB: usize = 1 << 20;
@@ -45,10 +46,22 @@ fn disk(len: u64, al_slots: u32) -> Arc<MemDisk> {
 
 /// S3: flushes of the disk, by what is fsynced: small 1, large overwrite 1, large fresh 2, each 1 more when cold.
 #[test]
-fn flush_count_table_on_an_image() {
+fn flush_count_table() {
+    flush_counts(Rules::default());
+    for off in [
+        Rules { ring_not_pinned: true, ..Rules::default() },
+        Rules { skip_fresh_flush: true, ..Rules::default() },
+    ] {
+        let story = std::panic::AssertUnwindSafe(|| off.open_with(|| flush_counts(off)));
+        assert!(std::panic::catch_unwind(story).is_err(), "nothing notices that a rule is off: {off:?}");
+    }
+}
+
+fn flush_counts(rules: Rules) {
     let disk = disk(200 << 20, 16);
     let blocks = local(&disk);
     let store = open_on(blocks.clone());
+    store.core_write().rules = rules;
     assert!(store.back_ahead(25_000).unwrap());
     let ino = create(&store, b"file");
     fsync(&store, ino);
@@ -74,8 +87,8 @@ fn flush_count_table_on_an_image() {
     for n in 10..90 {
         count(n * MIB, MIB);
     }
-    let block = store.core_read().ring.first;
-    assert!(blocks.image().is_hot(BlockNo(block), 1), "the log stays hot");
+    let ring = store.core_read().ring.clone();
+    assert!(blocks.image().is_hot(BlockNo(ring.first), ring.blocks), "all of the log stays hot");
     assert_eq!(count(8 * MIB, MIB), 2, "large overwrite, cold");
     assert_eq!(count(8 * MIB, MIB), 1, "and hot again");
     assert_eq!(count(0, 4096), 1, "small, always hot");
@@ -88,6 +101,13 @@ fn open_on(blocks: Arc<LocalBlocks>) -> Store {
 /// W19: the host fills up under a sparse image: the application is told, and everything acknowledged stays.
 #[test]
 fn host_disk_full_under_sparse_image() {
+    full_host();
+    let off = Rules { ignore_backing: true, ..Rules::default() };
+    let told = std::panic::catch_unwind(|| off.open_with(full_host));
+    assert!(told.is_err(), "nothing notices that the rule is off");
+}
+
+fn full_host() {
     let disk = disk(400 << 20, 16);
     let store = open_on(local(&disk));
     let ino = create(&store, b"f");

@@ -16,6 +16,14 @@ thread_local! {
     pub static BROKEN: Cell<&'static str> = const { Cell::new("") };
 }
 
+/// Whether `story` does not end well while this thread ignores `rule`.
+pub(crate) fn fails_without(rule: &'static str, story: impl FnOnce()) -> bool {
+    BROKEN.set(rule);
+    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(story));
+    BROKEN.set("");
+    told.is_err()
+}
+
 pub fn state(record: Option<Record>) -> State {
     State {
         volume: VolumeId(7),

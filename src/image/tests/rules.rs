@@ -75,26 +75,33 @@ fn a_write_into_a_cold_extent_is_refused() {
 
 #[test]
 fn zeroed_digest_page_is_not_zeros() {
-    let disk = disk(40 << 20, None, 4);
-    let image = open(&disk);
-    write(&image, 3, 1);
-    flush(&image);
-    image.close().expect("close");
-    let page = image.geometry().page_at(0);
-    drop(image);
-    disk.corrupt(page, &[0; PAGE_BYTES]);
-    let image = open(&disk);
-    assert_eq!(read(&image, 3), Err(ImageError::Rotten { block: BlockNo(3) }));
-    assert_eq!(
-        read(&image, 4),
-        Err(ImageError::Rotten { block: BlockNo(4) }),
-        "nobody can say it was not written"
+    let story = || {
+        let disk = disk(40 << 20, None, 4);
+        let image = open(&disk);
+        write(&image, 3, 1);
+        flush(&image);
+        image.close().expect("close");
+        let page = image.geometry().page_at(0);
+        drop(image);
+        disk.corrupt(page, &[0; PAGE_BYTES]);
+        let image = open(&disk);
+        assert_eq!(read(&image, 3), Err(ImageError::Rotten { block: BlockNo(3) }));
+        assert_eq!(
+            read(&image, 4),
+            Err(ImageError::Rotten { block: BlockNo(4) }),
+            "nobody can say it was not written"
+        );
+        assert!(image.extent_page(ExtentNo(0)).expect("page").damaged);
+        assert_eq!(image.damaged_pages(), 1);
+        // Written again (from a peer), a block is known again.
+        write(&image, 3, 2);
+        assert_eq!(read(&image, 3), Ok(content(3, 2)));
+    };
+    story();
+    assert!(
+        fails_without("a damaged page is not an empty one", story),
+        "nothing notices that the rule is off"
     );
-    assert!(image.extent_page(ExtentNo(0)).expect("page").damaged);
-    assert_eq!(image.damaged_pages(), 1);
-    // Written again (from a peer), a block is known again.
-    write(&image, 3, 2);
-    assert_eq!(read(&image, 3), Ok(content(3, 2)));
 }
 
 #[test]
@@ -119,32 +126,43 @@ fn an_older_digest_page_in_the_place_of_the_newer_one_is_noticed() {
 
 #[test]
 fn rot_in_hot_extent_is_not_exported() {
-    let disk = disk(40 << 20, None, 4);
-    let image = open(&disk);
-    for block in 0..4 {
-        write(&image, block, 1);
-    }
-    flush(&image);
-    drop(image);
-    let rotten_at = EXTENT_BYTES.min(65_536) + 2 * 4096 + 100;
-    disk.corrupt(rotten_at, b"rot");
-    let image = open(&disk);
-    assert!(image.was_unclean());
-    assert_eq!(image.hot_ranges(), vec![(BlockNo(0), 1024)]);
-    assert_eq!(read(&image, 2), Err(ImageError::Rotten { block: BlockNo(2) }));
-    assert_eq!(image.suspects(), Ok(vec![BlockNo(2)]));
-    assert_eq!(image.blessed(), 0);
-    assert_eq!(image.digests(BlockNo(2), 1), Ok(vec![Some(Digest::of(&content(2, 1)))]), "the digest stays");
-    // The peer's copy heals it; other bytes do not.
-    let guard = image.lock(BlockNo(2), 1);
-    assert_eq!(
-        image.heal(&guard, BlockNo(2), &content(2, 9)),
-        Err(ImageError::WrongRepair { block: BlockNo(2) })
+    let story = || {
+        let disk = disk(40 << 20, None, 4);
+        let image = open(&disk);
+        for block in 0..4 {
+            write(&image, block, 1);
+        }
+        flush(&image);
+        drop(image);
+        let rotten_at = EXTENT_BYTES.min(65_536) + 2 * 4096 + 100;
+        disk.corrupt(rotten_at, b"rot");
+        let image = open(&disk);
+        assert!(image.was_unclean());
+        assert_eq!(image.hot_ranges(), vec![(BlockNo(0), 1024)]);
+        assert_eq!(read(&image, 2), Err(ImageError::Rotten { block: BlockNo(2) }));
+        assert_eq!(image.suspects(), Ok(vec![BlockNo(2)]));
+        assert_eq!(image.blessed(), 0);
+        assert_eq!(
+            image.digests(BlockNo(2), 1),
+            Ok(vec![Some(Digest::of(&content(2, 1)))]),
+            "the digest stays"
+        );
+        // The peer's copy heals it; other bytes do not.
+        let guard = image.lock(BlockNo(2), 1);
+        assert_eq!(
+            image.heal(&guard, BlockNo(2), &content(2, 9)),
+            Err(ImageError::WrongRepair { block: BlockNo(2) })
+        );
+        image.heal(&guard, BlockNo(2), &content(2, 1)).expect("heals");
+        assert_eq!(read(&image, 2), Ok(content(2, 1)));
+        assert_eq!(image.suspects(), Ok(Vec::new()));
+        assert!(!image.is_suspect(BlockNo(2)), "settled");
+    };
+    story();
+    assert!(
+        fails_without("after a crash a digest outlives its block", story),
+        "nothing notices that the rule is off"
     );
-    image.heal(&guard, BlockNo(2), &content(2, 1)).expect("heals");
-    assert_eq!(read(&image, 2), Ok(content(2, 1)));
-    assert_eq!(image.suspects(), Ok(Vec::new()));
-    assert!(!image.is_suspect(BlockNo(2)), "settled");
 }
 
 #[test]
@@ -201,72 +219,92 @@ fn rot_of_a_cold_extent_is_not_suspect_and_not_blessed() {
 
 #[test]
 fn backup_alone_after_double_power_cut_reads_everything() {
-    let disk = disk(80 << 20, None, 8);
-    let image = open(&disk);
-    let before = disk.fork();
-    disk.record();
-    // A secondary: writes and flushes as they arrive, in more extents than slots, pages lazy.
-    for version in 1..=200u64 {
-        let block = version * 7919 % (15 * 1024);
-        while image.make_hot(BlockNo(block), 1) == Err(ImageError::SlotsBusy) {
-            flush(&image);
+    let story = || {
+        let disk = disk(80 << 20, None, 8);
+        let image = open(&disk);
+        let before = disk.fork();
+        disk.record();
+        // A secondary: writes and flushes as they arrive, in more extents than slots, pages lazy.
+        for version in 1..=200u64 {
+            let block = version * 7919 % (15 * 1024);
+            while image.make_hot(BlockNo(block), 1) == Err(ImageError::SlotsBusy) {
+                flush(&image);
+            }
+            write(&image, block, version);
+            if version % 3 == 0 {
+                flush(&image);
+            }
         }
-        write(&image, block, version);
-        if version % 3 == 0 {
-            flush(&image);
+        flush(&image);
+        let disk = cut(&disk, &before);
+        let image = open(&disk);
+        for version in 1..=200u64 {
+            let block = version * 7919 % (15 * 1024);
+            assert_eq!(read(&image, block), Ok(content(block, version)), "block {block}");
         }
-    }
-    flush(&image);
-    let disk = cut(&disk, &before);
-    let image = open(&disk);
-    for version in 1..=200u64 {
-        let block = version * 7919 % (15 * 1024);
-        assert_eq!(read(&image, block), Ok(content(block, version)), "block {block}");
-    }
-    assert_eq!(image.suspects(), Ok(Vec::new()));
+        assert_eq!(image.suspects(), Ok(Vec::new()));
+    };
+    story();
+    assert!(fails_without("hot before the first write", story), "nothing notices that the rule is off");
 }
 
 #[test]
 fn filler_vs_allocator() {
-    let disk = disk(40 << 20, None, 4);
-    let image = open(&disk);
-    let whole = image.lock(BlockNo(0), 1024);
-    assert!(image.try_lock(BlockNo(9), 1).is_none(), "nobody writes while the extent is being filled");
-    image.back(&whole, ExtentNo(0)).expect("backs");
-    drop(whole);
-    write(&image, 9, 1);
-    flush(&image);
-    let part = image.lock(BlockNo(0), 10);
-    let refused = image.back(&part, ExtentNo(0));
-    assert_eq!(refused, Err(ImageError::NotLocked { first: BlockNo(0), count: 1024 }));
-    drop(part);
-    // Backing an extent that already has blocks zeroes only the others.
-    write(&image, 2000, 1);
-    let whole = image.lock(BlockNo(1024), 1024);
-    image.back(&whole, ExtentNo(1)).expect("backs");
-    assert!(image.is_backed(ExtentNo(0)) && image.is_backed(ExtentNo(1)) && !image.is_backed(ExtentNo(2)));
-    assert_eq!(read(&image, 9), Ok(content(9, 1)));
-    assert_eq!(read(&image, 2000), Ok(content(2000, 1)));
-    drop((whole, image));
-    assert!(open(&disk).is_backed(ExtentNo(1)), "stable");
+    let story = || {
+        let disk = disk(40 << 20, None, 4);
+        let image = open(&disk);
+        let whole = image.lock(BlockNo(0), 1024);
+        assert!(image.try_lock(BlockNo(9), 1).is_none(), "nobody writes while the extent is being filled");
+        image.back(&whole, ExtentNo(0)).expect("backs");
+        drop(whole);
+        write(&image, 9, 1);
+        flush(&image);
+        let part = image.lock(BlockNo(0), 10);
+        let refused = image.back(&part, ExtentNo(0));
+        assert_eq!(refused, Err(ImageError::NotLocked { first: BlockNo(0), count: 1024 }));
+        drop(part);
+        // Backing an extent that already has blocks zeroes only the others.
+        write(&image, 2000, 1);
+        let whole = image.lock(BlockNo(1024), 1024);
+        image.back(&whole, ExtentNo(1)).expect("backs");
+        assert!(
+            image.is_backed(ExtentNo(0)) && image.is_backed(ExtentNo(1)) && !image.is_backed(ExtentNo(2))
+        );
+        assert_eq!(read(&image, 9), Ok(content(9, 1)));
+        assert_eq!(read(&image, 2000), Ok(content(2000, 1)));
+        drop((whole, image));
+        assert!(open(&disk).is_backed(ExtentNo(1)), "stable");
+    };
+    story();
+    assert!(
+        fails_without("operations on one block exclude each other", story),
+        "nothing notices that the rule is off"
+    );
 }
 
 #[test]
 fn discard_vs_reuse() {
-    let disk = disk(40 << 20, None, 4);
-    let image = open(&disk);
-    write(&image, 5, 1);
-    flush(&image);
-    let whole = image.lock(BlockNo(0), 1024);
-    image.discard(&whole, BlockNo(0), 1024).expect("discard");
-    assert!(image.try_lock(BlockNo(5), 1).is_none());
-    drop(whole);
-    assert_eq!(read(&image, 5), Ok(vec![0; 4096]), "from the map, whatever the device returns");
-    write(&image, 5, 2);
-    flush(&image);
-    assert_eq!(read(&image, 5), Ok(content(5, 2)));
-    drop(image);
-    assert_eq!(read(&open(&disk), 5), Ok(content(5, 2)));
+    let story = || {
+        let disk = disk(40 << 20, None, 4);
+        let image = open(&disk);
+        write(&image, 5, 1);
+        flush(&image);
+        let whole = image.lock(BlockNo(0), 1024);
+        image.discard(&whole, BlockNo(0), 1024).expect("discard");
+        assert!(image.try_lock(BlockNo(5), 1).is_none());
+        drop(whole);
+        assert_eq!(read(&image, 5), Ok(vec![0; 4096]), "from the map, whatever the device returns");
+        write(&image, 5, 2);
+        flush(&image);
+        assert_eq!(read(&image, 5), Ok(content(5, 2)));
+        drop(image);
+        assert_eq!(read(&open(&disk), 5), Ok(content(5, 2)));
+    };
+    story();
+    assert!(
+        fails_without("operations on one block exclude each other", story),
+        "nothing notices that the rule is off"
+    );
 }
 
 #[test]
@@ -304,28 +342,35 @@ fn a_discarded_extent_is_given_back_only_after_it_stopped_being_backed() {
 
 #[test]
 fn host_disk_full_under_sparse_image() {
-    let disk = disk(40 << 20, None, 4);
-    let image = open(&disk);
-    let whole = image.lock(BlockNo(0), 1024);
-    image.back(&whole, ExtentNo(0)).expect("backs");
-    drop(whole);
-    write(&image, 1, 1);
-    flush(&image);
-    disk.limit_room(Some(1 << 20));
-    let whole = image.lock(BlockNo(1024), 1024);
-    assert_eq!(image.back(&whole, ExtentNo(1)), Err(ImageError::NoSpace { extent: ExtentNo(1) }));
-    assert!(!image.is_backed(ExtentNo(1)));
-    disk.limit_room(Some(0));
-    // What is backed goes on, metadata included.
-    for block in 0..200 {
-        write(&image, block, 2);
+    let story = || {
+        let disk = disk(40 << 20, None, 4);
+        let image = open(&disk);
+        let whole = image.lock(BlockNo(0), 1024);
+        image.back(&whole, ExtentNo(0)).expect("backs");
+        drop(whole);
+        write(&image, 1, 1);
         flush(&image);
-    }
-    assert_eq!(image.failure(), None);
-    image.close().expect("close");
-    disk.limit_room(None);
-    image.back(&whole, ExtentNo(1)).expect("room again");
-    assert_eq!(read(&image, 150), Ok(content(150, 2)));
+        disk.limit_room(Some(1 << 20));
+        let whole = image.lock(BlockNo(1024), 1024);
+        assert_eq!(image.back(&whole, ExtentNo(1)), Err(ImageError::NoSpace { extent: ExtentNo(1) }));
+        assert!(!image.is_backed(ExtentNo(1)));
+        disk.limit_room(Some(0));
+        // What is backed goes on, metadata included.
+        for block in 0..200 {
+            write(&image, block, 2);
+            flush(&image);
+        }
+        assert_eq!(image.failure(), None);
+        image.close().expect("close");
+        disk.limit_room(None);
+        image.back(&whole, ExtentNo(1)).expect("room again");
+        assert_eq!(read(&image, 150), Ok(content(150, 2)));
+    };
+    story();
+    assert!(
+        fails_without("backing takes the room from the host", story),
+        "nothing notices that the rule is off"
+    );
 }
 
 #[test]
