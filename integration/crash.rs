@@ -42,7 +42,7 @@ use std::time::Instant;
 
 use harness::Mounted;
 use harness::images::Depth;
-use harness::judge::{Count, Found, Judge, look};
+use harness::judge::{Count, Found, Judge, look, make_ten_more};
 use harness::model::{self, Done};
 use harness::run::{self, History, STYLES, Start, Style};
 use harness::{small_names, words};
@@ -72,20 +72,28 @@ fn strictest(history: &History) -> Result<(Mounted, Found), String> {
     Ok((mounted, found))
 }
 
-/// `path`, `path=SIZE`, `!path`.
+/// `path`, `path=SIZE`, `path=SIZE#BLOCKS`, `!path`.
 fn expect(found: &Found, after: &str) -> Result<(), String> {
     for word in after.split_whitespace() {
         let (gone, word) = word.strip_prefix('!').map_or((false, word), |rest| (true, rest));
         let (path, size) = word.split_once('=').map_or((word, None), |(path, size)| (path, Some(size)));
         let ino = found.inos.get(&format!("/{path}"));
+        let (size, blocks) = size.map_or((None, None), |size| match size.split_once('#') {
+            Some((size, blocks)) => (Some(size), Some(blocks.parse::<u64>().expect("blocks"))),
+            None => (Some(size), None),
+        });
         let size = size.map(|size| size.parse::<usize>().expect("a size"));
         let right = match (ino, gone) {
             (None, gone) => gone,
             (Some(_), true) => false,
-            (Some(ino), false) => size.is_none_or(|size| found.files[ino].len() == size),
+            (Some(ino), false) => {
+                size.is_none_or(|size| found.files[ino].len() == size)
+                    && blocks.is_none_or(|blocks| found.blocks[ino] == blocks)
+            }
         };
         if !right {
-            return Err(format!("expected {word} in\n{}", found.listing));
+            let blocks = ino.and_then(|ino| found.blocks.get(ino));
+            return Err(format!("expected {word} ({blocks:?} blocks) in\n{}", found.listing));
         }
     }
     Ok(())
@@ -100,8 +108,10 @@ fn the_known_crash_bugs_of_other_filesystems_are_not_ours() {
     for known in harness::known::all() {
         for style in STYLES {
             let judged = run::run(&empty, &known.ops, style, &run::nothing).and_then(|history| {
-                let (_, found) = strictest(&history)?;
+                let (mounted, found) = strictest(&history)?;
                 expect(&found, known.after)?;
+                // C26, and as good a question after any other.
+                make_ten_more(&mounted, &found)?;
                 CI.all(&history)
             });
             match judged {

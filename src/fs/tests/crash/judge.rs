@@ -59,12 +59,19 @@ pub struct Found {
     pub listing: String,
     /// Size and content by inode.
     pub files: BTreeMap<u64, Vec<u8>>,
+    /// Blocks of 4 KiB that each file says it has.
+    pub blocks: BTreeMap<u64, u64>,
     pub inos: BTreeMap<String, u64>,
 }
 
 /// Reads the whole tree.
 pub fn look(mounted: &Mounted) -> Result<Found, String> {
-    let mut found = Found { listing: String::new(), files: BTreeMap::new(), inos: BTreeMap::new() };
+    let mut found = Found {
+        listing: String::new(),
+        files: BTreeMap::new(),
+        blocks: BTreeMap::new(),
+        inos: BTreeMap::new(),
+    };
     look_at(mounted, Ino::ROOT, String::new(), &mut found)?;
     Ok(found)
 }
@@ -89,6 +96,7 @@ fn look_at(mounted: &Mounted, ino: Ino, path: String, found: &mut Found) -> Resu
             return Err(format!("{path}: {} bytes are read, the size is {}", data.len(), rec.size));
         }
         found.files.insert(ino.0, data);
+        found.blocks.insert(ino.0, rec.blocks);
     }
     if kind == FileKind::Dir {
         let mut names = store.dirents_after(ino, 0, usize::MAX).map_err(wrong)?;
@@ -237,6 +245,22 @@ fn empty_and_refill(mounted: &Mounted, found: &Found) -> Result<(), String> {
         if old.contains(&made.ino.0) {
             return Err(format!("{path} got inode {}, which was another's", made.ino.0));
         }
+    }
+    Ok(())
+}
+
+/// Makes ten more files; each gets a number that nobody has.
+pub fn make_ten_more(mounted: &Mounted, found: &Found) -> Result<(), String> {
+    let mut taken: Vec<u64> = found.inos.values().copied().collect();
+    for n in 0..10 {
+        let name = format!("one-more-{n}");
+        let made = mounted.fs.create(&ctx(), Ino::ROOT, name.as_bytes(), 0o644);
+        let made = made.map_err(|error| format!("create {name}: {error}"))?;
+        mounted.fs.forget(made.ino, 1);
+        if taken.contains(&made.ino.0) {
+            return Err(format!("{name} got inode {}, which is another's", made.ino.0));
+        }
+        taken.push(made.ino.0);
     }
     Ok(())
 }

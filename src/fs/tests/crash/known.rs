@@ -8,7 +8,8 @@ use std::fmt::Write;
 
 use super::words::{Op, parse};
 
-/// One workload, and what is there after a crash behind its last step: `path`, `path=SIZE`, `!path`.
+/// One workload, and what is there after a crash behind its last step: `path`, `path=SIZE`, `path=SIZE#BLOCKS`,
+/// `!path`.
 pub struct Known {
     pub name: &'static str,
     pub ops: Vec<Op>,
@@ -67,7 +68,7 @@ const C: [(&str, &str, &str); 42] = [
     (
         "C11",
         "write-new foo 0..128K; fsync foo; punch foo 96K..128K; punch foo 64K..192K; punch foo 32K..128K; fsync foo",
-        "foo=131072",
+        "foo=131072#8",
     ),
     // A file was at both places, or at none.
     ("C12", "create foo; mkdir A; fsync foo; rename foo A/foo; fsync A; fsync A/foo", "A/foo !foo"),
@@ -122,11 +123,11 @@ const C: [(&str, &str, &str); 42] = [
         "D/bar D/foo",
     ),
     // Preallocation behind the end was lost.
-    ("C22", "write-new foo 8K..16K; fsync foo; allocate-keep-size foo 1M..1028K; fsync foo", "foo=16384"),
+    ("C22", "write-new foo 8K..16K; fsync foo; allocate-keep-size foo 1M..1028K; fsync foo", "foo=16384#3"),
     (
         "C22 with fdatasync",
         "write-new foo 8K..16K; fsync foo; allocate-keep-size foo 1M..1028K; fdatasync foo",
-        "foo=16384",
+        "foo=16384#3",
     ),
     // Blocks of a direct write, but size 0.
     ("C23", "create foo; write foo 16K..20K; write foo 0..4K; fsync foo", "foo=20480"),
@@ -182,8 +183,8 @@ const C: [(&str, &str, &str); 42] = [
     ("N05", "mkdir A; mkdir B; create A/foo; link A/foo B/foo; fsync A/foo; fsync B/foo", "A/foo B/foo"),
     ("N06", "mkdir T; mkdir T/A; create T/foo; create T/A/foo; fsync T/A/foo; fsync T", "T/foo T/A/foo"),
     ("N07", "create foo; mkdir A; link foo A/bar; fsync foo", "foo A/bar"),
-    ("N08", "write-new foo 0..16K; fsync foo; allocate-keep-size foo 16K..20K; fsync foo", "foo=16384"),
-    ("N09", "write-new foo 0..16K; fsync foo; zero-keep-size foo 16K..20K; fdatasync foo", "foo=16384"),
+    ("N08", "write-new foo 0..16K; fsync foo; allocate-keep-size foo 16K..20K; fsync foo", "foo=16384#5"),
+    ("N09", "write-new foo 0..16K; fsync foo; zero-keep-size foo 16K..20K; fdatasync foo", "foo=16384#5"),
 ];
 
 const N10: (&str, &str, &str) = ("N10", "mkdir A; sync; rename A B; create B/foo; fsync B/foo", "B/foo !A");
