@@ -16,8 +16,8 @@ use crate::source::{BLOCK, Source, TableSpace};
 use crate::space::{Owner, Space};
 use crate::tables::{Edits, Layered, Stored};
 use crate::tree::{
-    Broken, Catalog, Commit, HEAD_BYTES, Head, PageNo, Root, Saved, TableInfo, Trees, Visitor, Widths,
-    below_broken, read_catalog, unreferenced,
+    Broken, Catalog, Commit, Freed, HEAD_BYTES, Head, LISTS, PageNo, Root, Saved, TableInfo, Trees, Visitor,
+    Widths, below_broken, read_catalog, unreferenced,
 };
 
 /// Entries of the chunk map from here on are chunks set aside.
@@ -264,6 +264,16 @@ fn own_tables(space: &TableSpace<'_>, head: &Head, root: Option<Root>, findings:
     }
     if broken > 0 {
         findings.add("tables", format!("{broken} pages of their own bookkeeping are damaged"));
+    }
+    let mut freed = Freed::default();
+    for info in LISTS.iter().filter_map(|name| catalog.tables.get(*name)).filter(|info| info.plain) {
+        if let Some(root) = info.root {
+            trees.walk(root, info.widths, &mut freed);
+        }
+    }
+    let wrong = freed.wrong(&trees);
+    if wrong > 0 {
+        findings.add("tables", format!("{wrong} of the pages that they mean to free cannot be"));
     }
 }
 

@@ -4,12 +4,14 @@
 //! inode. Invariants: nothing is written; no bytes make it panic, loop, or take unbounded memory.
 
 mod catalog;
+mod freed;
 mod header;
 mod page;
 mod salvage;
 mod walk;
 
 pub use catalog::{Catalog, TableInfo, read_catalog};
+pub use freed::{Freed, LISTS};
 pub use header::{Commit, HEAD_BYTES, Head, PAGE, PageNo, Root};
 pub use page::Widths;
 pub use salvage::{Saved, below_broken, unreferenced};

@@ -156,6 +156,41 @@ fn the_walker_meets_what_the_library_wrote() {
     }
 }
 
+/// What the library acts on without a look: what it wrote is right, anything else is counted.
+#[test]
+fn a_page_to_be_freed_lies_in_the_tables_and_is_listed_once() {
+    let (bytes, _) = library(20_000);
+    let mut own = Trees::new(&bytes, Head::decode(&bytes).unwrap());
+    own.ordered = false;
+    let system = read_catalog(&own, own.head.commits[0].unwrap().system);
+    let listed = || {
+        let mut freed = Freed::default();
+        for info in LISTS.iter().filter_map(|name| system.tables.get(*name)) {
+            if let Some(root) = info.root {
+                own.walk(root, info.widths, &mut freed);
+            }
+        }
+        freed
+    };
+    assert!(format!("{:?}", listed()).contains("PageNo"), "nothing is listed");
+    assert_eq!(listed().wrong(&own), 0);
+    let list = |pages: &[u64]| -> Vec<u8> {
+        let count = (pages.len() as u16).to_le_bytes();
+        count.into_iter().chain(pages.iter().flat_map(|page| page.to_le_bytes())).collect()
+    };
+    for (value, wrong) in [
+        (list(&[7 << 20]), 1),
+        (list(&[31 << 59, 0xF_FFFF, u64::MAX]), 3),
+        (list(&[5, 5]), 1),
+        (vec![9, 0, 1], 1),
+        (vec![1], 1),
+    ] {
+        let mut freed = Freed::default();
+        freed.entry(&[0; 16], &value);
+        assert_eq!(freed.wrong(&own), wrong, "{value:?}");
+    }
+}
+
 /// A tree of one leaf of one pair, so that the sealed part of a page has every length.
 #[test]
 fn the_checksum_is_the_librarys_for_every_length_of_a_page() {

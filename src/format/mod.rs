@@ -26,6 +26,8 @@ pub use fs_log::{
 pub use fs_super::{CHUNK_BLOCKS, FsSuper};
 pub use fs_tables::{ExtentRec, LogMeta, TableId, ino_of_key, key_ino, key_name, key_pair, second_of_key};
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;
 
 pub use codec::{Damage, Put, Take};

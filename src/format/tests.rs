@@ -30,13 +30,13 @@ pub(crate) fn state() -> State {
     }
 }
 
-fn superblock() -> Superblock {
+pub(super) fn superblock() -> Superblock {
     let geometry = Geometry::plan(64 << 20, 64).expect("large enough");
     let groups = vec![1; geometry.group_count().div_ceil(8) as usize];
     Superblock { seq: 9, compatible: 1, read_only: 2, refuse: 4, geometry, state: state(), groups }
 }
 
-fn transaction() -> Transaction {
+pub(super) fn transaction() -> Transaction {
     Transaction {
         seq: 10,
         first: 9,
@@ -54,7 +54,7 @@ fn transaction() -> Transaction {
     }
 }
 
-fn page() -> DigestPage {
+pub(super) fn page() -> DigestPage {
     let mut page = DigestPage::default();
     page.sequence = 4;
     page.flags = PAGE_UNCHECKED;
@@ -68,7 +68,7 @@ fn page() -> DigestPage {
     page
 }
 
-fn label() -> Label {
+pub(super) fn label() -> Label {
     Label {
         version: FORMAT_VERSION,
         uuid: 77,

@@ -15,6 +15,7 @@ mod data;
 mod dir;
 mod error;
 mod file;
+mod freed;
 #[allow(clippy::module_inception, reason = "the type `Fs` is what the module is about")]
 mod fs;
 mod live;

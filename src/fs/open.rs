@@ -20,6 +20,7 @@ use super::FsError;
 use super::chunks::Chunks;
 use super::commit::Seal;
 use super::core::{Core, Delta, OpenTxn, Owned};
+use super::freed;
 use super::locks::{Shards, Tokens, lock};
 use super::log::{Ring, find_later, find_record};
 use super::overlay::Overlay;
@@ -34,6 +35,11 @@ pub const VOLUME_BLOCKS_MIN: u64 = 2048;
 const RING_BLOCKS_MIN: u64 = 256;
 const RING_BLOCKS_DEFAULT_MIN: u64 = 2048;
 const RING_BLOCKS_MAX: u64 = 16_384;
+/// Inode numbers count from 2 on: nobody gets as far, and sums of them do not overflow.
+const INO_MAX: u64 = 1 << 62;
+/// The tables' address space doubles up to this, then it grows by as much: no sound one is longer than twice the volume
+/// and this.
+const TABLES_STEP: u64 = 4 << 30;
 /// Chunks that a new volume sets aside for its tables.
 const FIRST_CHUNKS: u64 = 16;
 
@@ -125,6 +131,9 @@ impl Store {
         fill_space(&mut core.space, blocks.as_ref(), &sup, &free, &chunks)?;
         let mut chain = meta.prev_hash;
         let lost = core.read_log(blocks.as_ref(), &sup, opts, &mut chain)?;
+        if core.next_ino > INO_MAX {
+            return Err(corrupt(format!("an inode has number {}, which none can have", core.next_ino - 1)));
+        }
         let found_records = core.next_seq != meta.next_seq;
         core.generation = u32::from_le_bytes([chain[0], chain[1], chain[2], chain[3]]);
         core.cleanups = orphans(&core)?;
@@ -225,6 +234,7 @@ pub(super) fn read_super(blocks: &dyn Blocks) -> Result<FsSuper, FsError> {
         && sup.ring_blocks >= RING_BLOCKS_MIN
         && ring_end.is_some_and(|end| end <= sup.data_first)
         && sup.data_first < sup.block_count
+        && sup.tables_len <= sup.block_count.saturating_mul(2 * BlockNo::SIZE as u64) + TABLES_STEP
         && sup.chunks.iter().all(|(_, first)| {
             *first >= sup.data_first
                 && first.checked_add(CHUNK_BLOCKS).is_some_and(|end| end <= sup.block_count)
@@ -239,8 +249,13 @@ pub(super) fn read_super(blocks: &dyn Blocks) -> Result<FsSuper, FsError> {
 type OpenTables = (Database, Snapshot, LogMeta, Vec<(u64, u64)>);
 
 fn open_tables(backend: Chunks, cache: usize) -> Result<OpenTables, FsError> {
-    let db = Builder::new().set_cache_size(cache).create_with_backend(backend);
+    let db = Builder::new().set_cache_size(cache).create_with_backend(backend.clone());
     let db = db.map_err(redb_error)?;
+    // Now that it has settled which commit counts. To close it would act on the list as well.
+    if let Err(error) = freed::check(&backend) {
+        std::mem::forget(db);
+        return Err(error);
+    }
     let txn = db.begin_read().map_err(redb_error)?;
     let meta = txn.open_table(META).map_err(redb_error)?;
     let log = meta.get(META_LOG).map_err(redb_error)?;

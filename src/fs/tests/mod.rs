@@ -5,6 +5,7 @@ pub(crate) mod crash;
 mod crash_properties;
 mod damage;
 mod foreign;
+mod hostile;
 mod limits;
 pub(crate) mod mem;
 mod model;
