@@ -198,17 +198,14 @@ impl Node {
             .collect()
     }
 
-    /// SIGKILL for everything inside at one instant, as when a kernel panics. Network and mounts stay.
+    /// SIGKILL for everything inside at one instant, as when a kernel panics. Network and mounts stay. When this returns
+    /// nothing of it holds a lock any more.
     pub fn kill_all(&self) {
         let before = self.pids();
         // `kill -9 -1` inside the PID namespace is one system call: nobody in it sees another one die first.
         let _ = self.command("sh").args(["-c", "kill -9 -1"]).output();
-        let left = || self.pids().into_iter().filter(|pid| before.contains(pid)).count();
-        assert!(
-            wait_for(Duration::from_secs(10), || left() == 0),
-            "{}: still there after SIGKILL",
-            self.name
-        );
+        let gone = wait_for(Duration::from_secs(10), || before.iter().all(|pid| is_gone(*pid)));
+        assert!(gone, "{}: still there after SIGKILL", self.name);
     }
 
     /// Sends a signal to the processes inside whose command line contains `part`; panics if there is none. What is

@@ -2,6 +2,7 @@
 //!
 //! Decides nothing. Does not know disks, links, clocks or configuration.
 
+mod awake;
 mod digest;
 mod ids;
 pub mod limits;
@@ -10,6 +11,7 @@ mod page;
 mod record;
 mod time;
 
+pub use awake::KeepAwake;
 pub use digest::Digest;
 pub use ids::{BlockNo, ExtentNo, Generation, Ino, NodeId, VolumeId};
 pub use map::{FastMap, FastSet};

@@ -248,6 +248,7 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
             failback: None,
             write_ack: config::WriteAck::Fsync,
             scrub: Some(config::Volume::SCRUB),
+            keep_awake: crate::base::KeepAwake::Auto,
         }],
     };
     let text = config.render();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::parse::{Raw, Reader, Value, Values};
 use super::types::{Arbitration, Cluster, Config, HostPort, Node, Timing, Volume, WriteAck};
 use super::units::{format_span, parse_span};
-use crate::base::{NodeId, Span};
+use crate::base::{KeepAwake, NodeId, Span};
 
 /// Most paths between the nodes.
 const PATHS_MAX: usize = 8;
@@ -246,6 +246,7 @@ fn volume(name: &str, values: &Values, nodes: &[Node; 2], reader: &mut Reader) -
             Some(_) => None,
             None => Some(Volume::SCRUB),
         },
+        keep_awake: text(values, "keep_awake").and_then(|word| KeepAwake::parse(&word)).unwrap_or_default(),
     })
 }
 

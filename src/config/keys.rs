@@ -1,6 +1,8 @@
 //! The one table of configuration keys: name, kind with range, default. The parser
 //! refuses what is not here; twinfs.toml(5) is checked against it.
 
+use crate::base::KeepAwake;
+
 /// Where a key stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
@@ -146,6 +148,13 @@ pub const KEYS: &[Key] = &[
         Kind::DurationOrNever { min_ms: 10_000, max_ms: 31_536_000_000 },
         Some("7d"),
         "how often each node looks through its copy",
+    ),
+    key(
+        Section::Volume,
+        "keep_awake",
+        Kind::Choice(KeepAwake::WORDS),
+        Some("auto"),
+        "idle processors do not sleep while requests come quickly",
     ),
 ];
 

@@ -241,9 +241,12 @@ fn every_default_of_the_key_table_is_what_the_parser_assumes() {
         let config = Config::parse(&GOOD.replace("[node.beta]", &line)).unwrap();
         assert_eq!(config.timing, bare.timing, "{}", key.name);
     }
-    for (name, section) in
-        [("service_timeout", Section::Volume), ("write_ack", Section::Volume), ("key_file", Section::Cluster)]
-    {
+    for (name, section) in [
+        ("service_timeout", Section::Volume),
+        ("write_ack", Section::Volume),
+        ("keep_awake", Section::Volume),
+        ("key_file", Section::Cluster),
+    ] {
         let key = KEYS.iter().find(|key| key.section == section && key.name == name).unwrap();
         let head = if section == Section::Volume { "mount = " } else { "arbitration = " };
         let line = format!("{name} = \"{}\"\n{head}", key.default.unwrap());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::base::{NodeId, Span};
+use crate::base::{KeepAwake, NodeId, Span};
 
 /// Port for TCP and UDP between the nodes when an address names none. No neighbour (DRBD, Heartbeat, corosync,
 /// GlusterFS) uses it.
@@ -92,6 +92,8 @@ pub struct Volume {
     pub write_ack: WriteAck,
     /// How often each node looks through its own copy; `None`: never by itself.
     pub scrub: Option<Span>,
+    /// Whether processors are kept from sleeping while requests come quickly.
+    pub keep_awake: KeepAwake,
 }
 
 /// When write(2) returns.

@@ -87,6 +87,7 @@ impl Lines {
         self.key(Section::Volume, "write_ack", quoted(volume.write_ack.as_str()));
         let scrub = volume.scrub.map_or("never".to_string(), format_span);
         self.key(Section::Volume, "scrub", quoted(scrub));
+        self.key(Section::Volume, "keep_awake", quoted(volume.keep_awake.as_str()));
     }
 }
 

@@ -96,6 +96,7 @@ impl Files {
         let options = MountOptions {
             source: settings.name.clone(),
             strict_writes: settings.write_ack == config::WriteAck::Strict,
+            keep_awake: settings.keep_awake,
             ..MountOptions::default()
         };
         Files { mirror, place: settings.mount.clone(), options, gate }

@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::base::KeepAwake;
 use crate::link::{Connection, LinkError};
 use crate::mirror::{Mirror, Payload};
 use crate::node::{Event, LinkId};
+use crate::sys::wake::Awake;
 use crate::wire;
 use crate::wire::Message;
 
@@ -50,10 +52,11 @@ pub struct Links {
     mirror: Mutex<Weak<Mirror>>,
     closing: AtomicBool,
     on_change: OnChange,
+    awake: Arc<Awake>,
 }
 
 impl Links {
-    pub fn new(on_change: OnChange) -> Links {
+    pub fn new(on_change: OnChange, keep_awake: KeepAwake) -> Links {
         Links {
             next: AtomicU64::new(1),
             current: Mutex::new(None),
@@ -61,6 +64,7 @@ impl Links {
             mirror: Mutex::new(Weak::new()),
             closing: AtomicBool::new(false),
             on_change,
+            awake: Awake::new(keep_awake),
         }
     }
 
@@ -177,7 +181,7 @@ impl Links {
         let why = match self.mirror() {
             Some(mirror) => {
                 mirror.deliver(Event::LinkUp { link: link.id });
-                let why = read_frames(link, &mirror);
+                let why = read_frames(link, &mirror, &self.awake);
                 link.end();
                 mirror.deliver(Event::LinkDown { link: link.id });
                 why
@@ -193,12 +197,14 @@ impl Links {
     }
 }
 
-fn read_frames(link: &Link, mirror: &Mirror) -> String {
+fn read_frames(link: &Link, mirror: &Mirror, awake: &Arc<Awake>) -> String {
     let mut frame = Vec::new();
     loop {
         if let Err(error) = link.connection.recv(&mut frame) {
             return error.to_string();
         }
+        // The peer's application waits for the answer.
+        awake.asked();
         match parse(&frame) {
             Ok((message, payload)) => mirror.received(link.id, message, payload),
             Err(why) => return format!("the peer sent a frame that makes no sense: {why}"),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -226,8 +226,13 @@ fn lock_run_dir(run: &Path) -> Result<File, DaemonError> {
     let state = |e: std::io::Error| DaemonError::State(format!("{}: {e}", path.display()));
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(state)?;
-    if file.try_lock().is_err() {
-        return Err(DaemonError::Running(run.to_path_buf()));
+    // A daemon that was killed while a thread waits for a slow disk keeps its lock until that thread is gone.
+    let patience = Instant::now() + Duration::from_secs(2);
+    while file.try_lock().is_err() {
+        if Instant::now() >= patience {
+            return Err(DaemonError::Running(run.to_path_buf()));
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
     file.set_len(0).map_err(state)?;
     writeln!(file, "{}", std::process::id()).map_err(state)?;

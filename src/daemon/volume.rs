@@ -197,7 +197,7 @@ impl Volume {
         let tell = shared.teller(&settings.name);
         let (tasks, task_queue) = channel();
         let (tellings, telling_queue) = channel();
-        let links = Arc::new(Links::new(link_teller(&tell, shared.me.other())));
+        let links = Arc::new(Links::new(link_teller(&tell, shared.me.other()), settings.keep_awake));
         let addresses = Arc::new(shared.addresses(settings, &tell));
         let gate = Arc::new(MountGate::default());
         let wish: Arc<dyn AddressWish> = Arc::clone(&addresses) as Arc<dyn AddressWish>;

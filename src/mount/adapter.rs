@@ -99,29 +99,29 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         #[cfg(test)]
         if name == DEADLY_NAME {
             // As a defect in the decoding of requests would: unanswered, and the thread is gone.
             std::mem::forget(reply);
             panic!("the test's own panic");
         }
-        self.0.guarded(req, |s| match s.vouch(s.fs.lookup(ino(parent), name.as_bytes())) {
+        self.0.guarded(|s| match s.vouch(s.fs.lookup(ino(parent), name.as_bytes())) {
             Err(FsError::NotFound) => reply.entry(&TTL, &nothing(), Generation(0)),
             other => reply_entry(other, reply),
         });
     }
 
-    fn forget(&self, req: &Request, number: INodeNo, nlookup: u64) {
-        self.0.guarded(req, |s| {
+    fn forget(&self, _req: &Request, number: INodeNo, nlookup: u64) {
+        self.0.guarded(|s| {
             if s.fs.forget(ino(number), nlookup) {
                 s.threads.reap_soon();
             }
         });
     }
 
-    fn getattr(&self, req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.0.guarded(req, |s| match s.vouch(s.fs.getattr(ino(number))) {
+    fn getattr(&self, _req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.0.guarded(|s| match s.vouch(s.fs.getattr(ino(number))) {
             Ok(node) => reply.attr(&TTL, &attr(&node)),
             Err(error) => reply.error(errno(&error)),
         });
@@ -145,7 +145,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.0.guarded(req, |s| {
+        self.0.guarded(|s| {
             let ctx = s.ctx(req, 0);
             let [atime, mtime] = [atime, mtime].map(|time| time.map(|t| from_request(t, ctx.now)));
             let set = SetAttr { mode, uid, gid, size, atime, mtime };
@@ -160,7 +160,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, number: INodeNo, reply: ReplyData) {
-        self.0.guarded(req, |s| match s.vouch(s.fs.readlink(ino(number))) {
+        self.0.guarded(|s| match s.vouch(s.fs.readlink(ino(number))) {
             Ok(target) => {
                 s.fs.accessed(&s.ctx(req, 0), ino(number));
                 reply.data(&target);
@@ -184,36 +184,30 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         };
         let new = NewNode { kind, mode, rdev: u64::from(rdev), target: b"" };
-        self.0.guarded(req, |s| {
-            s.made(s.fs.make(&s.ctx(req, umask), ino(parent), name.as_bytes(), new), reply)
-        });
+        self.0.guarded(|s| s.made(s.fs.make(&s.ctx(req, umask), ino(parent), name.as_bytes(), new), reply));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.0.guarded(req, |s| {
-            s.made(s.fs.mkdir(&s.ctx(req, umask), ino(parent), name.as_bytes(), mode), reply)
-        });
+        self.0.guarded(|s| s.made(s.fs.mkdir(&s.ctx(req, umask), ino(parent), name.as_bytes(), mode), reply));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes();
-        self.0.guarded(req, |s| {
-            s.made(s.fs.symlink(&s.ctx(req, 0), ino(parent), name.as_bytes(), target), reply)
-        });
+        self.0.guarded(|s| s.made(s.fs.symlink(&s.ctx(req, 0), ino(parent), name.as_bytes(), target), reply));
     }
 
     fn link(&self, req: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.0.guarded(req, |s| {
+        self.0.guarded(|s| {
             s.made(s.fs.link(&s.ctx(req, 0), ino(number), ino(parent), name.as_bytes()), reply);
         });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0.guarded(req, |s| s.changed(s.fs.unlink(&s.ctx(req, 0), ino(parent), name.as_bytes()), reply));
+        self.0.guarded(|s| s.changed(s.fs.unlink(&s.ctx(req, 0), ino(parent), name.as_bytes()), reply));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0.guarded(req, |s| s.changed(s.fs.rmdir(&s.ctx(req, 0), ino(parent), name.as_bytes()), reply));
+        self.0.guarded(|s| s.changed(s.fs.rmdir(&s.ctx(req, 0), ino(parent), name.as_bytes()), reply));
     }
 
     fn rename(
@@ -233,7 +227,7 @@ impl Filesystem for Adapter {
         };
         let from = Place { dir: ino(parent), name: name.as_bytes() };
         let to = Place { dir: ino(newparent), name: newname.as_bytes() };
-        self.0.guarded(req, |s| s.changed(s.fs.rename(&s.ctx(req, 0), from, to, how), reply));
+        self.0.guarded(|s| s.changed(s.fs.rename(&s.ctx(req, 0), from, to, how), reply));
     }
 
     /// No handles are needed: the kernel stops asking and keeps its cache.
@@ -259,7 +253,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.0.guarded(req, |s| match s.fs.create(&s.ctx(req, umask), ino(parent), name.as_bytes(), mode) {
+        self.0.guarded(|s| match s.fs.create(&s.ctx(req, umask), ino(parent), name.as_bytes(), mode) {
             Ok(node) => s.after_change(move |r| match r {
                 Ok(()) => {
                     let flags = FopenFlags::FOPEN_KEEP_CACHE
@@ -285,7 +279,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.0.guarded(req, |s| {
+        self.0.guarded(|s| {
             let (fs, ctx, gate) = (Arc::clone(&s.fs), s.ctx(req, 0), s.gate.clone());
             s.threads.read(Box::new(move || {
                 let mut reply = Some(reply);
@@ -318,15 +312,15 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let drop_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.0.guarded(req, |s| s.write(s.ctx(req, 0), ino(number), offset, data, drop_set_id, flags, reply));
+        self.0.guarded(|s| s.write(s.ctx(req, 0), ino(number), offset, data, drop_set_id, flags, reply));
     }
 
-    fn fsync(&self, req: &Request, number: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.0.guarded(req, |s| s.fsync(s.fs.fsync(ino(number), datasync), reply));
+    fn fsync(&self, _req: &Request, number: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.0.guarded(|s| s.fsync(s.fs.fsync(ino(number), datasync), reply));
     }
 
-    fn fsyncdir(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.0.guarded(req, |s| s.fsync(s.fs.fsync_names(), reply));
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.0.guarded(|s| s.fsync(s.fs.fsync_names(), reply));
     }
 
     fn readdir(
@@ -337,7 +331,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.0.guarded(req, |s| match s.vouch(s.fs.readdir(ino(number), offset, LISTING)) {
+        self.0.guarded(|s| match s.vouch(s.fs.readdir(ino(number), offset, LISTING)) {
             Ok(items) => {
                 for item in items {
                     let name = OsStr::from_bytes(&item.name);
@@ -360,7 +354,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.0.guarded(req, |s| match s.list_with_attributes(ino(number), offset, LISTING, &mut reply) {
+        self.0.guarded(|s| match s.list_with_attributes(ino(number), offset, LISTING, &mut reply) {
             Ok(()) => {
                 s.fs.accessed(&s.ctx(req, 0), ino(number));
                 reply.ok();
@@ -369,9 +363,9 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let block = BlockNo::SIZE as u32;
-        self.0.guarded(req, |s| match s.fs.statfs() {
+        self.0.guarded(|s| match s.fs.statfs() {
             Ok(st) => reply.statfs(
                 st.blocks,
                 st.free,
@@ -397,25 +391,21 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let how = how_to_set(flags);
-        self.0.guarded(req, |s| {
+        self.0.guarded(|s| {
             s.changed(s.fs.setxattr(&s.ctx(req, 0), ino(number), name.as_bytes(), value, how), reply);
         });
     }
 
-    fn getxattr(&self, req: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.0
-            .guarded(req, |s| reply_xattr(s.vouch(s.fs.getxattr(ino(number), name.as_bytes())), size, reply));
+    fn getxattr(&self, _req: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.0.guarded(|s| reply_xattr(s.vouch(s.fs.getxattr(ino(number), name.as_bytes())), size, reply));
     }
 
     fn listxattr(&self, req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        self.0
-            .guarded(req, |s| reply_xattr(s.vouch(s.fs.listxattr(&s.ctx(req, 0), ino(number))), size, reply));
+        self.0.guarded(|s| reply_xattr(s.vouch(s.fs.listxattr(&s.ctx(req, 0), ino(number))), size, reply));
     }
 
     fn removexattr(&self, req: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0.guarded(req, |s| {
-            s.changed(s.fs.removexattr(&s.ctx(req, 0), ino(number), name.as_bytes()), reply)
-        });
+        self.0.guarded(|s| s.changed(s.fs.removexattr(&s.ctx(req, 0), ino(number), name.as_bytes()), reply));
     }
 
     fn ioctl(
@@ -429,7 +419,7 @@ impl Filesystem for Adapter {
         out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.0.guarded(req, |s| ioctl::answer(s, s.ctx(req, 0), ino(number), cmd, in_data, out_size, reply));
+        self.0.guarded(|s| ioctl::answer(s, s.ctx(req, 0), ino(number), cmd, in_data, out_size, reply));
     }
 
     fn fallocate(
@@ -443,12 +433,12 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let Some(how) = how_to_allocate(mode) else { return reply.error(Errno::EOPNOTSUPP) };
-        self.0.guarded(req, |s| s.fallocate(s.ctx(req, 0), ino(number), offset, length, how, reply));
+        self.0.guarded(|s| s.fallocate(s.ctx(req, 0), ino(number), offset, length, how, reply));
     }
 
     fn lseek(
         &self,
-        req: &Request,
+        _req: &Request,
         number: INodeNo,
         _fh: FileHandle,
         offset: i64,
@@ -456,7 +446,7 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         let Ok(start) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        self.0.guarded(req, |s| {
+        self.0.guarded(|s| {
             let found = match whence {
                 SEEK_DATA => s.fs.seek_data(ino(number), start),
                 SEEK_HOLE => s.fs.seek_hole(ino(number), start),
@@ -484,6 +474,6 @@ impl Filesystem for Adapter {
     ) {
         let from = FilePart { ino: Ino(ino_in.0), offset: offset_in };
         let to = FilePart { ino: Ino(ino_out.0), offset: offset_out };
-        self.0.guarded(req, |s| s.copy(s.ctx(req, 0), from, to, len, reply));
+        self.0.guarded(|s| s.copy(s.ctx(req, 0), from, to, len, reply));
     }
 }

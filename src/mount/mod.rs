@@ -6,7 +6,6 @@
 mod adapter;
 mod attr;
 mod errno;
-mod follow;
 mod ioctl;
 mod mounted;
 mod options;

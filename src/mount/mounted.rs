@@ -17,6 +17,7 @@ use fuser::{Config, Session, SessionACL};
 
 use crate::fs::Fs;
 use crate::sys::mount as sys;
+use crate::sys::wake::Awake;
 
 use super::adapter::Adapter;
 use super::options::MountOptions;
@@ -121,9 +122,9 @@ impl Mounted {
             threads: Arc::clone(&threads),
             strict_writes: options.strict_writes,
             dir_sync: AtomicBool::new(options.flags.dir_sync || options.flags.sync),
-            commits_inline: options.workers > 1,
             gate,
             watched: Arc::clone(&watched),
+            awake: Awake::new(options.keep_awake),
         };
         let device = sys::fuse_mount(&options.source, &dir, options.flags).map_err(MountError::Kernel)?;
         let started = start_session(served, device, options.workers).and_then(|started| {

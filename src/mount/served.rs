@@ -16,10 +16,10 @@ use fuser::{
 
 use crate::base::Ino;
 use crate::fs::{Ctx, Fallocate, FilePart, Fs, FsError, Node, Ticket};
+use crate::sys::wake::Awake;
 
 use super::attr::{attr, from_clock};
 use super::errno::errno;
-use super::follow;
 use super::threads::{Answer, FsThreads};
 use super::worker::{self, Watched};
 
@@ -39,11 +39,10 @@ pub(super) struct Served {
     pub(super) strict_writes: bool,
     /// Every change of a name is answered only when it is stable.
     pub(super) dir_sync: AtomicBool,
-    /// A thread that reads requests may commit itself: there is another one to go on.
-    pub(super) commits_inline: bool,
     /// Asked before every answer; `None`: nobody can take the right to serve away.
     pub(super) gate: Option<Arc<dyn Gate>>,
     pub(super) watched: Arc<Watched>,
+    pub(super) awake: Arc<Awake>,
 }
 
 /// Whether an answer may be given at this moment.
@@ -92,9 +91,9 @@ impl Served {
     }
 
     /// Runs one request. After a panic memory is not trusted: no more changes.
-    pub(super) fn guarded(&self, req: &Request, body: impl FnOnce(&Served)) {
+    pub(super) fn guarded(&self, body: impl FnOnce(&Served)) {
         let _caught_here = worker::enter(&self.watched);
-        follow::asked_by(req.pid());
+        self.awake.asked();
         self.caught(body);
     }
 
@@ -149,12 +148,8 @@ impl Served {
     pub(super) fn fsync(&self, ticket: Result<Ticket, FsError>, reply: ReplyEmpty) {
         match ticket {
             Ok(ticket) => {
-                let answer = let_out(self.gate.clone(), move |stable| reply_empty(stable, reply));
-                if self.commits_inline {
-                    self.threads.make_stable(ticket, answer);
-                } else {
-                    self.threads.when_stable(ticket, answer);
-                }
+                let answer = move |stable| reply_empty(stable, reply);
+                when_stable(&self.threads, self.gate.clone(), ticket, answer);
             }
             Err(error) => reply.error(errno(&error)),
         }
@@ -328,6 +323,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::base::KeepAwake;
     use crate::fs::{Atime, Store};
 
     struct Shut;
@@ -363,9 +359,9 @@ mod tests {
                 threads: Arc::clone(&threads),
                 strict_writes: false,
                 dir_sync: AtomicBool::new(false),
-                commits_inline: true,
                 gate: None,
                 watched: Watched::new(Arc::clone(&fs), std::path::PathBuf::from("/nowhere")),
+                awake: Awake::new(KeepAwake::Off),
             };
             let ctx = Ctx::default();
             fs.create(&ctx, Ino::ROOT, b"before", 0o644).unwrap();
@@ -399,7 +395,7 @@ mod tests {
             fs.write(&Ctx::default(), ino, (n as u64 % 64) * 4096, &[n as u8; 4096], false).unwrap();
             let begun = Instant::now();
             let (tell, told) = channel();
-            threads.make_stable(fs.fsync(ino, true).unwrap(), Box::new(move |done| tell.send(done).unwrap()));
+            threads.when_stable(fs.fsync(ino, true).unwrap(), Box::new(move |done| tell.send(done).unwrap()));
             told.recv().unwrap().unwrap();
             took.push(begun.elapsed());
         }

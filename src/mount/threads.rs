@@ -87,8 +87,6 @@ struct Shared {
     slow: Queue<Job>,
     writeback: Queue<()>,
     chores: Queue<()>,
-    /// Held by whoever commits: the committer, or a thread whose caller is the only one that waits.
-    leader: Mutex<()>,
     /// Writeback was called and has not begun yet.
     called: AtomicBool,
     /// Inodes that may have become free since housekeeping looked.
@@ -111,7 +109,6 @@ impl FsThreads {
             slow: Queue::new(),
             writeback: Queue::new(),
             chores: Queue::new(),
-            leader: Mutex::new(()),
             called: AtomicBool::new(false),
             freed: AtomicU32::new(0),
         });
@@ -146,17 +143,6 @@ impl FsThreads {
             return answer(Err(FsError::Stopped));
         }
         self.shared.commits.push(Waiter { ticket, answer });
-    }
-
-    /// `when_stable`, but the calling thread commits itself if nobody else is at it: that saves the way to the
-    /// committer and back. The caller may be kept as long as a commit takes, and only one caller at a time is.
-    pub fn make_stable(&self, ticket: Ticket, answer: Answer) {
-        match self.shared.leader.try_lock() {
-            Ok(_leader) if !self.shared.closed.load(Ordering::SeqCst) => {
-                self.shared.commit_for(VecDeque::from([Waiter { ticket, answer }]));
-            }
-            _ => self.when_stable(ticket, answer),
-        }
     }
 
     /// Runs `job` on a thread that may wait for cold blocks.
@@ -227,10 +213,7 @@ impl Shared {
                 }
                 last_all = Instant::now();
             }
-            {
-                let _leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
-                self.commit_for(waiters);
-            }
+            self.commit_for(waiters);
             if last {
                 return;
             }
