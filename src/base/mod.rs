@@ -15,6 +15,6 @@ pub use awake::KeepAwake;
 pub use digest::Digest;
 pub use ids::{BlockNo, ExtentNo, Generation, Ino, NodeId, VolumeId};
 pub use map::{FastMap, FastSet};
-pub use page::{PAGE, Pages};
+pub use page::{PAGE, Pages, advise_slabs_with};
 pub use record::{Members, Record};
 pub use time::{Moment, Span};

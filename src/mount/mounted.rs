@@ -27,7 +27,7 @@ use super::worker::Watched;
 
 /// What the kernel reads ahead of a stream: the default of 128 KiB keeps too few requests under way to hide what
 /// fetching and checking cost.
-const READ_AHEAD_KIB: u32 = 2048;
+const READ_AHEAD_KIB: u32 = 4096;
 /// Between two tries to unmount.
 const RETRY: Duration = Duration::from_millis(50);
 /// How long the session may take to notice that its mount is gone.

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod disk;
 pub mod exec;
 pub mod lock;
+pub mod memory;
 pub mod mount;
 pub mod notify;
 pub mod random;
