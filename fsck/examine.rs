@@ -25,6 +25,9 @@ pub struct Seen {
     pub blocks: u64,
 }
 
+/// Gives a medium a length.
+pub type Grow<'a> = dyn Fn(u64) -> Result<Arc<dyn Disk>, String> + 'a;
+
 /// An examined image.
 pub struct Examined<'a> {
     pub medium: &'a Medium,
@@ -45,9 +48,17 @@ pub fn examine<R>(
     progress: &mut Progress,
     act: impl FnOnce(&Examined<'_>, &mut Findings) -> R,
 ) -> Result<(Option<Seen>, R), Stop> {
-    let overlay = Arc::new(Overlay::new(Arc::clone(below)));
+    let have = below.len_bytes();
+    let overlay = Arc::new(match medium::lost_end(&**below) {
+        Some(need) => {
+            findings
+                .lose("image", format!("it is truncated: {have} bytes of {need}; what lay behind is lost"));
+            Overlay::longer(Arc::clone(below), need)
+        }
+        None => Overlay::new(Arc::clone(below)),
+    });
     let disk: Arc<dyn Disk> = overlay.clone();
-    let medium = medium::check(&disk, findings, progress)?;
+    let medium = medium::check(&disk, have, findings, progress)?;
     progress.pass();
     content::compare(&medium, contents, findings, progress);
     let nothing =
@@ -97,10 +108,13 @@ pub fn examine<R>(
 }
 
 impl Examined<'_> {
-    /// Carries out what was worked out. `disk` is the medium below, open to be written.
-    pub fn repair(&self, disk: &Arc<dyn Disk>) -> Result<(), String> {
-        self.overlay.commit().map_err(|error| error.to_string())?;
-        let repair = apply::open(disk, &self.medium.source, &self.medium.state)?;
+    /// Carries out what was worked out. `disk` is the medium below, open to be written; `grow` makes it as long as it
+    /// was once.
+    pub fn repair(&self, disk: &Arc<dyn Disk>, grow: &Grow<'_>) -> Result<(), String> {
+        let need = self.overlay.len_bytes();
+        let disk = if disk.len_bytes() < need { grow(need)? } else { Arc::clone(disk) };
+        self.overlay.commit(&*disk).map_err(|error| error.to_string())?;
+        let repair = apply::open(&disk, &self.medium.source, &self.medium.state)?;
         repair.heal()?;
         if let Some((volume, plan)) = self.files {
             repair.settle_files(&plan.space)?;

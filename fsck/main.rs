@@ -40,7 +40,7 @@ use twinfs::sys::disk::FileDisk;
 use twinfs::sys::lock::ImageLock;
 use twinfs::sys::signals::{Signals, Woken};
 
-use examine::{Examined, examine};
+use examine::{Examined, Grow, examine};
 use findings::{Findings, Progress};
 use medium::Stop;
 use options::{Options, ProgressTo, Repair};
@@ -122,9 +122,10 @@ fn attempt(path: &Path, options: &Options, report: &mut Report, progress: &mut P
         true => Arc::new(FileDisk::open(path, true).map_err(|error| unusable(&error))?),
         false => Arc::new(ReadOnlyFile::open(path).map_err(|error| unusable(&error))?),
     };
+    let grow = |len: u64| lengthened(path, len);
     let Report { findings, .. } = &mut *report;
     let (seen, outcome) = examine(&disk, options.contents, findings, progress, |examined, findings| {
-        settle(&disk, options, examined, findings)
+        settle(&disk, &grow, options, examined, findings)
     })?;
     report.seen = seen;
     match outcome {
@@ -140,6 +141,8 @@ fn attempt(path: &Path, options: &Options, report: &mut Report, progress: &mut P
         Outcome::Repaired => {
             report.repaired = true;
             report.exit |= CORRECTED;
+            // It may have become longer.
+            let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, true).map_err(|error| unusable(&error))?);
             again(&disk, options, report, progress)?;
         }
     }
@@ -158,6 +161,7 @@ enum Outcome {
 
 fn settle(
     disk: &Arc<dyn Disk>,
+    grow: &Grow<'_>,
     options: &Options,
     examined: &Examined<'_>,
     findings: &mut Findings,
@@ -181,13 +185,20 @@ fn settle(
             findings.lossy()
         )),
         _ => {
-            return match examined.repair(disk) {
+            return match examined.repair(disk, grow) {
                 Ok(()) => Outcome::Repaired,
                 Err(text) => Outcome::Failed(text),
             };
         }
     };
     Outcome::Left(why)
+}
+
+/// The image with the length that it had. What was lost reads as zeros.
+fn lengthened(path: &Path, len: u64) -> Result<Arc<dyn Disk>, String> {
+    let text = |error: std::io::Error| format!("{}: {error}", path.display());
+    File::options().write(true).open(path).and_then(|file| file.set_len(len)).map_err(text)?;
+    Ok(Arc::new(FileDisk::open(path, true).map_err(text)?))
 }
 
 /// Examines what a repair left.

@@ -55,17 +55,20 @@ pub struct Source {
     image: Arc<Image>,
     disk: Arc<dyn Disk>,
     pub stale: Stale,
+    gone: BlockNo,
     bad: RefCell<BTreeMap<u64, Bad>>,
     suspects: Cell<u64>,
     tries: Cell<u32>,
 }
 
 impl Source {
-    pub fn new(image: Arc<Image>, disk: Arc<dyn Disk>, stale: Stale) -> Source {
+    /// Blocks from `gone` on lie behind the end of the medium.
+    pub fn new(image: Arc<Image>, disk: Arc<dyn Disk>, stale: Stale, gone: BlockNo) -> Source {
         Source {
             image,
             disk,
             stale,
+            gone,
             bad: RefCell::default(),
             suspects: Cell::new(0),
             tries: Cell::new(BIT_TRIES),
@@ -130,7 +133,7 @@ impl Source {
             return true;
         }
         let raw = self.raw(block);
-        if raw.iter().all(|byte| *byte == 0) {
+        if raw.iter().all(|byte| *byte == 0) && block < self.gone {
             return true;
         }
         out.copy_from_slice(&raw);

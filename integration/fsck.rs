@@ -380,6 +380,7 @@ fn garbage_truncated_and_missing_images_end_in_an_operational_error() {
         std::fs::File::options().write(true).open(&copy).expect("opens").set_len(len).expect("cuts");
         let output = fsck(&["-f"], &copy);
         assert!(matches!(output.status.code(), Some(4 | 8)), "{len}: {output:?}");
+        assert_eq!(std::fs::metadata(&copy).expect("is there").len(), len, "a look changed the image");
     }
     let held =
         twinfs::sys::lock::ImageLock::take(&scratch.image(), std::time::Duration::ZERO).expect("locks");
@@ -387,6 +388,30 @@ fn garbage_truncated_and_missing_images_end_in_an_operational_error() {
     drop(held);
     let output = fsck(&["-q"], &scratch.image());
     assert_eq!(output.status.code(), Some(16));
+}
+
+/// What was cut off is told; what is left can be mounted, and a second look finds nothing.
+#[test]
+fn a_truncated_image_is_made_whole_again_as_far_as_it_goes() {
+    let scratch = Scratch::new("truncated");
+    make(&scratch.image(), true);
+    let whole = std::fs::read(scratch.image()).expect("reads");
+    // A slot; both slots; half of what describes the data; all of it; the tables, too.
+    for (cut, files_lost) in [(4096, 0), (30_000, 0), (7 << 19, 0), ((4 << 20) - 65_536, 0), (6 << 20, 125)] {
+        let len = IMAGE_BYTES - cut;
+        std::fs::write(scratch.image(), &whole[..len as usize]).expect("writes");
+        expect(&scratch.image(), &["-f"], 4, "it is truncated");
+        assert_eq!(std::fs::metadata(scratch.image()).expect("is there").len(), len);
+        let output = fsck(&["-y", "-f"], &scratch.image());
+        assert_eq!(output.status.code(), Some(1), "{cut}: {output:?}");
+        expect(&scratch.image(), &["-f"], 0, "");
+        assert_eq!(std::fs::metadata(scratch.image()).expect("is there").len(), IMAGE_BYTES);
+        let tree =
+            Command::new(env!("CARGO_BIN_EXE_twinfs")).args(["dump", "tree"]).arg(scratch.image()).output();
+        let tree = String::from_utf8(tree.expect("runs").stdout).expect("text");
+        println!("{cut}: {} lines of 125", tree.lines().count());
+        assert!(tree.lines().count() + files_lost >= 125, "{cut}: {tree}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use twinfs::format::{
     seal_sector,
 };
 
-use super::Parts;
+use super::{Parts, remade};
 use crate::findings::{Findings, Progress};
 use crate::source::Stale;
 
@@ -80,14 +80,7 @@ impl Parts<'_> {
     }
 
     fn is_there(&self, group: u64) -> bool {
-        let mut block = vec![0; BLOCK as usize];
-        if self.disk.read_at(self.sup.geometry.group_at(group), &mut block).is_err() {
-            return false;
-        }
-        let mut sectors = block.chunks_exact(SECTOR_BYTES).zip(group * SUMMARY_SECTORS as u64..);
-        sectors.any(|(sector, index)| {
-            open_sector(self.label.incarnation, SectorKind::Summary, index, sector).is_some()
-        })
+        remade::is_there(self.disk, &self.label, &self.sup.geometry, group)
     }
 
     fn bitmaps(&self, group_bytes: &[u8], group: u64, findings: &mut Findings) {

@@ -3,7 +3,7 @@
 use twinfs::format::{FORMAT_VERSION, Geometry, LABEL_BYTES, LABEL_COPIES, Label, Superblock};
 use twinfs::image::{AL_SLOTS_DEFAULT, Disk};
 
-use super::Stop;
+use super::{Stop, remade};
 use crate::findings::Findings;
 
 /// Where a slot holds the incarnation, the salt of its own hash.
@@ -53,6 +53,15 @@ pub(super) fn label(disk: &dyn Disk, findings: &mut Findings) -> Result<Label, S
         }
     }
     Ok(label)
+}
+
+/// A label, whichever copy it is.
+pub(super) fn any_label(disk: &dyn Disk) -> Option<Label> {
+    LABEL_COPIES.into_iter().find_map(|at| {
+        let mut bytes = [0; LABEL_BYTES];
+        disk.read_at(at, &mut bytes).ok()?;
+        Label::decode(&bytes).ok().filter(|label| label.version == FORMAT_VERSION)
+    })
 }
 
 /// A label from the superblock slots where an image of this length has them.
@@ -110,10 +119,8 @@ pub(super) fn superblock(
     }
     let (newest, torn) = slots(disk, label);
     let Some((sup, number)) = newest else {
-        let text = "both slots are damaged: whose copy this is cannot be told; copy it again from the peer";
         torn.into_iter().for_each(|text| findings.lose("superblock", text));
-        findings.lose("superblock", text);
-        return Err(Stop::Damaged);
+        return remade::superblock(disk, label, findings);
     };
     // One slot may be torn by a crash while it was written; the other one counts and the next writing mends it.
     torn.into_iter().for_each(|text| findings.mend(format!("superblock: {text} (the other slot counts)")));

@@ -6,13 +6,14 @@
 
 mod groups;
 mod head;
+mod remade;
 mod ring;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use twinfs::base::ExtentNo;
-use twinfs::format::{Label, State, Superblock};
+use twinfs::base::{BlockNo, ExtentNo};
+use twinfs::format::{HEAD_BYTES, Label, State, Superblock};
 use twinfs::image::{Disk, Image, OpenOptions};
 
 use crate::findings::{Findings, Progress};
@@ -61,8 +62,24 @@ struct Parts<'a> {
     hot: BTreeSet<u64>,
 }
 
+/// A file shorter than this part of what it was has lost too much to be worth another look.
+const LEAST_PART: u64 = 64;
+
+/// How long the image was, if it lost its end.
+pub fn lost_end(disk: &dyn Disk) -> Option<u64> {
+    let have = disk.len_bytes();
+    head::any_label(disk)
+        .map(|label| label.image_bytes)
+        .filter(|need| have < *need && *need / LEAST_PART <= have && have > HEAD_BYTES)
+}
+
 /// Checks everything below the filesystem and answers with the image as its repair would leave it.
-pub fn check(disk: &Arc<dyn Disk>, findings: &mut Findings, progress: &mut Progress) -> Result<Medium, Stop> {
+pub fn check(
+    disk: &Arc<dyn Disk>,
+    have: u64,
+    findings: &mut Findings,
+    progress: &mut Progress,
+) -> Result<Medium, Stop> {
     let label = head::label(&**disk, findings)?;
     let (sup, slot) = head::superblock(&**disk, &label, findings)?;
     let mut parts = Parts {
@@ -85,5 +102,7 @@ pub fn check(disk: &Arc<dyn Disk>, findings: &mut Findings, progress: &mut Progr
             return Err(Stop::Damaged);
         }
     };
-    Ok(Medium { source: Source::new(image, disk.clone(), stale), state: sup.state, damaged })
+    let gone = BlockNo(have.saturating_sub(sup.geometry.data) / BlockNo::SIZE as u64);
+    let source = Source::new(image, disk.clone(), stale, gone);
+    Ok(Medium { source, state: sup.state, damaged })
 }

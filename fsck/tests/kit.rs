@@ -229,7 +229,7 @@ pub fn fsck(of: &Arc<MemDisk>, options: &Options) -> Said {
     let mut findings = Findings::default();
     let outcome =
         examine(&below, options.contents, &mut findings, &mut Progress::silent(), |examined, findings| {
-            settle(&below, options, examined, findings)
+            settle(&below, &|_| Err("it cannot grow".to_string()), options, examined, findings)
         });
     let end = match outcome {
         Ok((_, Outcome::Nothing)) => "nothing",

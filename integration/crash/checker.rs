@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use twinfs::base::BlockNo;
 use twinfs::image::{Disk, Image};
 
 use crate::examine::examine;
@@ -26,7 +27,7 @@ fn whole(disk: &Arc<dyn Disk>) -> Vec<String> {
 
 fn filesystem(image: &Arc<Image>, disk: &Arc<dyn Disk>) -> Vec<String> {
     let mut findings = Findings::default();
-    let source = Source::new(image.clone(), disk.clone(), Stale::default());
+    let source = Source::new(image.clone(), disk.clone(), Stale::default(), BlockNo(u64::MAX));
     if let Some(sup) = volume::superblock(&source, &mut findings) {
         let space = volume::table_space(&source, &sup);
         let mut volume = volume::read(&space, sup, &mut findings);
