@@ -10,7 +10,7 @@ use crate::format::{FileKind, TableId, Time, key_ino, key_name};
 use super::FsError;
 use super::core::{Change, Core, Page};
 use super::data::{BLOCK, FILE_BYTES_MAX};
-use super::mapping::{MapHow, Piece, extents_in, piece_at, pieces};
+use super::mapping::{Cut, MapHow, Piece, piece_at};
 use super::store::Store;
 
 /// Extents cut in one transaction.
@@ -65,16 +65,15 @@ impl Core {
         Ok(())
     }
 
-    /// Unmaps and frees `[from, to)`, at most `max` extents from the front.
-    fn free_range(
+    /// Unmaps and frees the next extents of a cut, a step of them.
+    fn free_step(
         &mut self,
         ino: Ino,
-        range: (u64, u64),
-        max: usize,
+        cut: &mut Cut,
         edit: impl FnOnce(&mut crate::format::InodeRec),
     ) -> Result<(), FsError> {
         let mut change = Change::default();
-        let gone = self.carve(&mut change, ino, range, max, None)?;
+        let gone = self.carve(&mut change, ino, cut, STEP, None)?;
         self.edit_inode(&mut change, ino, |rec| {
             rec.blocks = rec.blocks.saturating_sub(gone);
             edit(rec);
@@ -152,14 +151,14 @@ impl Store {
         let from = size.div_ceil(BLOCK);
         core.drop_pages(ino, from, u64::MAX);
         core.put_edge(ino, edge)?;
-        let behind = extents_in(&core.layers(None), ino, from, u64::MAX, STEP + 1)?.len();
+        let mut cut = Cut::new(from, u64::MAX);
         let dirty = core.files.get(&ino).is_some_and(|file| !file.pages.is_empty());
-        core.free_range(ino, (from, u64::MAX), STEP, |rec| {
+        core.free_step(ino, &mut cut, |rec| {
             // With nothing left to write the size is final; else it follows the data.
             rec.size = if dirty { rec.size.min(size) } else { size };
             (rec.mtime, rec.ctime) = (now, now);
         })?;
-        if behind > STEP {
+        if !cut.is_done() {
             let mut change = Change::default();
             let key = key_ino(ino);
             if core.layers(None).get(TableId::Orphans, &key)?.is_none() {
@@ -174,7 +173,7 @@ impl Store {
             core.rewrites.insert(ino);
         }
         core.settle_entry(ino, size);
-        Ok(behind > STEP)
+        Ok(!cut.is_done())
     }
 
     /// A rule switched off: a cut block changes where it lies, whatever becomes of the record.
@@ -189,14 +188,15 @@ impl Store {
 
     /// Finishes a truncation of many extents. The caller keeps writers out.
     pub(super) fn cut_behind_end(&self, ino: Ino) -> Result<(), FsError> {
+        let size = self.core_read().live_file(ino)?.size;
+        let mut cut = Cut::new(size.div_ceil(BLOCK), u64::MAX);
         loop {
             self.throttle()?;
             let _token = self.tokens.acquire(ino);
             let mut core = self.core_write();
             core.writable()?;
-            let from = core.live_file(ino)?.size.div_ceil(BLOCK);
-            core.free_range(ino, (from, u64::MAX), STEP, |_| {})?;
-            if extents_in(&core.layers(None), ino, from, u64::MAX, 1)?.is_empty() {
+            core.free_step(ino, &mut cut, |_| {})?;
+            if cut.is_done() {
                 let mut change = Change::default();
                 let mark = core.layers(None).get(TableId::Orphans, &key_ino(ino))?;
                 if mark.is_some_and(|mark| mark.first() == Some(&1)) {
@@ -268,20 +268,20 @@ impl Store {
             let first = if skip > 0 { self.load_edge(ino, head, skip, BlockNo::SIZE)? } else { None };
             [first, self.load_edge(ino, tail, 0, stop)?]
         };
-        let mut range = (offset.div_ceil(BLOCK), tail);
+        let from = offset.div_ceil(BLOCK);
+        let mut cut = Cut::new(from, tail);
         let mut core = self.core_write();
         core.writable()?;
         for edge in edges {
             core.put_edge(ino, edge)?;
         }
-        while range.0 < range.1 {
-            core.drop_pages(ino, range.0, range.1);
-            core.free_range(ino, range, STEP, |rec| (rec.mtime, rec.ctime) = (now, now))?;
-            let left = extents_in(&core.layers(None), ino, range.0, range.1, 1)?;
-            let Some(extent) = left.first() else { break };
-            range.0 = extent.at.max(range.0);
-            if core.is_record_full() {
-                return Ok(Some(range.0));
+        if from < tail {
+            core.drop_pages(ino, from, tail);
+        }
+        while !cut.is_done() {
+            core.free_step(ino, &mut cut, |rec| (rec.mtime, rec.ctime) = (now, now))?;
+            if core.is_record_full() && !cut.is_done() {
+                return Ok(Some(cut.at));
             }
         }
         Ok(None)
@@ -330,9 +330,11 @@ impl Store {
         if offset >= size {
             return Err(FsError::NoData);
         }
-        let (first, last) = super::data::block_span(offset, size);
+        let (mut at, last) = super::data::block_span(offset, size);
         let dirty = core.files.get(&ino).map(|file| &file.pages);
-        for (at, piece) in pieces(&core.layers(None), ino, first, last)? {
+        // Piece by piece: whoever walks a file of many extents asks as often as there are some.
+        while at < last {
+            let piece = piece_at(&core.layers(None), ino, at, last)?;
             let written = matches!(piece, Piece::Mapped { unwritten: false, .. });
             let end = at + piece.count();
             let found = if written {
@@ -345,6 +347,7 @@ impl Store {
             if let Some(found) = found {
                 return Ok(Some((found * BLOCK).max(offset)));
             }
+            at = end;
         }
         Ok(None)
     }
@@ -352,6 +355,7 @@ impl Store {
     /// Frees an inode that has no name and that nobody has open any more, with all it holds.
     pub fn drop_inode(&self, ino: Ino) -> Result<(), FsError> {
         let _shard = self.shards.lock(ino);
+        let mut cut = Cut::new(0, u64::MAX);
         loop {
             self.throttle()?;
             let _token = self.tokens.acquire(ino);
@@ -365,9 +369,9 @@ impl Store {
             core.drop_pages(ino, 0, u64::MAX);
             core.files.remove(&ino);
             core.rewrites.remove(&ino);
-            if rec.kind() == FileKind::File {
-                core.free_range(ino, (0, u64::MAX), STEP, |rec| rec.size = 0)?;
-                if !extents_in(&core.layers(None), ino, 0, u64::MAX, 1)?.is_empty() {
+            if rec.kind() == FileKind::File && !cut.is_done() {
+                core.free_step(ino, &mut cut, |rec| rec.size = 0)?;
+                if !cut.is_done() {
                     continue;
                 }
             }

@@ -64,12 +64,55 @@ pub(super) fn extents_in(
         }
     }
     if start < to && found.len() < max {
-        layers.scan(TableId::Extents, &key_pair(ino, start), &key_pair(ino, to), |key, value| {
-            found.push(decode(ino, key, value)?);
-            Ok(found.len() < max)
-        })?;
+        found.append(&mut extents_from(layers, ino, start, to, max - found.len())?);
     }
     Ok(found)
+}
+
+/// The extents that begin in `[from, to)`, in order, at most `max`.
+fn extents_from(
+    layers: &Layers<'_>,
+    ino: Ino,
+    from: u64,
+    to: u64,
+    max: usize,
+) -> Result<Vec<Extent>, FsError> {
+    let mut found = Vec::new();
+    layers.scan(TableId::Extents, &key_pair(ino, from), &key_pair(ino, to), |key, value| {
+        found.push(decode(ino, key, value)?);
+        Ok(found.len() < max)
+    })?;
+    Ok(found)
+}
+
+/// A range of a file that loses its blocks step by step. What is behind `at` has none any more: a step does not look at
+/// it again, or cutting many extents would take the square of their number.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    pub(super) at: u64,
+    to: u64,
+    begun: bool,
+}
+
+impl Cut {
+    pub(super) fn new(from: u64, to: u64) -> Cut {
+        Cut { at: from, to, begun: false }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.at >= self.to
+    }
+
+    /// The next extents, at most `max`; moves behind them.
+    fn step(&mut self, layers: &Layers<'_>, ino: Ino, max: usize) -> Result<Vec<Extent>, FsError> {
+        let found = match self.begun {
+            true => extents_from(layers, ino, self.at, self.to, max)?,
+            false => extents_in(layers, ino, self.at, self.to, max)?,
+        };
+        self.begun = true;
+        self.at = if found.len() < max { self.to } else { found[max - 1].end().min(self.to) };
+        Ok(found)
+    }
 }
 
 /// What lies at file block `at`, looking no further than `to`.
@@ -111,18 +154,19 @@ pub(super) fn pieces(
 }
 
 impl Core {
-    /// Unmaps `[from, to)`, at most `max` extents of it; freed blocks go into the change unless they lie in `keep`.
+    /// Unmaps the next extents of a cut, at most `max`; freed blocks go into the change unless they lie in `keep`.
     /// Answers how many blocks left the file.
     pub(super) fn carve(
         &self,
         change: &mut Change,
         ino: Ino,
-        (from, to): (u64, u64),
+        cut: &mut Cut,
         max: usize,
         keep: Option<(BlockNo, u64)>,
     ) -> Result<u64, FsError> {
+        let (from, to) = (cut.at, cut.to);
         let mut gone = 0;
-        for extent in extents_in(&self.layers(Some(&change.overlay)), ino, from, to, max)? {
+        for extent in cut.step(&self.layers(Some(&change.overlay)), ino, max)? {
             let (low, high) = (extent.at.max(from), extent.end().min(to));
             change.overlay.del(TableId::Extents, key_pair(ino, extent.at));
             if extent.at < low {
@@ -153,7 +197,8 @@ impl Core {
         how: MapHow,
     ) -> Result<Change, FsError> {
         let mut change = Change::default();
-        let gone = self.carve(&mut change, ino, (at, at + count), usize::MAX, Some((start, count)))?;
+        let mut cut = Cut::new(at, at + count);
+        let gone = self.carve(&mut change, ino, &mut cut, usize::MAX, Some((start, count)))?;
         if how.fresh {
             change.allocs.push((start, count));
         }

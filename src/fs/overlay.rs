@@ -5,6 +5,7 @@
 //! layer below it (W25); the caller holds all layers still while a view is used.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Range;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -72,15 +73,9 @@ impl Overlay {
             .flat_map(|(table, entries)| entries.into_iter().map(move |(key, slot)| (table, key, slot)))
     }
 
-    fn first_at_or_after(&self, table: TableId, from: Bound<&[u8]>) -> Option<(&[u8], &Slot)> {
-        let range = self.tables[table as usize].range::<[u8], _>((from, Bound::Unbounded));
-        let mut range = range;
-        range.next().map(|(key, slot)| (key.as_slice(), slot))
-    }
-
-    fn last_before(&self, table: TableId, to: Bound<&[u8]>) -> Option<(&[u8], &Slot)> {
-        let mut range = self.tables[table as usize].range::<[u8], _>((Bound::Unbounded, to));
-        range.next_back().map(|(key, slot)| (key.as_slice(), slot))
+    /// Entries in `[from, to)`, also from the end.
+    fn range(&self, table: TableId, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range<'_, Vec<u8>, Slot> {
+        self.tables[table as usize].range::<[u8], _>((from, to))
     }
 }
 
@@ -111,52 +106,40 @@ impl Layers<'_> {
         to: &[u8],
         mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
+        if from >= to {
+            return Ok(());
+        }
         let mut tables = match self.base {
             Some(base) => Some(base.range(table, from, to)?),
             None => None,
         };
         let mut stored = next_stored(&mut tables)?;
-        let mut heads = self.overlays.map(|overlay| {
-            overlay.and_then(|overlay| overlay.first_at_or_after(table, Bound::Included(from)))
-        });
+        let bounds = (Bound::Included(from), Bound::Excluded(to));
+        let mut above = self.overlays.map(|o| o.map(|o| o.range(table, bounds.0, bounds.1).peekable()));
         loop {
-            let least = heads.iter().flatten().map(|(key, _)| *key).min();
-            let upper = match (least, &stored) {
-                (None, None) => return Ok(()),
-                (Some(key), Some((low, _))) if key > low.as_slice() => None,
-                (None, Some(_)) => None,
-                (Some(key), _) => Some(key),
-            };
-            let Some(key) = upper else {
-                if let Some((key, value)) = stored.take()
-                    && !each(&key, &value)?
-                {
+            let heads: [Option<(&Vec<u8>, &Slot)>; 3] =
+                std::array::from_fn(|n| above[n].as_mut().and_then(|head| head.peek().copied()));
+            let least = heads.iter().flatten().map(|(key, _)| key.as_slice()).min();
+            let low = stored.as_ref().map(|(key, _)| key.as_slice());
+            let Some(key) = least.filter(|key| low.is_none_or(|low| *key <= low)) else {
+                let Some((key, value)) = stored.take() else { return Ok(()) };
+                if !each(&key, &value)? {
                     return Ok(());
                 }
                 stored = next_stored(&mut tables)?;
                 continue;
             };
-            if key >= to {
-                if stored.is_none() {
-                    return Ok(());
-                }
-                heads = [None; 3];
-                continue;
-            }
-            let slot = heads.iter().flatten().find(|(head, _)| *head == key).map(|(_, slot)| *slot);
-            if stored.as_ref().is_some_and(|(low, _)| low.as_slice() == key) {
+            if low == Some(key) {
                 stored = next_stored(&mut tables)?;
             }
-            if let Some(Some(value)) = slot
+            let slot = heads.iter().flatten().find(|(head, _)| head.as_slice() == key);
+            if let Some((_, Some(value))) = slot
                 && !each(key, value)?
             {
                 return Ok(());
             }
-            for (head, overlay) in heads.iter_mut().zip(&self.overlays) {
-                if head.is_some_and(|(at, _)| at == key) {
-                    *head =
-                        overlay.and_then(|overlay| overlay.first_at_or_after(table, Bound::Excluded(key)));
-                }
+            for head in above.iter_mut().flatten() {
+                head.next_if(|(at, _)| at.as_slice() == key);
             }
         }
     }
@@ -168,28 +151,45 @@ impl Layers<'_> {
         from: &[u8],
         key: &[u8],
     ) -> Result<Option<SharedEntry>, FsError> {
-        let mut bound = Bound::Included(key.to_vec());
+        if from > key {
+            return Ok(None);
+        }
+        let bounds = (Bound::Included(from), Bound::Included(key));
+        let mut above = self.overlays.map(|o| o.map(|o| o.range(table, bounds.0, bounds.1).rev().peekable()));
+        let mut tables = None;
+        let mut stored: Stored = None;
+        let mut asked = false;
         loop {
-            let to = bound.as_ref().map(Vec::as_slice);
-            let mut best: Option<(Vec<u8>, Slot)> = None;
-            for overlay in self.overlays.iter().flatten() {
-                if let Some((at, slot)) = overlay.last_before(table, to)
-                    && best.as_ref().is_none_or(|(known, _)| at > known.as_slice())
+            let mut best: Option<(&[u8], &Slot)> = None;
+            for head in above.iter_mut().flatten() {
+                if let Some((at, slot)) = head.peek().copied()
+                    && best.is_none_or(|(known, _)| at.as_slice() > known)
                 {
-                    best = Some((at.to_vec(), slot.clone()));
+                    best = Some((at, slot));
                 }
             }
-            if let Some(base) = self.base
-                && let Some((at, value)) = base.last(table, from, to)?
-                && best.as_ref().is_none_or(|(known, _)| at > *known)
-            {
-                best = Some((at, Some(value)));
+            // The tables are asked only where they may know better.
+            if !asked && best.is_none_or(|(at, slot)| at < key || slot.is_none()) {
+                asked = true;
+                tables = match self.base {
+                    Some(base) => Some(base.range_to(table, from, key)?),
+                    None => None,
+                };
+                stored = last_stored(&mut tables)?;
             }
-            match best {
-                Some((at, _)) if at.as_slice() < from => return Ok(None),
-                Some((at, Some(value))) => return Ok(Some((at, value))),
-                Some((at, None)) => bound = Bound::Excluded(at),
-                None => return Ok(None),
+            let low = stored.as_ref().map(|(at, _)| at.as_slice());
+            let Some((at, slot)) = best.filter(|(at, _)| low.is_none_or(|low| *at >= low)) else {
+                return Ok(stored.map(|(at, value)| (at, Arc::from(value))));
+            };
+            if let Some(value) = slot {
+                return Ok(Some((at.to_vec(), value.clone())));
+            }
+            // A tombstone: it hides what is stored at its key.
+            if low == Some(at) {
+                stored = last_stored(&mut tables)?;
+            }
+            for head in above.iter_mut().flatten() {
+                head.next_if(|(known, _)| known.as_slice() == at);
             }
         }
     }
@@ -200,6 +200,13 @@ type Stored = Option<(Vec<u8>, Vec<u8>)>;
 fn next_stored(tables: &mut Option<super::tables::StoredRange>) -> Result<Stored, FsError> {
     match tables {
         Some(range) => range.next_entry(),
+        None => Ok(None),
+    }
+}
+
+fn last_stored(tables: &mut Option<super::tables::StoredRange>) -> Result<Stored, FsError> {
+    match tables {
+        Some(range) => range.last_entry(),
         None => Ok(None),
     }
 }

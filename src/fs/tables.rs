@@ -3,7 +3,6 @@
 //! Decides how redb is named and read. Does not know the log or the overlay. A panic inside redb on foreign bytes is
 //! answered as `Corrupt`, wherever it is called: nobody who is being served loses the daemon over it.
 
-use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -102,25 +101,9 @@ impl Snapshot {
         guarded(|| Ok(StoredRange(self.tables[table as usize].range(from..to).map_err(redb_error)?)))
     }
 
-    /// The entry with the greatest key in `[from, to`.
-    pub(super) fn last(
-        &self,
-        table: TableId,
-        from: &[u8],
-        to: Bound<&[u8]>,
-    ) -> Result<Option<SharedEntry>, FsError> {
-        if let Bound::Included(to) | Bound::Excluded(to) = to
-            && to < from
-        {
-            return Ok(None);
-        }
-        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(from), to);
-        guarded(|| {
-            let mut range = self.tables[table as usize].range::<&[u8]>(bounds).map_err(redb_error)?;
-            let Some(entry) = range.next_back() else { return Ok(None) };
-            let (key, value) = entry.map_err(redb_error)?;
-            Ok(Some((key.value().to_vec(), Arc::from(value.value()))))
-        })
+    /// The entries in `[from, to]`, most often wanted from the end.
+    pub(super) fn range_to(&self, table: TableId, from: &[u8], to: &[u8]) -> Result<StoredRange, FsError> {
+        guarded(|| Ok(StoredRange(self.tables[table as usize].range(from..=to).map_err(redb_error)?)))
     }
 }
 
@@ -134,10 +117,18 @@ pub(super) struct StoredRange(redb::Range<'static, Bytes, Bytes>);
 
 impl StoredRange {
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, FsError> {
-        guarded(|| {
-            let Some(entry) = self.0.next() else { return Ok(None) };
-            let (key, value) = entry.map_err(redb_error)?;
-            Ok(Some((key.value().to_vec(), value.value().to_vec())))
-        })
+        guarded(|| owned(self.0.next()))
     }
+
+    pub(super) fn last_entry(&mut self) -> Result<Option<Entry>, FsError> {
+        guarded(|| owned(self.0.next_back()))
+    }
+}
+
+type Found<'a> = Result<(redb::AccessGuard<'a, Bytes>, redb::AccessGuard<'a, Bytes>), redb::StorageError>;
+
+fn owned(found: Option<Found<'_>>) -> Result<Option<Entry>, FsError> {
+    let Some(entry) = found else { return Ok(None) };
+    let (key, value) = entry.map_err(redb_error)?;
+    Ok(Some((key.value().to_vec(), value.value().to_vec())))
 }
