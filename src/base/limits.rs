@@ -12,3 +12,8 @@ pub const LINKS_MAX: u32 = 1_000_000;
 pub const SLICE_BYTES_MAX: usize = 1 << 20;
 /// Data generations kept in the superblock.
 pub const GENERATIONS_MAX: usize = 64;
+
+/// Memory that serving one volume takes at most, by default and as configured.
+pub const MEMORY_DEFAULT: u64 = 512 << 20;
+pub const MEMORY_MIN: u64 = 64 << 20;
+pub const MEMORY_MAX: u64 = 1 << 40;

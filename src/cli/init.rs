@@ -249,6 +249,7 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
             write_ack: config::WriteAck::Fsync,
             scrub: Some(config::Volume::SCRUB),
             keep_awake: crate::base::KeepAwake::Auto,
+            memory: crate::base::limits::MEMORY_DEFAULT,
         }],
     };
     let text = config.render();

@@ -13,12 +13,16 @@ use anyhow::Context;
 
 use super::standalone::{self, Access};
 use super::{Exit, Failure, Output};
+use crate::base::limits::{MEMORY_DEFAULT, MEMORY_MAX, MEMORY_MIN};
+use crate::config::units;
 use crate::fs::Fs;
 use crate::mount::{MountOptions, Mounted};
 use crate::sys::background::{self, Answer, Side};
 use crate::sys::mount as sys;
 use crate::sys::signals::Signals;
 
+/// The option that bounds the memory, before its value.
+const MEMORY: &str = "memory=";
 /// mount(8): the mount failed.
 const MOUNT_FAILED: Exit = Exit(32);
 /// How long users of the mount may take to leave after SIGTERM.
@@ -72,22 +76,40 @@ struct Plan {
     foreground: bool,
     /// Change the options of a mount that is there.
     remount: bool,
+    /// Bytes of memory that serving may take.
+    memory: u64,
 }
 
 fn plan(args: &Args) -> anyhow::Result<Plan> {
     let mut options = MountOptions { source: args.spec.clone(), ..MountOptions::default() };
     let (mut force, mut foreground, mut remount) = (args.force, args.foreground, false);
+    let mut memory = MEMORY_DEFAULT;
     for list in &args.options {
-        let own = |word: &str| matches!(word, "force" | "foreground" | "standalone" | "remount");
+        let own = |word: &str| {
+            matches!(word, "force" | "foreground" | "standalone" | "remount") || word.starts_with(MEMORY)
+        };
         let (ours, theirs): (Vec<&str>, Vec<&str>) = list.split(',').map(str::trim).partition(|w| own(w));
         force |= ours.contains(&"force");
         foreground |= ours.contains(&"foreground");
         remount |= ours.contains(&"remount");
+        if let Some(text) = ours.iter().rev().find_map(|word| word.strip_prefix(MEMORY)) {
+            memory = memory_of(text)?;
+        }
         options
             .apply(&theirs.join(","), args.sloppy)
             .map_err(|error| Failure::new(Exit(1), error.to_string()))?;
     }
-    Ok(Plan { options, force, foreground, remount })
+    Ok(Plan { options, force, foreground, remount, memory })
+}
+
+fn memory_of(text: &str) -> anyhow::Result<u64> {
+    let refuse = |why: String| Failure::new(Exit(1), format!("option memory: {why}"));
+    let bytes = units::parse_size(text).map_err(refuse)?;
+    if !(MEMORY_MIN..=MEMORY_MAX).contains(&bytes) {
+        let [min, max] = [MEMORY_MIN, MEMORY_MAX].map(units::format_size);
+        return Err(refuse(format!("\"{text}\" is not between {min} and {max}")).into());
+    }
+    Ok(bytes)
 }
 
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
@@ -189,7 +211,7 @@ fn start(image: &Path, dir: &Path, plan: &Plan) -> anyhow::Result<(Mounted, Arc<
         false => Access::ReadWrite { force: plan.force },
     };
     // A dead mount of a predecessor goes first: its daemon may be what holds the lock.
-    let (store, rest) = standalone::open(image, access)?.split();
+    let (store, rest) = standalone::open(image, access, plan.memory)?.split();
     let fs = Arc::new(Fs::new(store, plan.options.atime));
     if access == Access::ReadOnly {
         // Changes would go to memory and be lost: even a remount behind our back must not accept any.
@@ -232,6 +254,21 @@ mod tests {
         let shown = "rw,nosuid,relatime,user_id=0,group_id=0,default_permissions,allow_other,remount,ro";
         let plan = call(&["img", "/mnt", "-o", shown]);
         assert!(plan.remount && plan.options.flags.read_only && plan.options.flags.no_suid);
+    }
+
+    #[test]
+    fn the_memory_that_a_mount_may_take_is_a_size_within_bounds() {
+        assert_eq!(call(&["img", "/mnt"]).memory, MEMORY_DEFAULT);
+        assert_eq!(
+            call(&["img", "/mnt", "-o", "noatime,memory=64M,memory=2G"]).memory,
+            2 << 30,
+            "the last counts"
+        );
+        for (value, said) in [("63M", "between 64M and 1T"), ("2T", "between"), ("lots", "write a size")] {
+            let words = ["mount", "img", "/mnt", "-s", "-o", &format!("memory={value}")];
+            let error = plan(&Call::try_parse_from(words).unwrap().args).unwrap_err().to_string();
+            assert!(error.contains("memory") && error.contains(value) && error.contains(said), "{error}");
+        }
     }
 
     #[test]

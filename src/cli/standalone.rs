@@ -101,19 +101,19 @@ pub fn take_for_mkfs(path: &Path, size: Option<u64>) -> anyhow::Result<Taken> {
     Ok(Taken { disk: open_disk(path, true)?, _lock: lock })
 }
 
-/// Takes and opens the image and its file system; waits for a predecessor.
-pub fn open(path: &Path, access: Access) -> anyhow::Result<Opened> {
+/// Takes and opens the image and its file system, for use within `memory` bytes; waits for a predecessor.
+pub fn open(path: &Path, access: Access, memory: u64) -> anyhow::Result<Opened> {
     let context = || path.display().to_string();
     let lock = taken(ImageLock::take(path, LOCK_WAIT))?;
     let writable = access != Access::ReadOnly;
     let taken = Taken { disk: open_disk(path, writable)?, _lock: lock };
     let open = |options: &OpenOptions| Image::open(Arc::clone(&taken.disk), options).with_context(context);
     let image = Arc::new(match access {
-        Access::ReadOnly => open(&OpenOptions::read_only())?,
+        Access::ReadOnly => open(&OpenOptions::read_only().memory(memory))?,
         Access::ReadWrite { force } => {
             // Opening to write begins the activity log anew; a refusal must not change a byte.
             check_pair(&open(&OpenOptions::read_only())?.state(), force).with_context(context)?;
-            open(&OpenOptions::read_write())?
+            open(&OpenOptions::read_write().memory(memory))?
         }
     });
     if writable {
@@ -126,7 +126,7 @@ pub fn open(path: &Path, access: Access) -> anyhow::Result<Opened> {
     };
     // Looking at what is left, and going on by force, are what a damaged log is no obstacle to.
     let lose_damaged_log = matches!(access, Access::ReadOnly | Access::ReadWrite { force: true });
-    let options = StoreOptions { lose_damaged_log, ..StoreOptions::default() };
+    let options = StoreOptions { lose_damaged_log, ..StoreOptions::for_memory(memory) };
     let store = Store::open(blocks, &options).with_context(context)?;
     Ok(Opened { store, image, access, _taken: taken })
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::base::limits::MEMORY_DEFAULT;
 use crate::base::{Ino, NodeId, Record, VolumeId};
 use crate::fs::FormatOptions;
 use crate::resync::{Plan, decide};
@@ -69,7 +70,7 @@ fn image_of(state: State, name: &str) -> Scratch {
 }
 
 fn write_one(path: &Path, access: Access) {
-    let (store, rest) = open(path, access).unwrap().split();
+    let (store, rest) = open(path, access, MEMORY_DEFAULT).unwrap().split();
     let mut op = store.begin();
     op.put_xattr(Ino::ROOT, b"user.who", b"alone");
     op.finish().unwrap();
@@ -103,7 +104,7 @@ fn a_member_that_was_written_alone_is_known() {
     let a = image_of(member(NodeId::A, ResyncMark::None), "a");
     let b = image_of(member(NodeId::B, ResyncMark::None), "b");
     let before = std::fs::read(&a.0).unwrap();
-    let refused = open(&a.0, Access::ReadWrite { force: false }).err().expect("refused");
+    let refused = open(&a.0, Access::ReadWrite { force: false }, MEMORY_DEFAULT).err().expect("refused");
     let refused = format!("{refused:#}");
     assert!(refused.contains("--force"), "{refused}");
     write_one(&a.0, Access::ReadOnly);
@@ -128,7 +129,7 @@ fn a_member_that_was_written_alone_is_known() {
 fn a_half_overwritten_copy_used_by_force_is_not_quietly_overwritten_further() {
     let target = ResyncMark::Target { of: Generation(6) };
     let b = image_of(member(NodeId::B, target), "half");
-    assert!(open(&b.0, Access::ReadWrite { force: false }).is_err());
+    assert!(open(&b.0, Access::ReadWrite { force: false }, MEMORY_DEFAULT).is_err());
     write_one(&b.0, Access::ReadWrite { force: true });
     let mut source = member(NodeId::A, ResyncMark::None);
     source.gens.push(GenEntry {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::parse::{Raw, Reader, Value, Values};
 use super::types::{Arbitration, Cluster, Config, HostPort, Node, Timing, Volume, WriteAck};
 use super::units::{format_span, parse_span};
+use crate::base::limits::MEMORY_DEFAULT;
 use crate::base::{KeepAwake, NodeId, Span};
 
 /// Most paths between the nodes.
@@ -247,6 +248,10 @@ fn volume(name: &str, values: &Values, nodes: &[Node; 2], reader: &mut Reader) -
             None => Some(Volume::SCRUB),
         },
         keep_awake: text(values, "keep_awake").and_then(|word| KeepAwake::parse(&word)).unwrap_or_default(),
+        memory: match values.get("memory") {
+            Some(Value::Size(bytes)) => *bytes,
+            _ => MEMORY_DEFAULT,
+        },
     })
 }
 

@@ -2,6 +2,7 @@
 //! refuses what is not here; twinfs.toml(5) is checked against it.
 
 use crate::base::KeepAwake;
+use crate::base::limits::{MEMORY_MAX, MEMORY_MIN};
 
 /// Where a key stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +156,13 @@ pub const KEYS: &[Key] = &[
         Kind::Choice(KeepAwake::WORDS),
         Some("auto"),
         "idle processors do not sleep while requests come quickly",
+    ),
+    key(
+        Section::Volume,
+        "memory",
+        Kind::Size { min: MEMORY_MIN, max: MEMORY_MAX },
+        Some("512M"),
+        "what the daemon takes at most to serve it",
     ),
 ];
 

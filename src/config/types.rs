@@ -94,6 +94,8 @@ pub struct Volume {
     pub scrub: Option<Span>,
     /// Whether processors are kept from sleeping while requests come quickly.
     pub keep_awake: KeepAwake,
+    /// Bytes of memory that serving it may take.
+    pub memory: u64,
 }
 
 /// When write(2) returns.

@@ -88,6 +88,7 @@ impl Lines {
         let scrub = volume.scrub.map_or("never".to_string(), format_span);
         self.key(Section::Volume, "scrub", quoted(scrub));
         self.key(Section::Volume, "keep_awake", quoted(volume.keep_awake.as_str()));
+        self.key(Section::Volume, "memory", quoted(format_size(volume.memory)));
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Files {
     mirror: Arc<Mirror>,
     place: PathBuf,
     options: MountOptions,
+    /// Bytes that serving may take.
+    memory: u64,
     gate: Arc<MountGate>,
 }
 
@@ -99,7 +101,7 @@ impl Files {
             keep_awake: settings.keep_awake,
             ..MountOptions::default()
         };
-        Files { mirror, place: settings.mount.clone(), options, gate }
+        Files { mirror, place: settings.mount.clone(), options, memory: settings.memory, gate }
     }
 }
 
@@ -111,7 +113,7 @@ impl Mounter for Files {
             std::fs::create_dir_all(&self.place).map_err(|e| format!("{}: {e}", self.place.display()))?;
         }
         let blocks = Arc::clone(&self.mirror) as Arc<dyn Blocks>;
-        let store = Store::open(blocks, &StoreOptions::default()).map_err(|e| e.to_string())?;
+        let store = Store::open(blocks, &StoreOptions::for_memory(self.memory)).map_err(|e| e.to_string())?;
         let fs = Arc::new(Fs::new(store, self.options.atime));
         let gate = Arc::clone(&self.gate) as Arc<dyn Gate>;
         let mounted = Mounted::mount_gated(Arc::clone(&fs), &self.place, &self.options, Some(gate))

@@ -167,7 +167,8 @@ fn take_image(
     // Its text names the image already.
     let lock = ImageLock::take(path, LOCK_WAIT).map_err(|e| DaemonError::Config(e.to_string()))?;
     let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, true).map_err(|e| wrong(e.to_string()))?);
-    let options = OpenOptions::read_write().volume(volume_id(&shared.config, &settings.name));
+    let options =
+        OpenOptions::read_write().memory(settings.memory).volume(volume_id(&shared.config, &settings.name));
     // Only looked at before it is known to be this node's: opening for writing marks the image as in use.
     let look = OpenOptions::read_only().volume(volume_id(&shared.config, &settings.name));
     let owner = Image::open(Arc::clone(&disk), &look).map_err(|e| wrong(e.to_string()))?.state().node;

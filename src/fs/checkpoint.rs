@@ -30,6 +30,8 @@ const DISCARD_MAX: u64 = 2 * ExtentNo::BLOCKS;
 
 /// Free blocks below which the free pages inside the tables are counted: 16 MiB.
 const NEARLY_FULL: u64 = 4096;
+/// Pages of tables that are still counted, 256 MiB: the count reads all of them. Larger ones are taken for full.
+const COUNTED_MAX: u64 = 1 << 16;
 
 /// Everything that one checkpoint moves.
 pub(super) struct Batch {
@@ -76,7 +78,7 @@ impl Store {
     /// Whether the log is full enough for a checkpoint to be worth its two flushes.
     pub fn needs_checkpoint(&self) -> bool {
         let core = self.core_read();
-        core.ring.used() > core.ring.blocks * 3 / 8 || core.active.bytes() > 32 << 20
+        core.ring.used() > core.ring.blocks * 3 / 8 || core.active.bytes() > self.options.overlay_bytes
     }
 
     /// Moves everything sealed into the tables. Nobody waits for it except a full log.
@@ -117,7 +119,8 @@ impl Store {
     /// On a volume that is nearly full, counts the free pages inside the tables: they are as good as a reserve. The
     /// count walks all tables, so it is not made while there is room.
     pub(super) fn count_slack(&self) -> Result<(), FsError> {
-        let roomy = self.core_read().space.free_total() > NEARLY_FULL;
+        let roomy =
+            self.core_read().space.free_total() > NEARLY_FULL || self.chunks.bound_pages() > COUNTED_MAX;
         let slack = if roomy {
             0
         } else {

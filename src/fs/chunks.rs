@@ -3,9 +3,9 @@
 //! Decides where redb's bytes lie. Does not know what they mean. Invariants: the chunk map and the exact length are
 //! stable before a byte is written into a new chunk and before `set_len` returns (W15, W17); a chunk stays bound while
 //! mounted (W16); what was never written reads as zeros; chunks come out of a pool filled before a checkpoint starts,
-//! so that redb never meets a full disk (W18). Writes gather in memory until `sync_data` (S4).
+//! so that redb never meets a full disk (W18). Writes gather in memory until `sync_data` (S4) or there are too many.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,8 +31,8 @@ struct Inner {
     map: BTreeMap<u64, BlockNo>,
     pool: Vec<BlockNo>,
     dirty: BTreeMap<u64, Page>,
-    /// Chunks bound since the last sync: written whole, so that no old content shows through.
-    fresh: Vec<u64>,
+    /// Chunks bound since the last write: written whole, so that no old content shows through.
+    fresh: BTreeSet<u64>,
     slot_dirty: bool,
     #[cfg(test)]
     rules: Rules,
@@ -51,6 +51,8 @@ enum Where {
 #[derive(Clone)]
 pub(super) struct Chunks {
     blocks: Arc<dyn Blocks>,
+    /// Pages that may gather.
+    dirty_max: usize,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -88,7 +90,7 @@ impl Chunks {
         self.lock().rules = rules;
     }
 
-    pub(super) fn new(blocks: Arc<dyn Blocks>, sup: FsSuper) -> Chunks {
+    pub(super) fn new(blocks: Arc<dyn Blocks>, sup: FsSuper, dirty_max: usize) -> Chunks {
         let bound = sup.chunks.iter().filter(|(index, _)| *index < SPARE);
         let map = bound.map(|(index, block)| (*index, BlockNo(*block))).collect();
         let spare = sup.chunks.iter().filter(|(index, _)| *index >= SPARE);
@@ -98,12 +100,12 @@ impl Chunks {
             map,
             pool,
             dirty: BTreeMap::new(),
-            fresh: Vec::new(),
+            fresh: BTreeSet::new(),
             slot_dirty: false,
             #[cfg(test)]
             rules: Rules::at_open(),
         };
-        Chunks { blocks, inner: Arc::new(Mutex::new(inner)) }
+        Chunks { blocks, dirty_max, inner: Arc::new(Mutex::new(inner)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -191,14 +193,14 @@ impl Chunks {
                 return Err(io::Error::other("the reserve for tables is used up"));
             };
             inner.map.insert(chunk, block);
-            inner.fresh.push(chunk);
+            inner.fresh.insert(chunk);
             inner.slot_dirty = true;
         }
         inner.dirty.insert(index, page);
         Ok(())
     }
 
-    /// What a sync has to write: first block of the image and pages, in order of the image.
+    /// What has to be written: first block of the image and pages, in order of the image.
     fn plan(inner: &Inner) -> BTreeMap<u64, Page> {
         let zero: Page = Arc::new([0; PAGE]);
         let mut plan = BTreeMap::new();
@@ -213,6 +215,28 @@ impl Chunks {
             }
         }
         plan
+    }
+
+    /// Sends home what has gathered, done but not stable on return: in the order of a flush, as a file's pages are.
+    fn write_dirty(&self) -> io::Result<()> {
+        let (plan, rules) = {
+            let mut inner = self.lock();
+            if inner.slot_dirty && !inner.rules().late_chunk_map {
+                self.write_slot(&mut inner).map_err(io_error)?;
+            }
+            (Chunks::plan(&inner), inner.rules())
+        };
+        write_runs(self.blocks.as_ref(), &plan, rules).map_err(io_error)?;
+        {
+            let mut inner = self.lock();
+            inner.fresh.clear();
+            let Inner { map, dirty, .. } = &mut *inner;
+            dirty.retain(|index, page| {
+                let home = map.get(&(index / CHUNK_BLOCKS)).map(|first| first.0 + index % CHUNK_BLOCKS);
+                !home.and_then(|home| plan.get(&home)).is_some_and(|written| Arc::ptr_eq(written, page))
+            });
+        }
+        Ok(())
     }
 }
 
@@ -286,11 +310,12 @@ impl StorageBackend for Chunks {
         } else if !inner.rules().stale_growth {
             // Chunks stay bound when the tables shrink: what is grown into again must read as zeros.
             let zero: Page = Arc::new([0; PAGE]);
+            let first_new = old.div_ceil(PAGE as u64);
             let bound: Vec<u64> = inner
                 .map
-                .keys()
-                .flat_map(|chunk| chunk * CHUNK_BLOCKS..(chunk + 1) * CHUNK_BLOCKS)
-                .filter(|index| *index >= old.div_ceil(PAGE as u64) && *index < first_gone)
+                .range(first_new / CHUNK_BLOCKS..first_gone.div_ceil(CHUNK_BLOCKS))
+                .flat_map(|(chunk, _)| chunk * CHUNK_BLOCKS..(chunk + 1) * CHUNK_BLOCKS)
+                .filter(|index| *index >= first_new && *index < first_gone)
                 .collect();
             for index in bound {
                 inner.dirty.insert(index, zero.clone());
@@ -301,23 +326,7 @@ impl StorageBackend for Chunks {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let (plan, rules) = {
-            let mut inner = self.lock();
-            if inner.slot_dirty && !inner.rules().late_chunk_map {
-                self.write_slot(&mut inner).map_err(io_error)?;
-            }
-            (Chunks::plan(&inner), inner.rules())
-        };
-        write_runs(self.blocks.as_ref(), &plan, rules).map_err(io_error)?;
-        {
-            let mut inner = self.lock();
-            inner.fresh.clear();
-            let Inner { map, dirty, .. } = &mut *inner;
-            dirty.retain(|index, page| {
-                let home = map.get(&(index / CHUNK_BLOCKS)).map(|first| first.0 + index % CHUNK_BLOCKS);
-                !home.and_then(|home| plan.get(&home)).is_some_and(|written| Arc::ptr_eq(written, page))
-            });
-        }
+        self.write_dirty()?;
         self.blocks.flush().map_err(io_error)
     }
 
@@ -336,6 +345,8 @@ impl StorageBackend for Chunks {
             rest = tail;
             at += step as u64;
         }
-        Ok(())
+        let full = inner.dirty.len() >= self.dirty_max;
+        drop(inner);
+        if full { self.write_dirty() } else { Ok(()) }
     }
 }

@@ -65,9 +65,43 @@ pub(super) struct Found {
     pub(super) hash: ChainHash,
 }
 
+/// Reads a ring from one record to the next a slice at a time: a full log of small records would be thousands of reads.
+#[derive(Default)]
+pub(super) struct Reader {
+    at: u64,
+    /// Absent where a block of the slice is unreadable: then each is asked for by itself.
+    slice: Option<Pages>,
+    blocks: u64,
+}
+
+impl Reader {
+    fn read(
+        &mut self,
+        blocks: &dyn Blocks,
+        ring: &Ring,
+        at: u64,
+        count: u64,
+    ) -> Result<Option<Pages>, FsError> {
+        if count > SLICE || at >= ring.blocks {
+            return read(blocks, ring, at, count);
+        }
+        if at < self.at || at.saturating_add(count) > self.at + self.blocks {
+            self.at = at;
+            self.blocks = (ring.blocks - at).min(SLICE);
+            self.slice = read(blocks, ring, at, self.blocks)?;
+        }
+        let skip = (at - self.at) as usize * PAGE;
+        match self.slice.as_ref().and_then(|slice| slice.get(skip..skip + count as usize * PAGE)) {
+            Some(bytes) => Ok(Some(Pages::copy_of(bytes))),
+            None => read(blocks, ring, at, count),
+        }
+    }
+}
+
 /// The record `seq` behind `prev`, at `head` or, if the writer wrapped, at the start of the ring.
 pub(super) fn find_record(
     blocks: &dyn Blocks,
+    reader: &mut Reader,
     ring: &Ring,
     log_id: u128,
     seq: u64,
@@ -75,9 +109,9 @@ pub(super) fn find_record(
     rules: Rules,
 ) -> Result<Option<Found>, FsError> {
     for at in [ring.head, 0] {
-        let Some(first) = read(blocks, ring, at, 1)? else { continue };
+        let Some(first) = reader.read(blocks, ring, at, 1)? else { continue };
         let Some(len) = record_len(&first, log_id, seq) else { continue };
-        let Some(bytes) = read(blocks, ring, at, len)? else { continue };
+        let Some(bytes) = reader.read(blocks, ring, at, len)? else { continue };
         let prev = if rules.ignore_chain { record_prev(&bytes).unwrap_or(*prev) } else { *prev };
         if let Some(hash) = open_record(&bytes, &prev).map(|record| record.hash) {
             return Ok(Some(Found { at, bytes, prev, hash }));

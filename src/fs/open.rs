@@ -22,7 +22,7 @@ use super::commit::Seal;
 use super::core::{Core, Delta, OpenTxn, Owned};
 use super::freed;
 use super::locks::{Shards, Tokens, lock};
-use super::log::{Ring, find_later, find_record};
+use super::log::{Reader, Ring, find_later, find_record};
 use super::overlay::Overlay;
 use super::rules::Rules;
 use super::space::Space;
@@ -97,7 +97,7 @@ impl Store {
         let first_chunk = block_count - FIRST_CHUNKS * CHUNK_BLOCKS;
         back_range(blocks.as_ref(), first_chunk, FIRST_CHUNKS * CHUNK_BLOCKS)?;
         let (log_id, data_first) = (sup.log_id, sup.data_first);
-        let chunks = Chunks::new(blocks.clone(), sup);
+        let chunks = Chunks::new(blocks.clone(), sup, usize::MAX);
         for number in 0..FIRST_CHUNKS {
             chunks.refill(BlockNo(first_chunk + number * CHUNK_BLOCKS));
         }
@@ -115,7 +115,7 @@ impl Store {
         if !Rules::at_open().ring_not_pinned {
             blocks.pin_hot(BlockNo(sup.ring_first), sup.ring_blocks)?;
         }
-        let chunks = Chunks::new(blocks.clone(), sup.clone());
+        let chunks = Chunks::new(blocks.clone(), sup.clone(), (opts.cache_bytes / PAGE).max(1));
         let backend = chunks.clone();
         let cache = opts.cache_bytes;
         // redb asserts on some bytes that it does not expect; foreign bytes are an answer here, not a crash.
@@ -346,8 +346,9 @@ impl Core {
         opts: &StoreOptions,
         chain: &mut ChainHash,
     ) -> Result<Option<u64>, FsError> {
+        let mut reader = Reader::default();
         while let Some(found) =
-            find_record(blocks, &self.ring, sup.log_id, self.next_seq, chain, self.rules())?
+            find_record(blocks, &mut reader, &self.ring, sup.log_id, self.next_seq, chain, self.rules())?
         {
             self.replay(&found.bytes, &found.prev, sup)?;
             self.ring.head = self.ring.after(found.at, found.bytes.len() as u64 / PAGE as u64);
@@ -426,7 +427,7 @@ impl Store {
                 }
                 _ => self.drop_inode(ino)?,
             }
-            self.core_write().cleanups.retain(|known| *known != ino);
+            self.core_write().cleanups.pop_if(|known| *known == ino);
         }
         Ok(())
     }

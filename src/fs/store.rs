@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::base::Ino;
+use crate::base::limits::MEMORY_DEFAULT;
 use crate::format::{CHUNK_BLOCKS, ChainHash, Dirent, InodeRec, TableId, Time, key_name};
 use crate::image::Blocks;
 
@@ -45,15 +46,31 @@ pub struct FormatOptions {
 pub struct StoreOptions {
     /// Most bytes of dirty data before `write` answers `WouldBlock`.
     pub dirty_bytes_max: u64,
-    /// Bytes of the tables kept in memory.
+    /// Bytes of the tables kept in memory, and of those that a checkpoint may gather.
     pub cache_bytes: usize,
+    /// Bytes of changes above the tables from which on a checkpoint is worth it.
+    pub overlay_bytes: usize,
     /// Open although a record of the log is damaged, without it and all that was acknowledged behind it.
     pub lose_damaged_log: bool,
 }
 
+impl StoreOptions {
+    /// Shares out what serving a volume may take. A quarter stays for what has no limit of its own: payload and changes
+    /// that are in the log (its size bounds them), free runs, look-up counts, the image's summaries, requests under way.
+    pub fn for_memory(bytes: u64) -> StoreOptions {
+        let part = |share: u64| usize::try_from(bytes / share).unwrap_or(usize::MAX);
+        StoreOptions {
+            dirty_bytes_max: bytes / 4,
+            cache_bytes: part(8),
+            overlay_bytes: part(16),
+            lose_damaged_log: false,
+        }
+    }
+}
+
 impl Default for StoreOptions {
     fn default() -> StoreOptions {
-        StoreOptions { dirty_bytes_max: 128 << 20, cache_bytes: 64 << 20, lose_damaged_log: false }
+        StoreOptions::for_memory(MEMORY_DEFAULT)
     }
 }
 

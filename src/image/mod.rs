@@ -78,6 +78,13 @@ impl OpenOptions {
         OpenOptions { writable: false, ..OpenOptions::read_write() }
     }
 
+    /// Keeps as much in memory as befits a volume that takes so many bytes of it.
+    #[must_use]
+    pub fn memory(self, bytes: u64) -> OpenOptions {
+        let pages = bytes / 32 / crate::format::PAGE_BYTES as u64;
+        OpenOptions { cache_pages: usize::try_from(pages.max(1)).unwrap_or(usize::MAX), ..self }
+    }
+
     #[must_use]
     pub fn volume(self, volume: VolumeId) -> OpenOptions {
         OpenOptions { volume: Some(volume), ..self }

@@ -45,7 +45,7 @@ fn workers() -> usize {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown mount option '{0}'; known: ro, rw, [no]dev, [no]suid, [no]exec, noatime, relatime, strictatime, \
-         nodiratime, sync, dirsync, threads=N, keep_awake=auto|on|off, fsname=NAME"
+         nodiratime, sync, dirsync, memory=SIZE, threads=N, keep_awake=auto|on|off, fsname=NAME"
 )]
 pub struct UnknownOption(pub String);
 
