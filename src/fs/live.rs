@@ -1,15 +1,68 @@
 //! Which inodes somebody outside holds by number.
 //!
-//! Decides nothing about names. Invariant: an inode whose count is above zero is never offered for freeing.
+//! Decides nothing about names. Invariant: an inode whose count is above zero is never offered for freeing. The kernel
+//! may hold every inode there is, most of them once, so a count takes little more than a byte where neighbours are held
+//! as well; and letting go of an inode that has a name costs nothing, as millions are let go of at once.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::base::{FastMap, Ino};
+use crate::base::{FastMap, FastSet, Ino};
+
+/// Inodes whose counts lie together.
+const GROUP: u64 = 16;
+
+/// How often each inode is held.
+#[derive(Default)]
+struct Counts {
+    groups: FastMap<u64, [u8; GROUP as usize]>,
+    /// What a byte has no room for.
+    more: FastMap<Ino, u64>,
+}
+
+impl Counts {
+    fn get(&self, ino: Ino) -> u64 {
+        let low = self.groups.get(&(ino.0 / GROUP)).map_or(0, |group| group[(ino.0 % GROUP) as usize]);
+        u64::from(low) + if low == u8::MAX { self.more.get(&ino).copied().unwrap_or(0) } else { 0 }
+    }
+
+    fn add(&mut self, ino: Ino) {
+        let low = &mut self.groups.entry(ino.0 / GROUP).or_default()[(ino.0 % GROUP) as usize];
+        match low.checked_add(1) {
+            Some(sum) => *low = sum,
+            None => *self.more.entry(ino).or_insert(0) += 1,
+        }
+    }
+
+    /// Answers whether the count fell to zero.
+    fn sub(&mut self, ino: Ino, count: u64) -> bool {
+        let held = self.get(ino);
+        if held == 0 {
+            return false;
+        }
+        let left = held.saturating_sub(count);
+        let low = left.min(u8::MAX.into());
+        match left - low {
+            0 => self.more.remove(&ino),
+            more => self.more.insert(ino, more),
+        };
+        let group = self.groups.entry(ino.0 / GROUP).or_default();
+        group[(ino.0 % GROUP) as usize] = low as u8;
+        if *group == [0; GROUP as usize] {
+            self.groups.remove(&(ino.0 / GROUP));
+            if self.groups.len() < self.groups.capacity() / 8 {
+                self.groups.shrink_to(self.groups.len() * 2);
+            }
+        }
+        left == 0
+    }
+}
 
 #[derive(Default)]
 struct Inner {
-    counts: FastMap<Ino, u64>,
-    /// Inodes to look at: they lost a name or a user.
+    counts: Counts,
+    /// Held inodes that have no name any more.
+    nameless: FastSet<Ino>,
+    /// Inodes to look at: they have neither a name nor a user.
     check: Vec<Ino>,
 }
 
@@ -23,38 +76,43 @@ impl Live {
     }
 
     pub(super) fn add(&self, ino: Ino) {
-        *self.inner().counts.entry(ino).or_insert(0) += 1;
+        self.inner().counts.add(ino);
     }
 
-    /// Answers whether the count fell to zero.
+    /// Answers whether that may have made the inode free.
     pub(super) fn sub(&self, ino: Ino, count: u64) -> bool {
         let mut inner = self.inner();
-        let Some(left) = inner.counts.get_mut(&ino) else { return false };
-        *left = left.saturating_sub(count);
-        let gone = *left == 0;
-        if gone {
-            inner.counts.remove(&ino);
+        let free = inner.counts.sub(ino, count) && inner.nameless.remove(&ino);
+        if free {
             inner.check.push(ino);
         }
-        gone
+        free
     }
 
+    /// The inode has no name any more.
     pub(super) fn check_later(&self, ino: Ino) {
-        self.inner().check.push(ino);
+        let mut inner = self.inner();
+        if inner.counts.get(ino) > 0 {
+            inner.nameless.insert(ino);
+        } else {
+            inner.check.push(ino);
+        }
     }
 
     pub(super) fn is_used(&self, ino: Ino) -> bool {
-        self.inner().counts.contains_key(&ino)
+        self.inner().counts.get(ino) > 0
     }
 
     /// The next inode to look at that nobody uses; those in use come back when their count falls to zero.
     pub(super) fn next_unused(&self) -> Option<Ino> {
         let mut inner = self.inner();
         while let Some(ino) = inner.check.pop() {
-            if !inner.counts.contains_key(&ino) {
+            if inner.counts.get(ino) == 0 {
                 return Some(ino);
             }
+            inner.nameless.insert(ino);
         }
+        inner.check.shrink_to(1024);
         None
     }
 }
@@ -74,5 +132,28 @@ mod tests {
         assert!(live.sub(Ino(7), 1));
         assert_eq!(live.next_unused(), Some(Ino(7)));
         assert_eq!(live.next_unused(), None);
+    }
+
+    #[test]
+    fn an_inode_with_a_name_is_never_looked_at() {
+        let live = Live::default();
+        live.add(Ino(7));
+        assert!(!live.sub(Ino(7), 1));
+        assert_eq!(live.next_unused(), None);
+        live.check_later(Ino(7));
+        assert_eq!(live.next_unused(), Some(Ino(7)), "it lost its name when nobody held it");
+    }
+
+    #[test]
+    fn counts_beyond_a_byte_are_exact_and_neighbours_do_not_mix() {
+        let mut counts = Counts::default();
+        (0..1000).for_each(|_| counts.add(Ino(33)));
+        counts.add(Ino(34));
+        assert_eq!((counts.get(Ino(33)), counts.get(Ino(34)), counts.get(Ino(32))), (1000, 1, 0));
+        assert!(!counts.sub(Ino(33), 700) && !counts.sub(Ino(33), 299));
+        assert_eq!(counts.get(Ino(33)), 1);
+        assert!(counts.sub(Ino(33), 5) && !counts.sub(Ino(33), 1));
+        assert!(counts.sub(Ino(34), 1));
+        assert!(counts.groups.is_empty() && counts.more.is_empty());
     }
 }
