@@ -35,8 +35,6 @@ pub(super) struct Adapter(pub(super) Arc<Served>);
 #[cfg(test)]
 pub(super) const DEADLY_NAME: &str = "deadly";
 
-/// Directory entries fetched at once.
-const LISTING: usize = 512;
 const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 const SEEK_DATA: i32 = 3;
@@ -331,18 +329,18 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.0.guarded(|s| match s.vouch(s.fs.readdir(ino(number), offset, LISTING)) {
-            Ok(items) => {
-                for item in items {
-                    let name = OsStr::from_bytes(&item.name);
-                    if reply.add(INodeNo(item.ino.0), item.cookie, file_type(item.kind), name) {
-                        break;
-                    }
+        self.0.guarded(|s| {
+            let listed = s.list(ino(number), offset, |item| {
+                let name = OsStr::from_bytes(&item.name);
+                Ok(reply.add(INodeNo(item.ino.0), item.cookie, file_type(item.kind), name))
+            });
+            match listed {
+                Ok(()) => {
+                    s.fs.accessed(&s.ctx(req, 0), ino(number));
+                    reply.ok();
                 }
-                s.fs.accessed(&s.ctx(req, 0), ino(number));
-                reply.ok();
+                Err(error) => reply.error(errno(&error)),
             }
-            Err(error) => reply.error(errno(&error)),
         });
     }
 
@@ -354,7 +352,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.0.guarded(|s| match s.list_with_attributes(ino(number), offset, LISTING, &mut reply) {
+        self.0.guarded(|s| match s.list_with_attributes(ino(number), offset, &mut reply) {
             Ok(()) => {
                 s.fs.accessed(&s.ctx(req, 0), ino(number));
                 reply.ok();

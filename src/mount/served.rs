@@ -15,7 +15,7 @@ use fuser::{
 };
 
 use crate::base::Ino;
-use crate::fs::{Ctx, Fallocate, FilePart, Fs, FsError, Node, Ticket};
+use crate::fs::{Ctx, DirItem, Fallocate, FilePart, Fs, FsError, Node, Ticket};
 use crate::sys::wake::Awake;
 
 use super::attr::{attr, from_clock};
@@ -28,6 +28,9 @@ pub(super) const TTL: Duration = Duration::from_secs(10 * 365 * 86_400);
 const O_DIRECT: i32 = nix::fcntl::OFlag::O_DIRECT.bits();
 /// A write of this many bytes is one of a stream.
 const STREAM: usize = 256 << 10;
+/// Directory entries fetched at once: for a reply of one page, and at most.
+const LISTING_FIRST: usize = 32;
+const LISTING_MAX: usize = 512;
 /// Between two tries of a write that found no room although writeback ran.
 const ROOM_WAIT: Duration = Duration::from_millis(5);
 
@@ -252,30 +255,53 @@ impl Served {
         }));
     }
 
+    /// Calls `add` with the entries of a directory until it answers that no more fit. How many do is not known before:
+    /// a few are fetched at first, then more and more.
+    pub(super) fn list(
+        &self,
+        dir: Ino,
+        mut after: u64,
+        mut add: impl FnMut(&DirItem) -> Result<bool, FsError>,
+    ) -> Result<(), FsError> {
+        let mut count = LISTING_FIRST;
+        loop {
+            let items = self.vouch(self.fs.readdir(dir, after, count))?;
+            for item in &items {
+                if add(item)? {
+                    return Ok(());
+                }
+                after = item.cookie;
+            }
+            if items.len() < count {
+                return Ok(());
+            }
+            count = (count * 2).min(LISTING_MAX);
+        }
+    }
+
     /// Fills a listing with attributes; every entry in it but `.` and `..` counts as a look-up.
     pub(super) fn list_with_attributes(
         &self,
         dir: Ino,
         after: u64,
-        max: usize,
         reply: &mut ReplyDirectoryPlus,
     ) -> Result<(), FsError> {
-        for item in self.vouch(self.fs.readdir(dir, after, max))? {
+        self.list(dir, after, |item| {
             let node = match self.fs.getattr(item.ino) {
                 // The name went away since it was listed.
-                Err(FsError::Stale) => continue,
+                Err(FsError::Stale) => return Ok(false),
                 other => other?,
             };
             let generation = Generation(u64::from(node.rec.generation));
             let name = OsStr::from_bytes(&item.name);
             if reply.add(INodeNo(item.ino.0), item.cookie, name, &TTL, &attr(&node), generation) {
-                break;
+                return Ok(true);
             }
             if item.name != b"." && item.name != b".." {
                 self.fs.remember(item.ino);
             }
-        }
-        Ok(())
+            Ok(false)
+        })
     }
 }
 
