@@ -158,7 +158,7 @@ impl Store {
                 self.commit()?;
             }
         }
-        self.clean_orphans(4)?;
+        self.clean_orphans(64)?;
         self.back_ahead(2048)?;
         Ok(())
     }
@@ -198,11 +198,13 @@ impl Store {
         }
     }
 
+    /// Writes runs that lie behind each other on the image in one go, whatever places of the file they are for.
     fn write_home(&self, runs: &[HomeRun]) -> Result<(), BlocksError> {
         let most = if self.rules().no_slices { usize::MAX } else { HOME_BYTES / PAGE };
-        for run in runs {
-            let mut first = run.start;
-            for pages in run.pages.chunks(most) {
+        for near in runs.chunk_by(|one, next| one.start.plus(one.pages.len() as u64) == next.start) {
+            let mut first = near[0].start;
+            let pages: Vec<&Page> = near.iter().flat_map(|run| &run.pages).collect();
+            for pages in pages.chunks(most) {
                 let mut data = Pages::zeroed(pages.len());
                 for (slot, page) in data.chunks_exact_mut(PAGE).zip(pages) {
                     slot.copy_from_slice(&page[..]);
