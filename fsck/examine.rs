@@ -10,7 +10,7 @@ use twinfs::image::Disk;
 
 use crate::apply;
 use crate::content;
-use crate::findings::{Findings, Progress};
+use crate::findings::{Findings, Progress, Steps};
 use crate::medium::{self, Medium, Stop};
 use crate::overlay::Overlay;
 use crate::plan::{self, Plan};
@@ -85,15 +85,15 @@ pub fn examine<R>(
         return Ok((None, result));
     };
     let space = volume::table_space(&medium.source, &sup);
-    let mut volume = volume::read(&space, sup, findings);
-    progress.at(1, 2);
+    let steps = Steps::of(progress);
+    let mut volume = volume::read(&space, sup, findings, Some(&steps));
     let plan = plan::decide(&mut volume, findings);
     content::compare_stale(&medium.source, &plan.space);
     let rebuild = findings.count() > before
         || findings.is_mendable()
         || content::touches_tables(&medium.source, &plan.space);
     content::tell(&medium.source, Some(&plan.space), Some(&volume.tables), findings);
-    progress.at(2, 2);
+    steps.end();
     let seen = Seen {
         inodes: plan.inodes,
         records: volume.log.records.len() as u64,

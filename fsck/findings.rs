@@ -3,6 +3,7 @@
 //! Decides how a finding is printed and how many of one kind are. Does not know what is checked. Invariant: a finding
 //! beyond the printed ones still counts.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
@@ -150,5 +151,42 @@ impl Progress {
             };
             let _ = sink.flush();
         }
+    }
+}
+
+/// Told by long walks how far they are.
+pub trait Beat {
+    /// So many steps more are to come.
+    fn expect(&self, steps: u64);
+    fn beat(&self, steps: u64);
+}
+
+/// The progress of a part whose steps are counted far below.
+pub struct Steps<'a> {
+    progress: RefCell<&'a mut Progress>,
+    done: Cell<u64>,
+    all: Cell<u64>,
+}
+
+impl<'a> Steps<'a> {
+    pub fn of(progress: &'a mut Progress) -> Steps<'a> {
+        Steps { progress: RefCell::new(progress), done: Cell::new(0), all: Cell::new(0) }
+    }
+
+    pub fn end(&self) {
+        self.progress.borrow_mut().at(1, 1);
+    }
+}
+
+impl Beat for Steps<'_> {
+    fn expect(&self, steps: u64) {
+        self.all.set(self.all.get().saturating_add(steps));
+    }
+
+    fn beat(&self, steps: u64) {
+        self.done.set(self.done.get().saturating_add(steps));
+        // What was expected is a guess: a repair walks again. The end is told when it is there.
+        let all = self.all.get().max(1);
+        self.progress.borrow_mut().at((self.done.get() * 100 / all).min(99), 100);
     }
 }

@@ -91,6 +91,7 @@ pub fn decide(volume: &mut Volume<'_>, findings: &mut Findings) -> Plan {
         let known =
             Known { doubtful: &volume.doubtful, data_first: volume.sup.data_first, next_ino, inodes_lost };
         let outcome = files::check(&volume.tables, &known, &mut space, findings);
+        space.settle();
         if pass == 0 {
             free = space.free_blocks();
             space.finish(findings);

@@ -1,7 +1,7 @@
 //! Who uses which block: every block of the filesystem's area has one owner, or is free, and nothing is both.
 //!
 //! Decides what double use and a lost block are. Does not know what an owner is for. Free runs may cover chunks of the
-//! tables (the chunk map is subtracted at every open), everything else is exclusive.
+//! tables (the chunk map is subtracted at every open), everything else is exclusive. Ten million runs take some 300 MB.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,23 +30,52 @@ impl fmt::Display for Owner {
     }
 }
 
+/// Blocks of one owner, packed: there is one for every file at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
-    end: u64,
-    owner: Owner,
+    start: u64,
+    /// 0: fixed; the highest: the tables; else an inode.
+    owner: u64,
+    count: u32,
+}
+
+impl Run {
+    fn end(self) -> u64 {
+        self.start + u64::from(self.count)
+    }
+
+    fn owner(self) -> Owner {
+        match self.owner {
+            0 => Owner::Fixed,
+            u64::MAX => Owner::Tables,
+            ino => Owner::File(Ino(ino)),
+        }
+    }
+}
+
+/// Runs in use. Files come in the order of their inodes, not of their blocks.
+#[derive(Clone)]
+enum Used {
+    /// As they came; `sorted` by place since the last of them. All that a sound image needs.
+    List { runs: Vec<Run>, sorted: bool },
+    /// By place, for images where blocks belong to several.
+    Map(BTreeMap<u64, Run>),
 }
 
 /// Owners of the blocks in `0..blocks`.
 #[derive(Clone)]
 pub struct Space {
     blocks: u64,
-    used: BTreeMap<u64, Run>,
+    /// A bit for every block in use.
+    taken: Vec<u64>,
+    used: Used,
     free: BTreeMap<u64, u64>,
 }
 
 impl Space {
     pub fn new(blocks: u64) -> Space {
-        Space { blocks, used: BTreeMap::new(), free: BTreeMap::new() }
+        let taken = vec![0; usize::try_from(blocks.div_ceil(64)).unwrap_or(0)];
+        Space { blocks, taken, used: Used::List { runs: Vec::new(), sorted: true }, free: BTreeMap::new() }
     }
 
     pub fn blocks(&self) -> u64 {
@@ -59,22 +88,98 @@ impl Space {
         if count == 0 || end > self.blocks {
             return Err(format!("blocks {start}+{count} of {}", self.blocks));
         }
-        if let Some((other, run)) = self.used.range(..end).next_back().filter(|(_, run)| run.end > start) {
-            return Err(format!("blocks {start}..{end} are also of {} ({other}..{})", run.owner, run.end));
+        if self.is_taken(start, end) {
+            let run = self.map().range(..end).next_back().map(|(_, run)| *run);
+            let of = run
+                .map_or(String::new(), |run| format!(" of {} ({}..{})", run.owner(), run.start, run.end()));
+            return Err(format!("blocks {start}..{end} are also{of}"));
         }
-        self.used.insert(start, Run { end, owner });
+        self.take(start, end);
+        let owner = match owner {
+            Owner::Fixed => 0,
+            Owner::Tables => u64::MAX,
+            Owner::File(ino) => ino.0.min(u64::MAX - 1),
+        };
+        let mut at = start;
+        while at < end {
+            let count = u32::try_from(end - at).unwrap_or(u32::MAX);
+            self.add(Run { start: at, owner, count });
+            at += u64::from(count);
+        }
         Ok(())
+    }
+
+    fn add(&mut self, run: Run) {
+        match &mut self.used {
+            Used::Map(map) => drop(map.insert(run.start, run)),
+            Used::List { runs, sorted } => {
+                *sorted &= runs.last().is_none_or(|last| last.start < run.start);
+                runs.push(run);
+            }
+        }
+    }
+
+    /// The words of the map that a range touches, with the bits of it.
+    fn words(start: u64, end: u64) -> impl Iterator<Item = (usize, u64)> {
+        (start / 64..end.div_ceil(64)).map(move |word| {
+            let (low, high) = (start.max(word * 64) % 64, end.min(word * 64 + 64) - word * 64);
+            (word as usize, u64::MAX >> (64 - high) & u64::MAX << low)
+        })
+    }
+
+    fn is_taken(&self, start: u64, end: u64) -> bool {
+        Space::words(start, end).any(|(word, bits)| self.taken[word] & bits != 0)
+    }
+
+    fn take(&mut self, start: u64, end: u64) {
+        Space::words(start, end).for_each(|(word, bits)| self.taken[word] |= bits);
+    }
+
+    fn map(&mut self) -> &mut BTreeMap<u64, Run> {
+        if let Used::List { runs, .. } = &mut self.used {
+            let runs = std::mem::take(runs);
+            self.used = Used::Map(runs.into_iter().map(|run| (run.start, run)).collect());
+        }
+        match &mut self.used {
+            Used::Map(map) => map,
+            Used::List { .. } => unreachable!("it was made a map above"),
+        }
+    }
+
+    /// Everything was claimed: from now on questions are cheap.
+    pub fn settle(&mut self) {
+        if let Used::List { runs, sorted } = &mut self.used {
+            runs.sort_unstable_by_key(|run| run.start);
+            *sorted = true;
+        }
     }
 
     /// Whose block this is.
     pub fn owner(&self, block: BlockNo) -> Option<Owner> {
-        let (_, run) = self.used.range(..=block.0).next_back()?;
-        (run.end > block.0).then_some(run.owner)
+        let run = match &self.used {
+            Used::Map(map) => map.range(..=block.0).next_back().map(|(_, run)| *run),
+            Used::List { runs, sorted: true } => {
+                runs[..runs.partition_point(|run| run.start <= block.0)].last().copied()
+            }
+            Used::List { runs, .. } => {
+                runs.iter().filter(|run| run.start <= block.0).max_by_key(|r| r.start).copied()
+            }
+        };
+        run.filter(|run| run.end() > block.0).map(Run::owner)
     }
 
     /// All runs of one kind of owner: first block, block behind, owner.
-    pub fn runs(&self) -> impl Iterator<Item = (u64, u64, Owner)> + '_ {
-        self.used.iter().map(|(start, run)| (*start, run.end, run.owner))
+    pub fn runs(&self) -> Box<dyn Iterator<Item = (u64, u64, Owner)> + '_> {
+        let shown = |run: Run| (run.start, run.end(), run.owner());
+        match &self.used {
+            Used::Map(map) => Box::new(map.values().copied().map(shown)),
+            Used::List { runs, sorted: true } => Box::new(runs.iter().copied().map(shown)),
+            Used::List { runs, .. } => {
+                let mut runs = runs.clone();
+                runs.sort_unstable_by_key(|run| run.start);
+                Box::new(runs.into_iter().map(shown))
+            }
+        }
     }
 
     /// Blocks that nobody uses; `except` is taken as unused.
@@ -144,11 +249,15 @@ impl Space {
                     .add("free space", format!("{free}..{free_end} are free, {start}..{end} are of {owner}"));
             }
         }
-        let mut edges: Vec<(u64, u64)> = self.runs().map(|(start, end, _)| (start, end)).collect();
-        edges.extend(self.free.iter().map(|(start, end)| (*start, *end)));
-        edges.sort_unstable();
+        let mut free = self.free.iter().map(|(start, end)| (*start, *end)).peekable();
+        let mut used = self.runs().map(|(start, end, _)| (start, end)).peekable();
+        let mut next = || match (free.peek(), used.peek()) {
+            (Some(free_run), Some(used_run)) if free_run <= used_run => free.next(),
+            (Some(_), None) => free.next(),
+            _ => used.next(),
+        };
         let mut covered = 0;
-        for (start, end) in edges.into_iter().chain([(self.blocks, self.blocks)]) {
+        for (start, end) in std::iter::from_fn(&mut next).chain([(self.blocks, self.blocks)]) {
             if start > covered {
                 let text = format!("blocks {covered}..{start} are neither used nor free");
                 findings.add("free space", text);

@@ -9,7 +9,7 @@ use twinfs::base::BlockNo;
 use twinfs::format::{CHUNK_BLOCKS, ExtentRec, FsSuper, LogMeta, LogOp, TableId, ino_of_key};
 
 use crate::files::Doubtful;
-use crate::findings::Findings;
+use crate::findings::{Beat, Findings};
 use crate::log::{self, Log};
 use crate::plausible::{choose, plausible};
 use crate::source::{BLOCK, Source, TableSpace};
@@ -168,14 +168,26 @@ struct Reader<'a> {
     saved_count: usize,
 }
 
-/// Reads the tables and the log.
-pub fn read<'a>(space: &'a TableSpace<'a>, sup: FsSuper, findings: &mut Findings) -> Volume<'a> {
+/// Reads the tables and the log. `beat` is told of the entries of this walk and of those that follow.
+pub fn read<'a>(
+    space: &'a TableSpace<'a>,
+    sup: FsSuper,
+    findings: &mut Findings,
+    beat: Option<&'a dyn Beat>,
+) -> Volume<'a> {
     let head = head(space, findings);
     let commits = head.commits;
-    let trees = Trees::new(space, head);
+    let mut trees = Trees::new(space, head);
     let user = |commit: Option<Commit>| commit.and_then(|commit| commit.user);
     let catalog = read_catalog(&trees, user(commits[0]));
     let earlier = read_catalog(&trees, user(commits[1]));
+    if let Some(beat) = beat {
+        // Each table is surveyed, then checked.
+        beat.expect(
+            catalog.tables.values().fold(0, |sum, info| info.length.saturating_add(sum)).saturating_mul(2),
+        );
+        trees.beat = Some(beat);
+    }
     for broken in &catalog.broken {
         findings.lose("tables", format!("a page of the list of tables: {}", broken.why));
     }

@@ -51,7 +51,7 @@ impl Pass<'_> {
             self.edits.put(TableId::Inodes, key_ino(Ino::ROOT), rec.encode());
             self.nodes.insert(Ino::ROOT, Node::of(&rec));
         }
-        let highest = self.nodes.last_key_value().map_or(0, |(ino, _)| ino.0);
+        let highest = self.nodes.highest().0;
         if self.next_ino <= highest {
             let text = format!("inode {} would be given out next, {highest} is in use", self.next_ino);
             self.findings.add("counters", text);
@@ -108,7 +108,7 @@ impl Pass<'_> {
     /// Link counts, block counts and sizes against what was met.
     pub(super) fn count(&mut self) {
         let tables = self.tables;
-        for (ino, node) in &self.nodes {
+        for (ino, node) in self.nodes.iter() {
             let mut wrong = |text: String| self.findings.add("inodes", format!("inode {}: {text}", ino.0));
             if node.names > 0 && node.is_unlinked() {
                 wrong(format!("has {} names, but is in the list of unlinked files", node.names));

@@ -10,6 +10,7 @@ mod extents;
 mod inodes;
 mod missing;
 mod names;
+mod nodes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,7 @@ use crate::space::Space;
 use crate::tables::{Edits, Tables};
 
 use missing::Missing;
+use nodes::Nodes;
 
 /// Keys of entries whose page was not as it was written.
 pub type Doubtful = BTreeSet<(TableId, Vec<u8>)>;
@@ -81,7 +83,7 @@ struct Pass<'a> {
     known: &'a Known<'a>,
     space: &'a mut Space,
     findings: &'a mut Findings,
-    nodes: BTreeMap<Ino, Node>,
+    nodes: Nodes,
     missing: BTreeMap<Ino, Missing>,
     edits: Edits,
     shared: Vec<Shared>,
@@ -96,7 +98,7 @@ pub fn check(tables: &dyn Tables, known: &Known<'_>, space: &mut Space, findings
         known,
         space,
         findings,
-        nodes: BTreeMap::new(),
+        nodes: Nodes::default(),
         missing: BTreeMap::new(),
         edits: Edits::default(),
         shared: Vec::new(),

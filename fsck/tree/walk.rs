@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use super::header::{Head, PageNo, Root};
 use super::page::{Child, Node, Widths};
+use crate::findings::Beat;
 
 /// No sound tree is nearly as deep.
 const DEPTH_MAX: usize = 40;
@@ -84,11 +85,13 @@ pub struct Trees<'a> {
     cached: Cell<usize>,
     /// Keys of the library's own tables sort by rules of their own.
     pub ordered: bool,
+    /// Told of every entry that a walk passes.
+    pub beat: Option<&'a dyn Beat>,
 }
 
 impl<'a> Trees<'a> {
     pub fn new(bytes: &'a dyn Bytes, head: Head) -> Trees<'a> {
-        Trees { bytes, head, cache: RefCell::default(), cached: Cell::new(0), ordered: true }
+        Trees { bytes, head, cache: RefCell::default(), cached: Cell::new(0), ordered: true, beat: None }
     }
 
     /// The page as it lies, sound or not.
@@ -169,6 +172,9 @@ impl<'a> Trees<'a> {
         }
         match &loaded.node {
             Node::Leaf(entries) => {
+                if let Some(beat) = self.beat {
+                    beat.beat(entries.len() as u64);
+                }
                 for (key, value) in entries {
                     visitor.entry(&loaded.bytes[key.clone()], &loaded.bytes[value.clone()]);
                 }

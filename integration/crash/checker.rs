@@ -30,7 +30,7 @@ fn filesystem(image: &Arc<Image>, disk: &Arc<dyn Disk>) -> Vec<String> {
     let source = Source::new(image.clone(), disk.clone(), Stale::default(), BlockNo(u64::MAX));
     if let Some(sup) = volume::superblock(&source, &mut findings) {
         let space = volume::table_space(&source, &sup);
-        let mut volume = volume::read(&space, sup, &mut findings);
+        let mut volume = volume::read(&space, sup, &mut findings, None);
         plan::decide(&mut volume, &mut findings);
     }
     findings.report()
