@@ -232,15 +232,19 @@ pub fn read<'a>(
             findings.lose("log", format!("record {}: an operation is not readable", record.seq));
         }
     }
-    // Chunks that were found are in use as well.
-    let mut sup = sup;
+    let sup = with_found_chunks(sup, space);
+    let base = Stored { trees: reader.trees, infos };
+    let tables = Layered { base, changes };
+    Volume { sup, tables, log, free, next_ino, doubtful: reader.doubtful, inodes_lost }
+}
+
+/// The superblock with the chunks that were found: they are in use as well.
+fn with_found_chunks(mut sup: FsSuper, space: &TableSpace<'_>) -> FsSuper {
     let aside: Vec<(u64, u64)> = sup.chunks.iter().copied().filter(|(index, _)| *index >= SPARE).collect();
     let bound = space.bound();
     sup.chunks = bound.iter().map(|(index, first)| (*index, *first)).collect();
     sup.chunks.extend(aside.into_iter().filter(|(_, first)| !bound.values().any(|known| known == first)));
-    let base = Stored { trees: reader.trees, infos };
-    let tables = Layered { base, changes };
-    Volume { sup, tables, log, free, next_ino, doubtful: reader.doubtful, inodes_lost }
+    sup
 }
 
 /// The head of the tables; one that says nothing if it is not readable.
