@@ -88,7 +88,7 @@ fn a_list_of_freed_pages_that_cannot_be_is_refused_before_redb_acts_on_it() {
     for closed in [false, true] {
         let blocks = some_names(closed);
         let sup = read_super(blocks.as_ref()).unwrap();
-        let watched = Watched(Chunks::new(blocks.clone(), sup.clone()), Mutex::default());
+        let watched = Watched(Chunks::new(blocks.clone(), sup.clone(), usize::MAX), Mutex::default());
         freed::check(&watched).unwrap();
         // The last page read is a leaf of a list.
         let at = *watched.1.lock().unwrap().last().unwrap();

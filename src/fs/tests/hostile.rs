@@ -245,7 +245,7 @@ fn a_record_of_the_log_may_say_anything() {
 #[test]
 fn entries_of_the_tables_may_say_anything() {
     let noticed = survives(400, &|blocks, dice| {
-        let chunks = Chunks::new(blocks.clone(), read_super(blocks.as_ref()).unwrap());
+        let chunks = Chunks::new(blocks.clone(), read_super(blocks.as_ref()).unwrap(), usize::MAX);
         let db = Builder::new().create_with_backend(chunks).unwrap();
         let txn = db.begin_write().unwrap();
         let mut told = String::new();

@@ -108,7 +108,7 @@ fn chunks(rules: Rules) -> (Arc<MemBlocks>, Chunks) {
     let mut sup = read_super(blocks.as_ref()).unwrap();
     sup.tables_len = 0;
     sup.chunks = Vec::new();
-    let chunks = Chunks::new(blocks.clone(), sup);
+    let chunks = Chunks::new(blocks.clone(), sup, usize::MAX);
     chunks.set_rules(rules);
     (0..50).for_each(|n| chunks.refill(BlockNo(4096 + n * CHUNK_BLOCKS)));
     for extent in 0..8 {
