@@ -55,8 +55,8 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// Shares out what serving a volume may take. A quarter and more stays for what has no limit of its own: payload and
-    /// changes in the log (its size bounds them), free runs, look-up counts, summaries of the image, open requests.
+    /// Shares out what serving a volume may take. More than a quarter stays for what has no limit of its own: payload
+    /// and changes in the log (its size bounds them), free runs, look-up counts, summaries of the image, open requests.
     pub fn for_memory(bytes: u64) -> StoreOptions {
         let part = |share: u64| usize::try_from(bytes / share).unwrap_or(usize::MAX);
         StoreOptions {
