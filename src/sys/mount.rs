@@ -124,8 +124,8 @@ pub struct MountLine {
     pub source: String,
 }
 
-/// Bytes of the largest read that the kernel asks for at once. Half of what it could: one half is checked and copied while
-/// the disk reads the other. Streaming from a cold file, 4 MiB ahead: 1.7-1.9 GB/s instead of 0.9-1.0.
+/// Bytes of the largest read that the kernel asks for at once. Half of what it could: one half is checked and copied
+/// while the disk reads the other. Streaming from a cold file, 4 MiB ahead: 1.7-1.9 GB/s instead of 0.9-1.0.
 const READ_MAX: u32 = 512 << 10;
 
 /// Mounts an unserved FUSE file system at `dir` and returns the descriptor of `/dev/fuse` that serves it.
