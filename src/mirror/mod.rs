@@ -25,6 +25,8 @@ mod copy;
 mod core;
 mod env;
 mod fetch;
+#[cfg(test)]
+mod hostile_tests;
 mod ops;
 mod payload;
 mod rot;

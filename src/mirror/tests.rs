@@ -86,9 +86,14 @@ pub(super) fn block(byte: u8) -> Vec<u8> {
 }
 
 pub(super) fn made() -> Arc<MemDisk> {
+    made_by(Record { v: 1, members: Members::only(NodeId::A), primary: NodeId::A })
+}
+
+pub(super) fn made_by(record: Record) -> Arc<MemDisk> {
     let disk = Arc::new(MemDisk::new(40 << 20));
     let as_disk: Arc<dyn Disk> = disk.clone();
-    let options = FormatOptions { state: state(), uuid: 1, label: "test".to_string(), al_slots: 4 };
+    let state = State { record: Some(record), ..state() };
+    let options = FormatOptions { state, uuid: 1, label: "test".to_string(), al_slots: 4 };
     crate::image::format(&as_disk, &options).unwrap();
     disk
 }
