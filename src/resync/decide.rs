@@ -160,7 +160,11 @@ fn same_generation(a: &Hello, b: &Hello) -> Option<Decision> {
     };
     // Who gives the right away has stopped serving before that is recorded.
     if [a, b].iter().any(|node| node.serving && node.node != record.primary) {
-        return Some(decision(10, Plan::Refuse, "the record to hold names one node and the other one serves"));
+        return Some(decision(
+            10,
+            Plan::Refuse,
+            "the record to hold names one node and the other one serves",
+        ));
     }
     let source = match (a.serving, b.serving) {
         (true, _) => a.node,
