@@ -52,6 +52,20 @@ impl Image {
         Ok(found)
     }
 
+    /// Both copies are equal now: whatever a crash had left was copied over or copied from here. A mismatch from now on
+    /// is rot, which the peer repairs and nobody blesses.
+    pub fn all_checked(&self) {
+        for extent in self.unchecked_extents() {
+            let mut core = self.core();
+            if let Some(cached) = core.pages.get_mut(&extent.0) {
+                cached.page.flags &= !PAGE_UNCHECKED;
+            }
+            if let Some(slot) = core.slot_mut(extent.0) {
+                slot.version += 1;
+            }
+        }
+    }
+
     /// Blocks of an extent whose content does not match what is known of them.
     pub fn mismatches(&self, extent: ExtentNo) -> Result<Vec<BlockNo>, ImageError> {
         let first = extent.first_block();

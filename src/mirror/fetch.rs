@@ -92,7 +92,16 @@ impl Mirror {
             // What anybody else has may be older than what was flushed here.
             (Err(ImageError::WrongRepair { .. }), _) if suspect => {
                 hot(block)?;
+                // Before it counts as good: the peer may hold another content.
+                self.image.mark(block, 1)?;
+                self.image.mark_to_copy(block, 1)?;
                 self.image.bless(guard, block)?;
+                Ok(None)
+            }
+            // A medium that could not read it at first may have since.
+            (Err(ImageError::WrongRepair { .. }), _)
+                if self.image.read(block, &mut vec![0; BlockNo::SIZE]).is_ok() =>
+            {
                 Ok(None)
             }
             (Err(ImageError::WrongRepair { .. }), _) => {
@@ -104,13 +113,21 @@ impl Mirror {
                 Err(error @ ImageError::Disk(DiskError::Io(_) | DiskError::Full)),
                 Fetched::Content(payload),
             ) => {
-                self.fault(&format!("block {} could not be repaired", block.0), &error);
+                self.not_repaired(block, &error);
                 Ok(Some(payload))
             }
             (done, _) => {
                 done?;
                 Ok(None)
             }
+        }
+    }
+
+    /// A disk that takes no write is not used any more; one that is full may be used when it is not.
+    pub(super) fn not_repaired(&self, block: BlockNo, error: &ImageError) {
+        self.fault(&format!("block {} could not be repaired", block.0), error);
+        if matches!(error, ImageError::Disk(DiskError::Io(_))) {
+            self.disk_failed();
         }
     }
 

@@ -91,13 +91,18 @@ impl Mirror {
     /// An image that stopped before anything was issued: the machine must know, or it serves on from a dead disk.
     fn notice_failure(&self, error: &BlocksError) {
         if *error != BlocksError::Stopped && self.image.failure().is_some() {
-            let op = {
-                let mut core = self.lock();
-                core.next_op += 1;
-                OpId(core.next_op - 1)
-            };
-            self.deliver(Event::LocalFailed { op });
+            self.disk_failed();
         }
+    }
+
+    /// The disk failed under no operation that the machine knows of.
+    pub(super) fn disk_failed(&self) {
+        let op = {
+            let mut core = self.lock();
+            core.next_op += 1;
+            OpId(core.next_op - 1)
+        };
+        self.deliver(Event::LocalFailed { op });
     }
 
     /// Makes the extents hot, for the body of `locked`.

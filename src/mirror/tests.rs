@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use super::*;
 use crate::base::{BlockNo, Digest, Generation, Members, Moment, NodeId, Record, VolumeId};
 use crate::format::{GenEntry, GenReason, ResyncMark, State};
-use crate::image::{Blocks, Disk, FormatOptions, Image, MemDisk, OpenOptions};
+use crate::image::{Blocks, BlocksError, Disk, FormatOptions, Image, MemDisk, OpenOptions};
 use crate::node::{Action, Event, LinkId, Mutations, Order};
 use crate::wire::{CopyKind, Message, Session};
 
@@ -50,7 +50,11 @@ struct Serving {
 }
 
 impl Machine for Serving {
-    fn step(&mut self, _: Moment, _: Event, _: &mut Vec<Action>) {}
+    fn step(&mut self, _: Moment, event: Event, out: &mut Vec<Action>) {
+        if matches!(event, Event::Operator(_)) {
+            out.push(Action::ClearMarks);
+        }
+    }
     fn next_timeout(&self) -> Option<Moment> {
         None
     }
@@ -141,6 +145,29 @@ fn read_beside(peer_is_member: bool) -> Vec<u8> {
 fn a_copy_that_is_behind_does_not_replace_a_suspect_block_with_an_older_one() {
     assert_eq!(read_beside(true)[0], 3, "a member's content will do");
     assert_eq!(read_beside(false)[0], 2, "anybody else's is not asked for");
+}
+
+/// A block that rots is no leftover of a crash once both copies were equal.
+#[test]
+fn nothing_is_blessed_after_both_copies_were_equal_and_what_is_blessed_before_is_marked() {
+    for joined in [false, true] {
+        let image = Image::open(crashed(), &OpenOptions::read_write()).unwrap();
+        let mirror = mirror(image, &peer(), Box::new(Serving { peer_is_member: true }));
+        mirror.image().clear_bits().unwrap();
+        if joined {
+            mirror.deliver(Event::Operator(crate::node::Operator::Connect));
+            mirror.work(Worker::Store);
+        }
+        mirror.deliver(Event::LinkDown { link: LinkId(1) });
+        let mut out = block(0);
+        let read = mirror.read(BlockNo(0), &mut out).map(|()| out[0]);
+        let marked = mirror.image().next_differs(BlockNo(0)).map(|(first, _)| first);
+        if joined {
+            assert_eq!((read, marked), (Err(BlocksError::Rotten(BlockNo(0))), None));
+        } else {
+            assert_eq!((read, marked), (Ok(2), Some(BlockNo(0))));
+        }
+    }
 }
 
 /// Target and source of a resync as far as the marks go.

@@ -159,7 +159,7 @@ impl Mirror {
                 (Err(ImageError::WrongRepair { .. }), Fetched::NoPeer) => return Ok(rotten(false)),
                 (Err(ImageError::WrongRepair { .. }), _) => self.env.breathe()?,
                 (Err(error), _) => {
-                    self.fault(&format!("block {} could not be repaired", block.0), &error);
+                    self.not_repaired(block, &error);
                     return Ok(rotten(false));
                 }
             }

@@ -45,6 +45,7 @@ impl Mirror {
             Job::Order(order) => self.env.order(order),
             Job::Then(worker, job) => self.push(&mut self.lock(), worker, *job),
             Job::ClearMarks => {
+                self.image.all_checked();
                 if let Err(error) = self.image.clear_bits() {
                     self.fault("the marks could not be cleared", &error);
                 }
