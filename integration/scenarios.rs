@@ -5,9 +5,10 @@ mod pair;
 use std::collections::BTreeMap;
 
 use pair::{A, B, World};
+use twinfs::base::{Members, NodeId};
 use twinfs::cluster::{Witness, WitnessImage};
 use twinfs::node::{Arbitration, Mutations, Operator, StateWord};
-use twinfs::wire::{Kind, Message};
+use twinfs::wire::{Kind, Message, Seq, Session};
 
 fn whole(arbitration: Arbitration) -> World {
     World::whole(arbitration, Mutations::default())
@@ -333,12 +334,44 @@ fn a_link_that_comes_back_quickly_costs_no_ownership_change() {
 }
 
 #[test]
-fn a_disk_error_on_the_primary_moves_the_service_to_the_peer() {
-    let mut w = whole(Arbitration::Witness);
+fn a_disk_error_on_the_primary_moves_the_service_to_the_peer_at_once_whoever_decides() {
+    for arbitration in [Arbitration::Witness, Arbitration::Yield, Arbitration::Manual] {
+        let mut w = whole(arbitration);
+        let op = w.write(A, Kind::WriteFlush, 1);
+        w.step(A, twinfs::node::Event::LocalFailed { op });
+        w.run(300);
+        assert!(w.mounted[B] && !w.mounted[A], "{arbitration:?}: {}", w.why());
+        let record = w.disks[B].state.record.expect("a record");
+        assert_eq!((record.members, record.primary), (Members::only(NodeId::B), NodeId::B));
+        // The failed copy starts again, whatever it holds: it follows.
+        w.crash(A, false);
+        w.boot(A);
+        w.run(30_000);
+        assert!(w.mounted[B] && !w.mounted[A], "{arbitration:?}: {}", w.why());
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn a_disk_error_on_the_secondary_holds_the_primary_up_no_longer_than_it_takes_to_say_so() {
+    for arbitration in [Arbitration::Witness, Arbitration::Yield, Arbitration::Manual] {
+        let mut w = whole(arbitration);
+        let op = w.write(A, Kind::WriteFlush, 1);
+        w.step(B, twinfs::node::Event::ApplyFailed { session: Session(0), seq: Seq(0) });
+        w.run(300);
+        assert!(w.is_done(op) && w.mounted[A], "{arbitration:?}: {}", w.why());
+        assert_eq!(w.disks[A].state.record.map(|record| record.members), Some(Members::only(NodeId::A)));
+    }
+}
+
+#[test]
+fn a_copy_whose_failure_is_noted_nowhere_gives_nothing_up() {
+    let mut w = whole(Arbitration::Manual);
+    w.note_fails = true;
     let op = w.write(A, Kind::WriteFlush, 1);
     w.step(A, twinfs::node::Event::LocalFailed { op });
-    w.run(15_000);
-    assert!(w.mounted[B] && !w.mounted[A], "{}", w.why());
+    w.run(60_000);
+    assert!(!w.mounted[A] && !w.mounted[B], "only a person knows: {}", w.why());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use twinfs::sim::{BOTH_LOGS, FAULTS, MUTATIONS, Mutation, Options, Outcome, RECEIVER_LOG, run, run_many};
 
 /// Things that must be reached, or the run proves nothing about them.
-const REACHED: [&str; 16] = [
+const REACHED: [&str; 20] = [
     "server-changed",
     "took-over",
     "paused-primary",
@@ -21,6 +21,10 @@ const REACHED: [&str; 16] = [
     "peer-lost",
     "handed-over",
     "ghost",
+    "found-rotten",
+    "repaired-at-peer",
+    "verified",
+    "peer-detached",
     "repaired",
 ];
 

@@ -1,16 +1,18 @@
-//! Disks that lie: a block that changes below a running daemon is answered rightly, healed, and told with its file;
-//! verify finds all of it and nothing else.
+//! Disks that lie or fail: a block that changes below a running daemon is answered rightly, healed, and told with its
+//! file; verify finds all of it and nothing else; a disk that fails costs neither data nor an operator.
 #![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
 mod harness;
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::need;
 use harness::node::{Node, Ran};
 use harness::pair::{MOUNT, Pair, Plan};
+use harness::powercut::Cut;
+use nix::sys::signal::Signal;
 
 const BLOCK: usize = 4096;
 const FILE: &str = "/replicated/mail/box";
@@ -171,7 +173,7 @@ fn verify_beside_writers_finds_nothing_where_nothing_is() {
     let paths: Vec<String> = (0..4).map(|n| format!("{MOUNT}/load{n}")).collect();
     let writers: Vec<_> =
         paths.iter().map(|path| alpha.spawn("load.log", &["perl", "-e", LOAD, path, "7"])).collect();
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let mut rounds = 0;
     while began.elapsed() < Duration::from_secs(12) || rounds < 3 {
         ends(alpha, if rounds % 2 == 0 { &[] } else { &["--repair"] }, 0, &["nothing wrong"]);
@@ -227,4 +229,60 @@ fn a_run_goes_on_after_a_restart_and_a_scrub_comes_by_itself() {
     assert!(healed, "no scrub came: {}", beta.run(&["twinfs", "events"]).out);
     let told = beta.run(&["twinfs", "events"]).ok().out;
     assert!(told.contains("repaired from alpha"), "{told}");
+}
+
+/// Appends numbered lines with fsync, and notes each when it is stable.
+const APPEND: &str = r#"use IO::Handle; my ($notes) = @ARGV; open(my $log, ">>", "/replicated/log") or die;
+open(my $out, ">>", $notes) or die; $out->autoflush(1);
+for (my $n = 0;; $n++) { syswrite($log, "$n\n") or exit 3; $log->sync or exit 4; print $out "$n\n"; }"#;
+
+#[test]
+fn a_disk_that_fails_under_the_primary_moves_the_service_at_once_and_loses_nothing() {
+    let name = "a_disk_that_fails_under_the_primary_moves_the_service_at_once_and_loses_nothing";
+    if !need::have_nodes(name, &[("perl", "perl")]) {
+        return;
+    }
+    // Without an arbiter only the word of the failed node itself lets the other one go on.
+    for arbitration in ["manual", "witness"] {
+        let plan = Plan { arbitration, power_disks: Some(192 << 20), ..small("") };
+        let mut pair = Pair::start(&format!("disk-{arbitration}"), &plan);
+        let notes = pair.world.dir.join("notes");
+        let (alpha, beta) = (pair.node("alpha"), pair.node("beta"));
+        let writer = alpha.spawn("append.log", &["perl", "-e", APPEND, &notes.display().to_string()]);
+        let lines = || std::fs::read_to_string(&notes).unwrap_or_default();
+        assert!(harness::wait_for(Duration::from_secs(10), || lines().lines().count() > 50), "no load");
+        pair.world.disks[0].cut(Cut::Drop);
+        let began = Instant::now();
+        let serves = || {
+            // Whatever waits for the dead disk gets an error.
+            pair.world.disks[0].release();
+            pair.volume("beta")["serving"] == true && pair.volume("beta")["mounted"] == true
+        };
+        let moved = harness::wait_for(Duration::from_secs(30), serves);
+        let took = began.elapsed();
+        assert!(moved, "{arbitration}: {:#}\n{}", pair.volume("beta"), alpha.log("twinfsd.log"));
+        harness::say(&format!("{arbitration}: beta serves {took:?} after the disk of alpha failed"));
+        drop(writer);
+        let noted = lines();
+        let kept = beta.sh(&format!("cat {MOUNT}/log")).ok().out;
+        assert!(kept.starts_with(&noted) && !noted.is_empty(), "acknowledged lines are gone");
+        let status = alpha.run(&["twinfs", "status"]);
+        assert!(status.code == 5 && status.out.contains("failed"), "{}", status.out);
+        let told = |node: &Node| node.run(&["twinfs", "events"]).ok().out;
+        assert!(told(alpha).contains("the disk under /"), "{}", told(alpha));
+        assert!(told(beta).contains("the disk of alpha failed"), "{}", told(beta));
+        let shown = beta.run(&["twinfs", "status"]);
+        assert!(shown.code == 4 && shown.out.contains("the only good one"), "{}", shown.out);
+        let members = pair.volume("beta")["members"].clone();
+        assert_eq!(members, serde_json::json!(["beta"]), "beta's record");
+        // The disk works again, and the daemon that saw it fail does not come back to it. The next one brings the copy
+        // up to date, whatever that says of itself.
+        pair.world.disks[0].restore();
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(pair.volume("alpha")["role"], "failed");
+        alpha.signal("twinfs daemon", Signal::SIGKILL);
+        pair.start_daemon("alpha");
+        pair.wait_in_sync("beta");
+        pair.compare_images();
+    }
 }

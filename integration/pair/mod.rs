@@ -66,6 +66,8 @@ pub struct World {
     /// Heartbeats to a node are lost.
     pub deaf: [bool; 2],
     pub mounted: [bool; 2],
+    /// The node state file cannot be written.
+    pub note_fails: bool,
     pub witness: Witness,
     pub witness_cut: [bool; 2],
     pub questions: VecDeque<(usize, u128, WitnessRequest)>,
@@ -146,6 +148,7 @@ impl World {
             cut: false,
             deaf: [false; 2],
             mounted: [false; 2],
+            note_fails: false,
             witness: Witness::new(image),
             witness_cut: [false; 2],
             questions: VecDeque::new(),
@@ -325,7 +328,12 @@ impl World {
                 self.owed[n].push_back(Event::Stored { token });
                 self.disks[n].writing = Some(*state);
             }
-            Action::Order(Order::NoteUnusable { .. }) => self.disks[n].file_agrees = false,
+            Action::Order(Order::NoteUnusable { .. }) => {
+                if !self.note_fails {
+                    self.disks[n].file_agrees = false;
+                    self.owed[n].push_back(Event::UnusableNoted);
+                }
+            }
             Action::Send { link, message } => {
                 self.handovers += u32::from(matches!(message, Message::HandoverDone { .. }));
                 self.joins += u32::from(matches!(message, Message::Joined { .. }));

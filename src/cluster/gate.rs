@@ -21,6 +21,8 @@ pub enum Right {
     Yielded,
     /// The operator stated that the peer is down.
     Forced,
+    /// The peer stated that its own disk failed and that it stopped, and has noted it where it survives a restart.
+    Given,
 }
 
 /// `Ok` when `state` may be served by `me` under `right`; else why not.
@@ -52,8 +54,15 @@ mod tests {
     use crate::base::{Generation, Members, Record, VolumeId};
     use crate::format::{GenEntry, GenReason};
 
-    const RIGHTS: [Right; 6] =
-        [Right::Sole, Right::Agreed, Right::Won, Right::Recorded, Right::Yielded, Right::Forced];
+    const RIGHTS: [Right; 7] = [
+        Right::Sole,
+        Right::Agreed,
+        Right::Won,
+        Right::Recorded,
+        Right::Yielded,
+        Right::Forced,
+        Right::Given,
+    ];
 
     fn state(members: Members, primary: NodeId) -> State {
         let id = Generation(1);
@@ -96,7 +105,7 @@ mod tests {
         let passes = |primary| {
             RIGHTS.map(|right| gate_promote(NodeId::A, &state(Members::BOTH, primary), right).is_ok())
         };
-        assert_eq!(passes(NodeId::A), [false, true, true, true, false, true]);
-        assert_eq!(passes(NodeId::B), [false, false, true, false, true, true]);
+        assert_eq!(passes(NodeId::A), [false, true, true, true, false, true, true]);
+        assert_eq!(passes(NodeId::B), [false, false, true, false, true, true, true]);
     }
 }

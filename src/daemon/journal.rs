@@ -75,8 +75,8 @@ impl Journal {
     }
 }
 
-/// The event for a node's notice, `v` being the newest version of the record, `file` what lies in the block that it is
-/// about; `None`: it is shown in the state only.
+/// The event for a node's notice, `v` being the newest version of the record, `file` what it is about (the file that a
+/// block belongs to, or the image); `None`: it is shown in the state only.
 pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Option<Event> {
     let peer = me.other();
     Some(match notice {
@@ -112,6 +112,8 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         // Passes within seconds; shown in the state as long as it lasts.
         Notice::WitnessSuspect { text } if text.starts_with("enrolment waits") => return None,
         Notice::WitnessSuspect { text } => Event::TakeoverRefused { reason: format!("the witness: {text}") },
+        Notice::DiskFailed { text } => Event::DiskFailed { image: file.unwrap_or_default(), reason: text },
+        Notice::PeerDiskFailed => Event::PeerDiskFailed { peer },
         Notice::Found(finding) => return Some(found(finding, me, file)),
         Notice::Verified { progress, end } => match end {
             VerifyEnd::Finished => {

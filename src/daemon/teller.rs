@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use crate::base::NodeId;
 use crate::events::Event as Told;
 use crate::image::Image;
-use crate::node::{Finding, Notice};
+use crate::node::{Event, Finding, Notice};
 use crate::sys::clock;
 
 use super::journal::{Journal, event_of};
@@ -26,6 +26,9 @@ pub struct Teller {
     pub verify_file: Arc<VerifyFile>,
     /// Who serves, and so can name files.
     pub slot: Slot,
+    pub image_path: String,
+    /// To the machine, while there is one.
+    pub deliver: Box<dyn Fn(Event) + Send>,
 }
 
 impl Teller {
@@ -44,15 +47,15 @@ impl Teller {
                 Telling::Notice(Notice::Found(finding)) => drop(found.send(finding)),
                 Telling::Notice(notice) => {
                     let v = image.state().record.map_or(0, |record| record.v);
-                    if let Some(event) = event_of(notice, self.me, v, None) {
+                    let image = matches!(notice, Notice::DiskFailed { .. }).then(|| self.image_path.clone());
+                    if let Some(event) = event_of(notice, self.me, v, image) {
                         self.journal.tell(Some(volume), event);
                     }
                 }
-                Telling::Unusable(v) => {
-                    if let Err(reason) = self.node_file.note_unusable(v) {
-                        self.journal.tell(Some(volume), Told::CopyUnusable { reason });
-                    }
-                }
+                Telling::Unusable(v) => match self.node_file.note_unusable(v) {
+                    Ok(()) => (self.deliver)(Event::UnusableNoted),
+                    Err(reason) => self.journal.tell(Some(volume), Told::CopyUnusable { reason }),
+                },
                 Telling::Verify(progress, end) => {
                     if let Err(text) = self.verify_file.note(&progress, end, clock::unix_ms()) {
                         self.journal.tell(Some(volume), Told::Fault { text });

@@ -137,12 +137,20 @@ impl Shared {
     }
 
     fn storyteller(&self, node_file: Arc<NodeFile>, volume: &Volume) -> Teller {
+        // Not held: whoever holds the mirror holds the sender of what this thread waits for.
+        let mirror = Arc::downgrade(&volume.mirror);
         Teller {
             journal: Arc::clone(&self.journal),
             me: self.me,
             node_file,
             verify_file: Arc::clone(&volume.verify),
             slot: Arc::clone(&volume.slot),
+            image_path: volume.image_path.display().to_string(),
+            deliver: Box::new(move |event| {
+                if let Some(mirror) = mirror.upgrade() {
+                    mirror.deliver(event);
+                }
+            }),
         }
     }
 

@@ -86,7 +86,13 @@ pub enum Notice {
         progress: VerifyProgress,
         end: VerifyEnd,
     },
-    /// A disk failed, a record could not be stored, or a message made no sense.
+    /// This node's disk failed: its copy is not used any more.
+    DiskFailed {
+        text: String,
+    },
+    /// The peer's disk failed: this copy is the only one.
+    PeerDiskFailed,
+    /// Something could not be done, or a message made no sense.
     Fault {
         text: String,
     },
@@ -257,7 +263,7 @@ pub enum Order {
     RenewAddress {
         seconds_left: u64,
     },
-    /// Note in the node state file that this image is unusable since `v`.
+    /// Note in the node state file that this image is unusable since `v`, stable; then `Event::UnusableNoted`.
     NoteUnusable {
         v: u64,
     },

@@ -194,13 +194,17 @@ impl Node {
         out: &mut Vec<Action>,
     ) {
         let unchecked = self.cfg.mutations.no_session_check;
+        if self.failed.is_some() && !unchecked {
+            // Never acknowledged; the peer is about to be told.
+            return;
+        }
         let Some(conv) = self.conv.as_ref().filter(|conv| unchecked || conv.id == session) else { return };
         let may = match &conv.phase {
             Phase::Member => !kind.is_copy(),
             Phase::Target(target) => !kind.is_copy() || (target.source_is_peer && self.may_be_overwritten()),
             _ => false,
         };
-        if (!may || self.data_open() || self.failed.is_some()) && !unchecked {
+        if (!may || self.data_open()) && !unchecked {
             self.protocol_error("the peer sent a write to a node that may not take it", out);
             return;
         }

@@ -134,6 +134,9 @@ pub enum Event {
         token: Token,
     },
 
+    /// That this copy is unusable is stable outside it (`Order::NoteUnusable`).
+    UnusableNoted,
+
     // The peer.
     /// An authenticated, ordered connection stands.
     LinkUp {

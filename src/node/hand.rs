@@ -46,7 +46,8 @@ impl Node {
     }
 
     pub(super) fn failback(&mut self, out: &mut Vec<Action>) {
-        let wants = self.cfg.failback_to == Some(self.me()) && !self.is_primary() && self.is_member();
+        let well = self.failed.is_none() && self.is_member();
+        let wants = self.cfg.failback_to == Some(self.me()) && !self.is_primary() && well;
         if wants && !self.hold && self.idle.is_none() && self.now >= self.failback_at {
             self.failback_at = self.after(FAILBACK_PAUSE);
             self.ask_handover(out);

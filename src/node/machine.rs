@@ -9,8 +9,9 @@ use crate::replica::{Inbox, Outbox};
 use crate::resync::Decision;
 use crate::wire::{Hello, Session};
 
-use super::action::{Action, Notice, Order};
+use super::action::Action;
 use super::config::{NodeConfig, StartInfo};
+use super::detach::Farewell;
 use super::event::{Event, LinkId, Token};
 use super::hand::Handing;
 use super::talk::Conv;
@@ -80,6 +81,11 @@ pub struct Node {
     /// The operator stated that the peer is down.
     pub(super) forced: Option<Moment>,
     pub(super) failed: Option<String>,
+    pub(super) farewell: Option<Farewell>,
+    /// The peer said that its disk failed and that it stopped; until there is a new agreement with it.
+    pub(super) peer_gave_up: bool,
+    /// It said so and was not heard of otherwise since: for people.
+    pub(super) peer_failed: bool,
 
     pub(super) vote: Option<Vote>,
     pub(super) vote_retry_at: Moment,
@@ -148,6 +154,9 @@ impl Node {
             disconnected: false,
             forced: None,
             failed: None,
+            farewell: None,
+            peer_gave_up: false,
+            peer_failed: false,
             vote: None,
             vote_retry_at: now,
             in_step: false,
@@ -221,6 +230,7 @@ impl Node {
             }
             Event::Stored { token } => self.stored(token, out),
             Event::StoreFailed { token } => self.store_failed(token, out),
+            Event::UnusableNoted => self.unusable_noted(),
             Event::LinkUp { link } => self.link_up(link, out),
             Event::LinkDown { link } => self.link_down(link, out),
             Event::Received { link, message } => self.received(link, message, out),
@@ -240,6 +250,7 @@ impl Node {
         self.lease(out);
         self.peer_timeouts(out);
         self.greet(out);
+        self.farewell_step(out);
         self.source_step(out);
         self.handing_step(out);
         self.take(out);
@@ -270,6 +281,7 @@ impl Node {
             self.link.map(|_| self.progress_at + t.slow_peer),
             copy,
             look,
+            self.farewell.as_ref().map(|farewell| farewell.until),
             Some(self.vote_retry_at),
         ]
         .into_iter()
@@ -361,18 +373,6 @@ impl Node {
             self.store = None;
             self.fail("a record could not be stored", out);
         }
-    }
-
-    /// The image cannot be trusted any more: stops serving and following until restarted.
-    pub(super) fn fail(&mut self, why: &str, out: &mut Vec<Action>) {
-        if self.failed.is_some() {
-            return;
-        }
-        self.failed = Some(why.to_string());
-        out.push(Order::NoteUnusable { v: self.state.record.map_or(0, |record| record.v) }.into());
-        out.push(Order::Tell(Notice::Fault { text: why.to_string() }).into());
-        self.drop_forced(out);
-        self.close_link(out);
     }
 
     #[cfg(debug_assertions)]

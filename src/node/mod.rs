@@ -6,6 +6,7 @@
 mod action;
 mod config;
 mod data;
+mod detach;
 mod event;
 mod hand;
 mod machine;

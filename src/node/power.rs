@@ -111,7 +111,8 @@ impl Node {
     /// By the record (of the witness or of the peer) this node is no member any more.
     pub(super) fn removed(&mut self, record: Record, out: &mut Vec<Action>) {
         self.confirmed = false;
-        if self.store.is_some() || self.state.record == Some(record) || !self.both() {
+        if self.store.is_some() || self.state.record == Some(record) || !self.both() || self.failed.is_some()
+        {
             return;
         }
         self.drop_forced(out);
@@ -164,8 +165,17 @@ impl Node {
         }
     }
 
-    /// Stops serving now: what waits fails, what may differ is marked.
+    /// Stops serving now and leaves the peer.
     pub(super) fn drop_forced(&mut self, out: &mut Vec<Action>) {
+        let served = !matches!(self.serve, Serve::Down | Serve::Dropping { graceful: false });
+        self.stop_serving(out);
+        if served {
+            self.close_link(out);
+        }
+    }
+
+    /// Stops serving now: what waits fails, what may differ is marked.
+    pub(super) fn stop_serving(&mut self, out: &mut Vec<Action>) {
         self.confirmed = false;
         self.last_session = None;
         if self.serve == Serve::Down || self.serve == (Serve::Dropping { graceful: false }) {
@@ -182,7 +192,6 @@ impl Node {
         self.lease_from = None;
         self.handing = None;
         out.push(Order::Demote { graceful: false }.into());
-        self.close_link(out);
     }
 
     pub(super) fn promoted(&mut self) {
@@ -289,9 +298,10 @@ impl Node {
         if busy || self.hold || self.idle.is_some() || (self.disconnected && !self.is_primary()) {
             return None;
         }
-        let lost = self.lost_at.is_some_and(|at| self.passed(at, t.slow_peer));
+        let lost = self.peer_gave_up || self.lost_at.is_some_and(|at| self.passed(at, t.slow_peer));
         let rested = self.confirmed || (self.passed(self.started, t.initdead) && self.info.file_agrees);
-        let silent = self.now >= self.promise_until || self.cfg.mutations.no_promise;
+        let promised = self.now < self.promise_until && !self.cfg.mutations.no_promise;
+        let silent = self.peer_gave_up || !promised;
         // A primary by agreement gives the link its time to come back; everybody else waits for silence.
         let agreed = self.is_primary() && (self.confirmed || self.data_open());
         match self.cfg.arbitration {
@@ -300,6 +310,7 @@ impl Node {
                 Some(Right::Recorded)
             }
             Arbitration::Yield if !self.is_primary() && self.confirmed && silent => Some(Right::Yielded),
+            Arbitration::Manual | Arbitration::Yield if self.peer_gave_up => Some(Right::Given),
             _ => None,
         }
     }
@@ -343,6 +354,7 @@ impl Node {
     /// Alone by a stable record: what waited may go on.
     pub(super) fn solo_stored(&mut self, out: &mut Vec<Action>) {
         self.lost_at = None;
+        self.peer_gave_up = false;
         self.forced = None;
         self.join_unsent = false;
         self.confirmed = false;

@@ -156,6 +156,9 @@ impl Node {
             Some(Phase::Source(_)) => text("the peer is being brought up to date", None),
             Some(Phase::Target(_)) => text("this copy is being brought up to date", None),
             Some(_) => text("comparing both copies", Some(self.progress_at + t.slow_peer)),
+            None if self.sole() && self.peer_failed => {
+                text("the peer's disk failed: this copy is the only good one", None)
+            }
             None if self.sole() => text("the peer's copy is out of date", None),
             None => self.reason_apart(),
         }

@@ -206,6 +206,7 @@ impl Node {
             | Message::Handover { session, .. }
             | Message::HandoverDone { session, .. }
             | Message::AskHandover { session }
+            | Message::Detached { session }
             | Message::Bye { session } => *session,
             _ => return,
         };
@@ -221,6 +222,7 @@ impl Node {
             Message::Handover { record, .. } => self.handed(record, out),
             Message::HandoverDone { record, .. } => self.handover_done(record, out),
             Message::AskHandover { .. } => self.asked_to_hand_over(),
+            Message::Detached { .. } => self.peer_detached(out),
             _ => self.close_link(out),
         }
     }
@@ -239,6 +241,7 @@ impl Node {
         let Some(link) = self.link else { return };
         let Some(conv) = self.conv.as_mut() else { return };
         let decision = decide(&conv.mine, &theirs);
+        (self.peer_gave_up, self.peer_failed) = (false, false);
         let result = hash(&conv.mine, &theirs, &decision);
         conv.id = session_of(&conv.mine, &theirs);
         conv.decision = Some(decision);

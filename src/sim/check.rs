@@ -117,6 +117,7 @@ impl World {
             Notice::LeaseLapsed => "lease-lapsed",
             Notice::HandedOver { .. } => "handed-over",
             Notice::TookOver => "took-over",
+            Notice::PeerDiskFailed => "peer-detached",
             Notice::Found(_) => "found-rotten",
             Notice::Verified { end: VerifyEnd::Finished, .. } => "verified",
             Notice::SplitBrain => "split-brain",

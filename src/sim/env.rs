@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::Moment;
 use crate::mirror::{Env, Halted, Key, Payload, Worker};
-use crate::node::{LinkId, Notice, Order};
+use crate::node::{Event, LinkId, Notice, Order};
 use crate::wire::{Kind, Message};
 
 use super::baton::lock;
@@ -123,7 +123,10 @@ impl Env for SimEnv {
             Order::Freeze => world.set_frozen(owner, true),
             Order::Thaw => world.set_frozen(owner, false),
             Order::RenewAddress { .. } => {}
-            Order::NoteUnusable { .. } => world.machine(owner.node).file.unusable = true,
+            Order::NoteUnusable { .. } => {
+                world.machine(owner.node).file.unusable = true;
+                world.sched.after(MS, Ev::Deliver { owner, event: Event::UnusableNoted });
+            }
             Order::NoteVerify { .. } => {}
             Order::Tell(notice) => self.tell(&notice),
         }

@@ -171,6 +171,10 @@ pub enum Message {
         upto: ExtentNo,
         equal: bool,
     },
+    /// The sender's disk failed: it stopped, its copy counts no more, and the receiver's is the only one.
+    Detached {
+        session: Session,
+    },
     /// The sender leaves on purpose.
     Bye {
         session: Session,

@@ -155,6 +155,7 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
         Message::TargetReady { session }
         | Message::Joined { session }
         | Message::AskHandover { session }
+        | Message::Detached { session }
         | Message::Bye { session } => w.u64(session.0),
     }
     type_code(message)
@@ -179,6 +180,7 @@ fn type_code(message: &Message) -> u8 {
         Message::Block { .. } => 15,
         Message::Check { .. } => 16,
         Message::Checked { .. } => 17,
+        Message::Detached { .. } => 18,
     }
 }
 
@@ -218,6 +220,7 @@ fn decode_body(kind: u8, r: &mut Reader<'_>) -> Result<Message, Refused> {
             }
             Message::Check { id, first, count, hash }
         }
+        18 => Message::Detached { session: Session(r.u64()?) },
         17 => Message::Checked { id: r.u64()?, upto: ExtentNo(r.u64()?), equal: r.flag("equal")? },
         other => return Err(Refused::Type(other)),
     })

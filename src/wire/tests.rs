@@ -71,6 +71,7 @@ fn messages() -> Vec<(Message, usize)> {
         (Message::Check { id: 7, first: ExtentNo(2), count: 3, hash: [9; 15] }, 0),
         (Message::Checked { id: 7, upto: ExtentNo(3), equal: true }, 0),
         (Message::Checked { id: 7, upto: ExtentNo(3), equal: false }, 15_488),
+        (Message::Detached { session }, 0),
     ]
 }
 

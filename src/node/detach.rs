@@ -1,0 +1,69 @@
+//! A disk that failed: the node stops, and its peer's copy becomes the only one by the peer's own record.
+//!
+//! Decides when the peer is told. Invariants: nothing of a failed copy is served or followed until a restart; the peer
+//! is told only when this node has stopped and has noted outside the image that it is unusable, so that no restart can
+//! make it go on beside the peer.
+
+use crate::base::Moment;
+use crate::wire::Message;
+
+use super::action::{Action, Notice, Order};
+use super::machine::{Node, Serve};
+
+/// What is left to be said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Farewell {
+    noted: bool,
+    said: bool,
+    /// The link is given up at this moment: the peer finds out as it would about a dead node.
+    pub until: Moment,
+}
+
+impl Node {
+    /// The image cannot be trusted any more: stops serving and following until restarted.
+    pub(super) fn fail(&mut self, why: &str, out: &mut Vec<Action>) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.failed = Some(why.to_string());
+        let until = self.after(self.cfg.timing.slow_peer);
+        self.farewell = Some(Farewell { noted: false, said: false, until });
+        out.push(Order::NoteUnusable { v: self.state.record.map_or(0, |record| record.v) }.into());
+        out.push(Order::Tell(Notice::DiskFailed { text: why.to_string() }).into());
+        self.stop_serving(out);
+        if !self.is_member() {
+            self.close_link(out);
+        }
+    }
+
+    pub(super) fn unusable_noted(&mut self) {
+        if let Some(farewell) = &mut self.farewell {
+            farewell.noted = true;
+        }
+    }
+
+    /// Tells the peer once it may, and hangs up if that takes too long. The peer hangs up when it was told.
+    pub(super) fn farewell_step(&mut self, out: &mut Vec<Action>) {
+        let Some(mut farewell) = self.farewell else { return };
+        let session = self.conv.as_ref().map(|conv| conv.id).filter(|_| self.is_member());
+        let Some((link, session)) = self.link.zip(session) else { return };
+        if farewell.noted && !farewell.said && self.serve == Serve::Down {
+            farewell.said = true;
+            farewell.until = self.after(self.cfg.timing.slow_peer);
+            self.farewell = Some(farewell);
+            out.push(Action::Send { link, message: Message::Detached { session } });
+        } else if self.now >= farewell.until && (!farewell.noted || farewell.said) {
+            self.close_link(out);
+        }
+    }
+
+    /// The peer's copy counts no more: this one goes on alone as soon as it is recorded so.
+    pub(super) fn peer_detached(&mut self, out: &mut Vec<Action>) {
+        if !self.is_member() || self.failed.is_some() {
+            return self.protocol_error("the peer gave up what it was no member of", out);
+        }
+        (self.peer_gave_up, self.peer_failed) = (true, true);
+        out.push(Order::Tell(Notice::PeerDiskFailed).into());
+        self.close_link(out);
+    }
+}
