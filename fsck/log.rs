@@ -33,6 +33,9 @@ impl Record {
     }
 }
 
+/// More records than anybody writes.
+const SEQ_MAX: u64 = 1 << 63;
+
 /// The log as far as it reads.
 #[derive(Default)]
 pub struct Log {
@@ -46,6 +49,10 @@ pub fn read(source: &Source, sup: &FsSuper, start: &LogMeta, findings: &mut Find
     let mut log = Log { next_seq: start.next_seq, ..Log::default() };
     if start.log_id != sup.log_id {
         findings.lose("log", "the checkpoint belongs to another log: what was not checkpointed is lost");
+        return log;
+    }
+    if start.next_seq > SEQ_MAX {
+        findings.lose("log", format!("it would go on with record {}, which cannot be", start.next_seq));
         return log;
     }
     if start.next_pos >= sup.ring_blocks {

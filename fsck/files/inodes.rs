@@ -1,6 +1,6 @@
 //! Inodes by themselves, the list of unlinked files, and at the end the counts of links and blocks.
 
-use twinfs::base::limits::SYMLINK_BYTES_MAX;
+use twinfs::base::limits::{INO_MAX, SYMLINK_BYTES_MAX};
 use twinfs::base::{BlockNo, Ino};
 use twinfs::format::{FileKind, InodeRec, TableId, Time, ino_of_key, key_ino};
 
@@ -52,7 +52,7 @@ impl Pass<'_> {
             self.nodes.insert(Ino::ROOT, Node::of(&rec));
         }
         let highest = self.nodes.highest().0;
-        if self.next_ino <= highest {
+        if self.next_ino <= highest || self.next_ino > INO_MAX {
             let text = format!("inode {} would be given out next, {highest} is in use", self.next_ino);
             self.findings.add("counters", text);
             self.next_ino = highest.saturating_add(1);
@@ -64,8 +64,7 @@ impl Pass<'_> {
             self.findings.lose("inodes", format!("a key of {} bytes: removed", key.len()));
             return self.edits.del(TableId::Inodes, key);
         };
-        // The last number has no next one.
-        let rec = InodeRec::decode(value).filter(|_| ino.0 != 0 && ino.0 != u64::MAX);
+        let rec = InodeRec::decode(value).filter(|_| ino.0 != 0 && ino.0 < INO_MAX);
         let Some(mut rec) = rec else {
             let text = format!("inode {}: not readable ({} bytes)", ino.0, value.len());
             self.findings.lose("inodes", text);

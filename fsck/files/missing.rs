@@ -1,5 +1,6 @@
 //! Inodes that are gone while names, extents or entries still speak of them: made again as far as that tells.
 
+use twinfs::base::limits::INO_MAX;
 use twinfs::base::{BlockNo, Ino};
 use twinfs::format::{Dirent, FileKind, InodeRec, TableId, Time, key_ino, key_name, key_pair};
 
@@ -40,7 +41,7 @@ impl Missing {
 impl Pass<'_> {
     pub(super) fn make_missing(&mut self) {
         for (ino, missing) in std::mem::take(&mut self.missing) {
-            match missing.kind(self.known.inodes_lost).filter(|_| ino.0 != 0 && ino.0 != u64::MAX) {
+            match missing.kind(self.known.inodes_lost).filter(|_| ino.0 != 0 && ino.0 < INO_MAX) {
                 Some(kind) => self.make(ino, kind, &missing),
                 None => self.unname(ino, &missing),
             }

@@ -125,6 +125,13 @@ fn found(memory: &Memory) -> Vec<String> {
     one_pass(memory, 100, false).1
 }
 
+#[test]
+fn a_next_number_that_no_inode_can_have_is_counted_anew() {
+    let (outcome, lines, _) = one_pass(&sound(), u64::MAX, false);
+    assert!(lines.len() == 1 && lines[0].contains("would be given out next"), "{lines:?}");
+    assert!(outcome.next_ino < 100, "{}", outcome.next_ino);
+}
+
 /// Passes until nothing is found any more, with copies of shared blocks behind all others; what the first pass said.
 #[track_caller]
 fn repair(memory: &mut Memory) -> Vec<String> {
@@ -200,6 +207,7 @@ const DAMAGES: &[(Damage, &str)] = &[
     (|m| m.name(2, "root", 1, FileKind::Dir, 5), "names inode 1"),
     (|m| m.inode(7, FileKind::File, |_| {}), "inode 7: has no name"),
     (|m| m.inode(200, FileKind::File, |_| {}), "inode 100 would be given out next, 200 is in use"),
+    (|m| m.inode(1 << 62, FileKind::File, |_| {}), "inode 4611686018427387904: not readable"),
     (|m| m.extent(4, 1, 20, 1), "are also of inode 4"),
     (|m| m.extent(6, 0, 30, 1), "are also of inode 4"),
     (|m| m.extent(4, 0, 20, 2), "overlaps the one before"),

@@ -10,6 +10,8 @@ pub const XATTR_BYTES_MAX: usize = 65_536;
 pub const LINKS_MAX: u32 = 1_000_000;
 /// Largest bulk frame on a link, bytes of data: a slice of bulk never delays a commit record by more than this.
 pub const SLICE_BYTES_MAX: usize = 1 << 20;
+/// Inode numbers count from 2 on: none gets as far, and sums of them do not overflow.
+pub const INO_MAX: u64 = 1 << 62;
 /// Data generations kept in the superblock.
 pub const GENERATIONS_MAX: usize = 64;
 

@@ -239,7 +239,7 @@ pub(super) fn dirents_after(
     max: usize,
 ) -> Result<Vec<(u64, Vec<u8>, Dirent)>, FsError> {
     let mut found = Vec::new();
-    let (from, to) = (key_pair(dir, cookie.saturating_add(1)), key_pair(Ino(dir.0 + 1), 0));
+    let (from, to) = (key_pair(dir, cookie.saturating_add(1)), key_pair(Ino(dir.0.saturating_add(1)), 0));
     layers.scan(TableId::Cookies, &from, &to, |_, value| {
         let split = value.split_at_checked(Dirent::BYTES);
         let entry = split.and_then(|(entry, name)| Some((Dirent::decode(entry)?, name)));
@@ -252,9 +252,14 @@ pub(super) fn dirents_after(
 
 pub(super) fn xattr_names(layers: &Layers<'_>, ino: Ino) -> Result<Vec<Vec<u8>>, FsError> {
     let mut names = Vec::new();
-    layers.scan(TableId::Xattrs, &key_name(ino, b""), &key_name(Ino(ino.0 + 1), b""), |key, _| {
-        names.push(key[8..].to_vec());
-        Ok(true)
-    })?;
+    layers.scan(
+        TableId::Xattrs,
+        &key_name(ino, b""),
+        &key_name(Ino(ino.0.saturating_add(1)), b""),
+        |key, _| {
+            names.push(key[8..].to_vec());
+            Ok(true)
+        },
+    )?;
     Ok(names)
 }

@@ -12,6 +12,9 @@ use super::data::BLOCK;
 use super::overlay::Layers;
 use super::store::corrupt;
 
+/// More blocks than any image or file has.
+const BLOCKS_MAX: u64 = 1 << 52;
+
 /// What lies at a file block, and for how many blocks from there on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
@@ -42,7 +45,9 @@ impl Extent {
 
 fn decode(ino: Ino, key: &[u8], value: &[u8]) -> Result<Extent, FsError> {
     let extent = second_of_key(key).zip(ExtentRec::decode(value)).map(|(at, rec)| Extent { at, rec });
-    extent.ok_or_else(|| corrupt(format!("inode {}: bad extent record", ino.0)))
+    // Sums of such numbers do not overflow; what lies outside the volume is refused by whoever reads or writes there.
+    let can_be = |extent: &Extent| extent.at < BLOCKS_MAX && extent.rec.start.0 < BLOCKS_MAX;
+    extent.filter(can_be).ok_or_else(|| corrupt(format!("inode {}: bad extent record", ino.0)))
 }
 
 /// The extents that touch `[from, to)`, in order, at most `max`.
@@ -236,7 +241,7 @@ impl Core {
     ) -> Result<(), FsError> {
         if plus != minus {
             self.edit_inode(change, ino, |rec| {
-                rec.blocks = (rec.blocks + plus).saturating_sub(minus);
+                rec.blocks = rec.blocks.saturating_add(plus).saturating_sub(minus);
             })?;
         }
         Ok(())

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable};
 
+use crate::base::limits::INO_MAX;
 use crate::base::{BlockNo, ExtentNo, FastMap, Ino, PAGE, Pages};
 use crate::format::{
     CHUNK_BLOCKS, ChainHash, FileKind, FsSuper, InodeRec, LogMeta, LogOp, TableId, Time, ino_of_key, key_ino,
@@ -35,8 +36,8 @@ pub const VOLUME_BLOCKS_MIN: u64 = 2048;
 const RING_BLOCKS_MIN: u64 = 256;
 const RING_BLOCKS_DEFAULT_MIN: u64 = 2048;
 const RING_BLOCKS_MAX: u64 = 16_384;
-/// Inode numbers count from 2 on: nobody gets as far, and sums of them do not overflow.
-const INO_MAX: u64 = 1 << 62;
+/// More records than anybody writes.
+const SEQ_MAX: u64 = 1 << 63;
 /// The tables' address space doubles up to this, then it grows by as much: no sound one is longer than twice the volume
 /// and this.
 const TABLES_STEP: u64 = 4 << 30;
@@ -124,7 +125,7 @@ impl Store {
             Ok(opened) => opened?,
             Err(_) => return Err(corrupt("tables: redb does not understand them".to_string())),
         };
-        if meta.log_id != sup.log_id || meta.next_pos >= sup.ring_blocks {
+        if meta.log_id != sup.log_id || meta.next_pos >= sup.ring_blocks || meta.next_seq > SEQ_MAX {
             return Err(corrupt("tables and log belong to different filesystems".to_string()));
         }
         let mut core = fresh_core(&sup, snapshot, &meta);
