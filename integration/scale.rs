@@ -350,6 +350,50 @@ fn a_sparse_file_of_4_tib_costs_what_is_in_it() {
     });
 }
 
+/// How long names can be changed beside the deletion of much data: whoever changes something waits where the log is
+/// full, and the log is emptied behind what was deleted.
+#[test]
+fn deleting_much_data_holds_nobody_up() {
+    in_own_process("deleting_much_data_holds_nobody_up", || {
+        let bed = Bed::new("much");
+        let served = bed.open();
+        let ino = served.fs.create(&ctx(), Ino::ROOT, b"much", 0o644).unwrap().ino;
+        let size: u64 = if is_long() { 8 << 30 } else { 1 << 30 };
+        for at in (0..size).step_by(1 << 20) {
+            write(&served.fs, &ctx(), ino, at, &vec![(at >> 20) as u8; 1 << 20]);
+        }
+        served.fs.store().sync().unwrap();
+        served.fs.store().checkpoint().unwrap();
+        served.fs.unlink(&ctx(), Ino::ROOT, b"much").unwrap();
+        served.fs.forget(ino, 1);
+        served.fs.reap().unwrap();
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            let emptied = scope.spawn(|| {
+                // As the threads of a mount do, which help here.
+                served.fs.store().empty_log().unwrap();
+                while served.fs.store().release_some(16 << 10).unwrap() {}
+                begun.elapsed()
+            });
+            let (mut worst, mut made) = (Duration::ZERO, 0_u64);
+            while !emptied.is_finished() || made < 100_000 {
+                let one = Instant::now();
+                let node = served.fs.create(&ctx(), Ino::ROOT, name(made).as_bytes(), 0o644).unwrap();
+                served.fs.forget(node.ino, 1);
+                made += 1;
+                worst = worst.max(one.elapsed());
+            }
+            let took = emptied.join().unwrap();
+            say(&format!(
+                "scale: {} MiB deleted, emptied in {took:?}; {made} creates, the longest {worst:?}",
+                mib(size)
+            ));
+        });
+        served.close();
+        bed.check();
+    });
+}
+
 #[test]
 fn a_kill_with_a_full_log_delays_opening_by_less_than_two_seconds() {
     in_own_process("a_kill_with_a_full_log_delays_opening_by_less_than_two_seconds", || {

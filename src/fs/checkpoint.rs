@@ -81,8 +81,16 @@ impl Store {
         core.ring.used() > core.ring.blocks * 3 / 8 || core.active.bytes() > self.options.overlay_bytes
     }
 
-    /// Moves everything sealed into the tables. Nobody waits for it except a full log.
+    /// `empty_log`; and all that was freed can be used again.
     pub fn checkpoint(&self) -> Result<(), FsError> {
+        self.empty_log()?;
+        while self.release_some(u64::MAX)? {}
+        Ok(())
+    }
+
+    /// Moves everything sealed into the tables. Nobody waits for it except a full log. What was freed is left for
+    /// `release_some`: discarding gigabytes takes seconds, and a log would be full before.
+    pub fn empty_log(&self) -> Result<(), FsError> {
         let _one = lock(&self.checkpointing);
         let batch = {
             let mut chain = lock(&self.chain);
@@ -110,10 +118,32 @@ impl Store {
         if !self.rules().ignore_readers {
             drop(self.gate_write());
         }
-        self.release(&freed)?;
+        if !self.core_write().space.now_due(&freed) {
+            self.freed_twice(&mut self.core_write())?;
+        }
         self.count_slack()?;
         self.return_chunks();
         Ok(())
+    }
+
+    /// Whether a checkpoint freed blocks that cannot be used yet.
+    pub fn needs_release(&self) -> bool {
+        let core = self.core_read();
+        core.space.is_due() && core.failed.is_none()
+    }
+
+    /// Discards and gives back about `max` blocks that checkpoints freed; answers whether more are left.
+    pub fn release_some(&self, max: u64) -> Result<bool, FsError> {
+        let _one = lock(&self.releasing);
+        let freed = {
+            let mut core = self.core_write();
+            if core.failed.is_some() {
+                return Ok(false);
+            }
+            core.space.take_due(max)
+        };
+        self.release(&freed)?;
+        Ok(self.needs_release())
     }
 
     /// On a volume that is nearly full, counts the free pages inside the tables: they are as good as a reserve. The
@@ -162,7 +192,11 @@ impl Store {
         for (start, count) in freed.iter() {
             fresh &= core.space.add(start, count, &is_backed);
         }
-        if fresh || self.tolerate_double_free(&core) {
+        if fresh { Ok(()) } else { self.freed_twice(&mut core) }
+    }
+
+    fn freed_twice(&self, core: &mut Core) -> Result<(), FsError> {
+        if self.tolerate_double_free(core) {
             return Ok(());
         }
         let error = corrupt("free space: a block was freed twice".to_string());

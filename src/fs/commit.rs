@@ -105,7 +105,7 @@ impl Store {
         let mut sweep = Sweep::default();
         loop {
             if self.core_read().ring.is_tight() {
-                self.checkpoint()?;
+                self.empty_log()?;
             }
             {
                 let mut chain = lock(&self.chain);
@@ -119,7 +119,7 @@ impl Store {
                 self.seal(&mut chain, Seal::Commit)?;
             }
             if self.core_read().ring.is_tight() {
-                self.checkpoint()?;
+                self.empty_log()?;
             }
             if files.is_empty() {
                 return Ok(ticket);

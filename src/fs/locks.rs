@@ -1,6 +1,6 @@
 //! The small locks around one inode's data.
 //!
-//! Decides who waits for whom. Order: shard, commit, checkpoint, chain, token, names, core; nobody takes one further
+//! Decides who waits for whom. Order: shard, commit, checkpoint, release, chain, token, names, core; nobody takes one further
 //! left while holding one further right.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

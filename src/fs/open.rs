@@ -144,6 +144,7 @@ impl Store {
             names: Mutex::default(),
             committing: Mutex::default(),
             checkpointing: Mutex::default(),
+            releasing: Mutex::default(),
             writing_back: Mutex::default(),
             backing: Mutex::default(),
             chain: Mutex::new(chain),

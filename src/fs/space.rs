@@ -123,6 +123,8 @@ pub(super) struct Space {
     reserved: u64,
     pending: BTreeMap<u64, Vec<(u64, u64)>>,
     pending_total: u64,
+    /// Freed and checkpointed, but not discarded yet.
+    due: Runs,
     goal: u64,
     host_full: bool,
 }
@@ -136,11 +138,12 @@ impl Space {
     /// Free in the sense of statfs.
     pub(super) fn free_total(&self) -> u64 {
         let unbacked = if self.host_full { 0 } else { self.unbacked.total() };
-        (self.backed.total() + unbacked + self.pending_total).saturating_sub(self.reserved)
+        (self.backed.total() + unbacked + self.pending_total()).saturating_sub(self.reserved)
     }
 
+    /// Blocks that nobody has any more and that cannot be given out yet.
     pub(super) fn pending_total(&self) -> u64 {
-        self.pending_total
+        self.pending_total + self.due.total()
     }
 
     pub(super) fn reserved(&self) -> u64 {
@@ -232,6 +235,32 @@ impl Space {
     }
 }
 
+impl Space {
+    /// These are checkpointed and wait for their discard; answers false if some waited already.
+    pub(super) fn now_due(&mut self, freed: &Runs) -> bool {
+        freed.iter().fold(true, |fresh, (start, count)| self.due.insert(start, count) && fresh)
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.due.total() > 0
+    }
+
+    /// About `max` of those blocks. A run is divided between extents: one without a block goes back to the host, and
+    /// that is seen only when all of it is discarded at once.
+    pub(super) fn take_due(&mut self, max: u64) -> Runs {
+        let mut taken = Runs::default();
+        while taken.total() < max {
+            let Some((start, count)) = self.due.iter().next() else { break };
+            let stop = start.saturating_add(max - taken.total()) / ExtentNo::BLOCKS * ExtentNo::BLOCKS;
+            let stop = stop.max((start / ExtentNo::BLOCKS + 1) * ExtentNo::BLOCKS);
+            let count = count.min(stop - start);
+            self.due.remove(start, count);
+            taken.insert(start, count);
+        }
+        taken
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,5 +289,18 @@ mod tests {
         space.free_later(5, BlockNo(1024), 10);
         assert_eq!(space.take_pending(4).total(), 0);
         assert_eq!(space.take_pending(5).total(), 10);
+    }
+
+    #[test]
+    fn what_waits_for_its_discard_counts_as_free_and_comes_in_whole_extents() {
+        let mut space = Space::default();
+        let mut freed = Runs::default();
+        freed.insert(1000, 3000);
+        assert!(space.now_due(&freed) && !space.now_due(&freed), "twice");
+        assert_eq!((space.free_total(), space.available()), (3000, 0));
+        let parts: Vec<Vec<(u64, u64)>> =
+            std::iter::from_fn(|| space.is_due().then(|| space.take_due(1500).iter().collect())).collect();
+        assert_eq!(parts, [vec![(1000, 1048)], vec![(2048, 1024)], vec![(3072, 928)]]);
+        assert_eq!(space.take_due(u64::MAX).total(), 0);
     }
 }

@@ -96,6 +96,8 @@ pub struct Store {
     pub(super) names: Mutex<()>,
     pub(super) committing: Mutex<()>,
     pub(super) checkpointing: Mutex<()>,
+    /// Held by whoever discards freed blocks.
+    pub(super) releasing: Mutex<()>,
     pub(super) writing_back: Mutex<()>,
     pub(super) backing: Mutex<()>,
     /// Hash of the last record; held while one is sealed.
@@ -225,7 +227,7 @@ impl Store {
             self.commit()?;
         }
         if tight {
-            self.checkpoint()?;
+            self.empty_log()?;
         }
         let room = || self.admit(&mut self.core_write(), OP_ENTRIES, OP_BYTES).is_ok();
         if short && !room() {

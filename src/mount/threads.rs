@@ -25,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const WRITEBACK_EVERY: Duration = Duration::from_millis(500);
 /// Freed inodes for which housekeeping is called at once.
 const REAP_AT_ONCE: u32 = 1024;
+/// Freed blocks that are discarded between two looks at the log: 64 MiB.
+const RELEASE_BLOCKS: u64 = 16 << 10;
 /// Threads that may wait for cold blocks.
 const READERS: usize = 4;
 
@@ -281,15 +283,16 @@ impl Shared {
 
     fn chores_loop(&self) {
         while !self.is_closed() {
-            self.chores.take_all(LOOK_EVERY, &self.closed);
+            let patience = if self.fs.store().needs_release() { Duration::ZERO } else { LOOK_EVERY };
+            self.chores.take_all(patience, &self.closed);
             self.freed.store(0, Ordering::Relaxed);
             match self.fs.reap() {
                 Ok(_) | Err(FsError::ReadOnly | FsError::Stopped | FsError::Io(_)) => {}
                 Err(error) => tracing::error!("freeing deleted files: {error}"),
             }
-            if self.fs.store().needs_checkpoint()
-                && let Err(error) = self.fs.store().checkpoint()
-            {
+            let store = self.fs.store();
+            let emptied = if store.needs_checkpoint() { store.empty_log() } else { Ok(()) };
+            if let Err(error) = emptied.and_then(|()| store.release_some(RELEASE_BLOCKS)) {
                 self.failed("checkpoint", &error);
             }
         }
