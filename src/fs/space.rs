@@ -300,7 +300,7 @@ mod tests {
         assert_eq!((space.free_total(), space.available()), (3000, 0));
         let parts: Vec<Vec<(u64, u64)>> =
             std::iter::from_fn(|| space.is_due().then(|| space.take_due(1500).iter().collect())).collect();
-        assert_eq!(parts, [vec![(1000, 1048)], vec![(2048, 1024)], vec![(3072, 928)]]);
+        assert_eq!(parts, [[(1000, 2072)], [(3072, 928)]]);
         assert_eq!(space.take_due(u64::MAX).total(), 0);
     }
 }
