@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::tests::{block, made_by};
 use super::*;
-use crate::base::{BlockNo, ExtentNo, Generation, Members, Moment, NodeId, Record, Span};
+use crate::base::{BlockNo, ExtentNo, FastSet, Generation, Members, Moment, NodeId, Record, Span};
 use crate::format::{GenEntry, GenReason, ResyncMark};
 use crate::image::{Blocks, Image, OpenOptions};
 use crate::node::{
@@ -249,7 +249,7 @@ enum Role {
 }
 
 struct Met {
-    kinds_sent: std::collections::HashSet<std::mem::Discriminant<Message>>,
+    kinds_sent: FastSet<std::mem::Discriminant<Message>>,
     closed: usize,
 }
 
@@ -382,7 +382,7 @@ fn pass_time(shell: &Shell, mirror: &Mirror, time: Span) {
 fn a_hostile_peer_costs_its_sessions_and_nothing_else() {
     let lives = if std::env::var_os("TWINFS_LONG").is_some() { 2_000 } else { 40 };
     for role in [Role::Primary, Role::Secondary] {
-        let mut kinds = std::collections::HashSet::new();
+        let mut kinds = FastSet::default();
         let mut closed = 0;
         for seed in 1..=lives {
             let met = meet(role, seed * 7_919, 400);
