@@ -23,6 +23,14 @@ pub(super) struct Sweep {
     pub(super) at: u64,
     /// First block behind the dirty data, and size of the file, when the sweep began.
     pub(super) end: Option<(u64, u64)>,
+    /// For data that the open record must hold: it may fill what others leave free.
+    pub(super) pulled: bool,
+}
+
+impl Sweep {
+    pub(super) fn of_pull() -> Sweep {
+        Sweep { pulled: true, ..Sweep::default() }
+    }
 }
 
 /// Data, size and times of a file that the log does not know yet.

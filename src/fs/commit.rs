@@ -109,6 +109,7 @@ impl Store {
             }
             {
                 let mut chain = lock(&self.chain);
+                self.settle_pulls()?; // Before what somebody waits for fills the record.
                 while let Some(ino) = files.first().copied() {
                     if self.settle_file(ino, true, &mut sweep)? == Settled::Full {
                         break;
@@ -218,11 +219,17 @@ impl Store {
 
     /// Seals the open transaction. The caller holds the chain; that is what makes it one record in flight.
     pub(super) fn seal(&self, chain: &mut ChainHash, why: Seal) -> Result<Option<Batch>, FsError> {
-        self.settle_pulls()?;
         let (txn, seq, at, epoch, mut batch) = {
-            let mut core = self.core_write();
-            core.writable()?;
+            let mut core = loop {
+                self.settle_pulls()?;
+                let core = self.core_write();
+                core.writable()?;
+                if !core.pull_is_due() {
+                    break core;
+                }
+            };
             core.pulls.clear();
+            core.pull_bytes = 0;
             if core.txn.is_empty() && why != Seal::Force {
                 if why == Seal::Freeze {
                     return Ok(core.freeze(chain));
@@ -299,11 +306,12 @@ impl Core {
     /// must go through the log, hands out the rest.
     fn plan(&mut self, ino: Ino, fsync: bool, sweep: &mut Sweep) -> Result<Step, FsError> {
         let runs = self.dirty_runs(ino, sweep);
+        let pulled = sweep.pulled;
         let cursor = &mut sweep.at;
         if runs.is_empty() {
             return Ok(Step::Clean);
         }
-        if self.is_record_full() {
+        if self.record_room(sweep.pulled) == 0 {
             return Ok(Step::Full);
         }
         let tail = self.growing_tail(ino)?;
@@ -314,7 +322,7 @@ impl Core {
             for (at, piece) in pieces(&self.layers(None), ino, first, first + len)? {
                 for (at, piece, owned) in self.split_owned(at, piece, tail) {
                     if small || owned {
-                        let fits = self.payload_room().min(piece.count());
+                        let fits = (self.record_room(pulled) / (BLOCK + 256)).min(piece.count());
                         if fits > 0 {
                             self.log_piece(ino, at, piece, fits)?;
                             moved = true;
@@ -342,7 +350,8 @@ impl Core {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         let Some(file) = self.files.get(&ino) else { return runs };
         // In the worst case every block is a run of its own and costs this much in the record.
-        let batch = BATCH.min((self.ring.record_max() / 4 / RUN_BYTES) as usize);
+        let part = if sweep.pulled { 16 } else { 4 };
+        let batch = BATCH.min((self.ring.record_max() / part / RUN_BYTES) as usize);
         let last = file.pages.last_key_value().map_or(0, |(at, _)| at + 1);
         let (end, _) = *sweep.end.get_or_insert((last, file.size));
         for at in file.pages.range(sweep.at..end.max(sweep.at)).map(|(at, _)| *at).take(batch) {
@@ -366,11 +375,6 @@ impl Core {
             }
         }
         parts
-    }
-
-    /// Blocks of payload that the open transaction may still take.
-    fn payload_room(&self) -> u64 {
-        (self.ring.record_max() / 2).saturating_sub(self.txn.bytes()) / (BLOCK + 256)
     }
 
     fn log_piece(&mut self, ino: Ino, at: u64, piece: Piece, count: u64) -> Result<(), FsError> {

@@ -83,8 +83,9 @@ pub(super) struct Core {
     pub(super) dirty_pages: usize,
     /// Files that somebody waits for.
     pub(super) wanted: BTreeSet<Ino>,
-    /// Files whose dirty data the next record takes along.
-    pub(super) pulls: BTreeSet<Ino>,
+    /// Files whose dirty data the next record takes along, with the bytes that it may take there; and all of those.
+    pub(super) pulls: BTreeMap<Ino, u64>,
+    pub(super) pull_bytes: u64,
     /// Files cut to nothing: the record after their next write takes the data along.
     pub(super) rewrites: BTreeSet<Ino>,
     /// Inodes that an earlier run left to be freed or cut.
@@ -118,7 +119,14 @@ impl Core {
 
     /// Whether the next change has to wait for a seal: a record must leave room for those beside it.
     pub(super) fn is_record_full(&self) -> bool {
-        self.txn.bytes() > self.ring.record_max() / 2
+        self.txn.bytes() + self.pull_bytes > self.ring.record_max() / 2
+    }
+
+    /// Bytes that the open record may still take: half of the largest in all, and seven eighths with pulled data.
+    pub(super) fn record_room(&self, pulled: bool) -> u64 {
+        let max = self.ring.record_max();
+        let (limit, taken) = if pulled { (max / 8 * 7, 0) } else { (max / 2, self.pull_bytes) };
+        limit.saturating_sub(self.txn.bytes() + taken)
     }
 
     /// Number of the record that the next change will be in.

@@ -130,6 +130,7 @@ impl Store {
             return Ok(());
         }
         let _shard = self.shards.lock(ino);
+        self.settle_pull_before_write(ino)?;
         let mut relieved = 0;
         loop {
             let live = self.check_write(ino)?;

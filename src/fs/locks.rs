@@ -1,7 +1,7 @@
 //! The small locks around one inode's data.
 //!
-//! Decides who waits for whom. Order: shard, commit, checkpoint, release, chain, token, names, core; nobody takes one further
-//! left while holding one further right.
+//! Decides who waits for whom. Order: shard, commit, checkpoint, release, chain, token, names, core; nobody takes one
+//! further left while holding one further right.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 

@@ -157,7 +157,9 @@ impl<'a> Op<'a> {
             self.store.admit(&mut core, own.entries() as u64, own.bytes() as u64)?;
         }
         core.apply(Change { overlay: own, ..Change::default() });
-        core.pulls.append(&mut self.pulls);
+        for ino in std::mem::take(&mut self.pulls) {
+            core.pull(ino);
+        }
         Ok(())
     }
 }

@@ -39,24 +39,81 @@ impl Store {
         }
         for _ in 0..8 {
             let due: BTreeSet<Ino> = {
-                let mut core = self.core_write();
-                let Core { pulls, rewrites, files, .. } = &mut *core;
-                let dirty = |ino: &&Ino| files.get(ino).is_some_and(|file| !file.pages.is_empty());
-                let due: BTreeSet<Ino> = pulls.iter().chain(rewrites.iter()).filter(dirty).copied().collect();
-                rewrites.retain(|ino| !due.contains(ino));
-                due
+                let core = self.core_read();
+                core.pulls
+                    .keys()
+                    .chain(core.rewrites.iter())
+                    .filter(|ino| core.is_dirty(ino))
+                    .copied()
+                    .collect()
             };
             if due.is_empty() {
                 break;
             }
             for ino in due {
-                // What the record has no room for goes home.
-                if self.settle_file(ino, true, &mut Sweep::default())? == Settled::Full {
-                    self.settle_file(ino, false, &mut Sweep::default())?;
-                }
+                self.settle_pull(ino)?;
             }
         }
         Ok(())
+    }
+
+    /// Puts what is dirty of such a file into the open transaction, or home. What is written to it afterwards is no
+    /// part of that moment.
+    pub(super) fn settle_pull(&self, ino: Ino) -> Result<(), FsError> {
+        let mut settled = self.settle_file(ino, true, &mut Sweep::of_pull())?;
+        if settled == Settled::Full {
+            // What the record has no room for goes home.
+            settled = self.settle_file(ino, false, &mut Sweep::of_pull())?;
+        }
+        let mut core = self.core_write();
+        match settled {
+            Settled::Done => {
+                core.rewrites.remove(&ino);
+                core.pull_is_done(ino);
+            }
+            // `is_record_full` counts what pulls will take, so that this does not happen; without the data there must
+            // be no such record.
+            Settled::Full if core.pulls.contains_key(&ino) => {
+                let error = FsError::Io(format!("the record has no room for the data of inode {}", ino.0));
+                core.failed.get_or_insert(error.clone());
+                return Err(error);
+            }
+            Settled::Full => {}
+        }
+        Ok(())
+    }
+
+    /// What a record has to hold must not grow until it is sealed.
+    pub(super) fn settle_pull_before_write(&self, ino: Ino) -> Result<(), FsError> {
+        let pulled = {
+            let core = self.core_read();
+            !core.rules().skip_pulls && core.pulls.contains_key(&ino)
+        };
+        if pulled { self.settle_pull(ino) } else { Ok(()) }
+    }
+}
+
+impl Core {
+    fn is_dirty(&self, ino: &Ino) -> bool {
+        self.files.get(ino).is_some_and(|file| !file.pages.is_empty())
+    }
+
+    /// The record that holds the open transaction needs the data that is dirty now.
+    pub(super) fn pull(&mut self, ino: Ino) {
+        if let Some(file) = self.files.get(&ino).filter(|file| !file.pages.is_empty()) {
+            let bytes = record_bytes(file);
+            self.pull_bytes += bytes - self.pulls.insert(ino, bytes).unwrap_or(0).min(bytes);
+        }
+    }
+
+    pub(super) fn pull_is_done(&mut self, ino: Ino) {
+        let bytes = self.pulls.remove(&ino).unwrap_or(0);
+        self.pull_bytes = if self.pulls.is_empty() { 0 } else { self.pull_bytes.saturating_sub(bytes) };
+    }
+
+    /// Whether an operation that came in since `settle_pulls` needs another one before its record is sealed.
+    pub(super) fn pull_is_due(&self) -> bool {
+        !self.rules().skip_pulls && self.pulls.keys().any(|ino| self.is_dirty(ino))
     }
 }
 

@@ -389,7 +389,7 @@ fn a_hostile_peer_costs_its_sessions_and_nothing_else() {
             kinds.extend(met.kinds_sent);
             closed += met.closed;
         }
-        println!(
+        eprintln!(
             "{role:?}: {lives} peers, {closed} sessions closed, {} kinds of messages provoked",
             kinds.len()
         );

@@ -51,7 +51,7 @@ fn an_fsync_does_not_record_the_size_of_data_that_waits() {
         let stream = create(&store, b"stream");
         store.write(stream, 0, &vec![7; 40 * MIB], NOW).unwrap();
         // Stops half-way, as a full record would make it.
-        let mut sweep = crate::fs::buffers::Sweep { at: 0, end: Some((1024, 4 << 20)) };
+        let mut sweep = crate::fs::buffers::Sweep { end: Some((1024, 4 << 20)), ..Default::default() };
         store.settle_file(stream, false, &mut sweep).unwrap();
         fsync(&store, Ino::ROOT);
         read_all(&reopen_copy(&blocks), stream).iter().all(|byte| *byte == 7)
