@@ -389,11 +389,7 @@ fn a_hostile_peer_costs_its_sessions_and_nothing_else() {
             kinds.extend(met.kinds_sent);
             closed += met.closed;
         }
-        eprintln!(
-            "{role:?}: {lives} peers, {closed} sessions closed, {} kinds of messages provoked",
-            kinds.len()
-        );
-        assert!(closed > 10, "{role:?}: nothing was ever refused");
+        assert!(closed > 10, "{role:?}: only {closed} sessions were ever closed");
         assert!(kinds.len() >= 4, "{role:?}: no session came further than its greeting: {}", kinds.len());
     }
 }
