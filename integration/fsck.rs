@@ -243,7 +243,10 @@ fn damage_is_reported_repaired_by_as_much_as_was_allowed_and_then_gone() {
         }
         expect(&damaged, &["-fn"], 0, "125 inodes");
     }
-    expect(&with_damage(&scratch, &[slots[0] + 50, slots[1] + 50]), &["-fy"], 4, "superblock: slot");
+    let both = with_damage(&scratch, &[slots[0] + 50, slots[1] + 50]);
+    expect(&both, &["-fn"], 4, "superblock: slot");
+    expect(&both, &["-fy"], 1, "both slots are damaged: made again");
+    expect(&both, &["-fn"], 0, "125 inodes");
     expect(&with_damage(&scratch, &[slots[1] + 50]), &["-fn"], 0, "the other slot counts");
 }
 
