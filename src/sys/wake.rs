@@ -5,8 +5,8 @@
 //! a burst begins and ends. Does not know what is asked. Invariants: nothing is held while nobody asks; the kernel
 //! drops the request with the process.
 //!
-//! Measured on two idle virtual processors (AMD EPYC, KVM, haltpoll), medians: chmod(2) 22 -> 11 us, creating a file
-//! 110 -> 38 us, 4 KiB and fdatasync 283 -> 141 us.
+//! Measured on two idle virtual processors (AMD EPYC, KVM, haltpoll), medians of several runs without and with it:
+//! chmod(2) 15-42 and 9-12 us, creating a file 56-110 and 32-48 us, 4 KiB and fdatasync 187-299 and 116-172 us.
 #![allow(clippy::disallowed_methods, reason = "a shell: threads, time, devices")]
 
 use std::fs::File;
