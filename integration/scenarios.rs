@@ -5,9 +5,9 @@ mod pair;
 use std::collections::BTreeMap;
 
 use pair::{A, B, World};
-use twinfs::base::{Members, NodeId};
+use twinfs::base::{Members, NodeId, Span};
 use twinfs::cluster::{Witness, WitnessImage};
-use twinfs::node::{Arbitration, Mutations, Operator, StateWord};
+use twinfs::node::{Arbitration, Limits, Mutations, Operator, StateWord};
 use twinfs::wire::{Kind, Message, Seq, Session};
 
 fn whole(arbitration: Arbitration) -> World {
@@ -668,4 +668,101 @@ fn a_peer_that_sends_what_no_disk_can_do_is_cut_off_and_fails_nothing() {
         w.run(3_000);
         w.assert_in_sync();
     }
+}
+
+/// A alone with three changed blocks, B away.
+fn alone_with_changes(w: &mut World) {
+    w.part();
+    w.run(5_000);
+    for block in 0..3 {
+        w.write(A, Kind::WriteFlush, block);
+        w.settle();
+    }
+}
+
+#[test]
+fn a_paused_resync_copies_nothing_says_so_and_goes_on_by_itself() {
+    let mut w = whole(Arbitration::Witness);
+    alone_with_changes(&mut w);
+    w.operator(A, Operator::PauseResync(Span::from_secs(60)));
+    assert!(w.node(A).view().reason.text.contains("paused"), "{}", w.why());
+    w.connect();
+    w.run(50_000);
+    let view = w.node(A).view();
+    assert!(view.reason.text.contains("paused") && view.resync_paused_until == view.reason.until);
+    assert_eq!(view.resync.map(|resync| (resync.copied, resync.total, resync.stalled)), Some((0, 3, None)));
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.settle();
+    assert!(w.is_done(op), "programs wait for a paused resync");
+    w.run(15_000);
+    w.assert_in_sync();
+    assert_eq!(w.node(A).view().resync_paused_until, None);
+    // And at a word.
+    alone_with_changes(&mut w);
+    w.operator(A, Operator::PauseResync(Span::from_secs(3_600)));
+    w.connect();
+    w.run(5_000);
+    assert_eq!(w.word(A), StateWord::CatchingUp);
+    w.operator(A, Operator::ResumeResync);
+    w.run(3_000);
+    w.assert_in_sync();
+}
+
+#[test]
+fn neither_a_pause_nor_a_pace_holds_up_what_somebody_waits_for() {
+    let mut w = World::new(Arbitration::Witness, Mutations::default());
+    w.config.resync = Limits { max: 1, min: 1 };
+    w.boot(A);
+    w.boot(B);
+    for n in [A, B] {
+        w.disks[n].hot.extend(0..3);
+        w.boot(n);
+        w.operator(n, Operator::PauseResync(Span::from_secs(3_600)));
+        w.operator(n, Operator::ResyncTurn(false));
+    }
+    w.connect();
+    w.run(500);
+    w.assert_in_sync();
+    w.run(1_000);
+    assert!(w.mounted[A], "{}", w.why());
+}
+
+#[test]
+fn a_volume_waits_for_its_turn_and_a_slow_pace_still_ends() {
+    let mut w = World::new(Arbitration::Witness, Mutations::default());
+    w.config.resync = Limits { max: 4096, min: 4096 };
+    w.boot(A);
+    w.boot(B);
+    w.connect();
+    w.run(3_000);
+    alone_with_changes(&mut w);
+    w.operator(A, Operator::ResyncTurn(false));
+    w.connect();
+    w.run(20_000);
+    let view = w.node(A).view();
+    assert!(view.reason.text.contains("comes first"), "{}", w.why());
+    assert!(view.resync.is_some_and(|resync| resync.waits_for_turn && resync.copied == 0));
+    w.operator(A, Operator::ResyncTurn(true));
+    w.run(1_500);
+    assert_eq!(w.word(A), StateWord::CatchingUp, "three blocks in less than two seconds, at one a second");
+    w.run(4_000);
+    w.assert_in_sync();
+}
+
+#[test]
+fn a_resync_that_does_not_get_on_says_since_when_and_why() {
+    let mut w = whole(Arbitration::Witness);
+    alone_with_changes(&mut w);
+    w.witness_cut = [true; 2];
+    w.connect();
+    w.run(5_000);
+    assert_eq!(w.node(A).view().resync.and_then(|resync| resync.stalled), None, "stalled within seconds");
+    w.run(15_000);
+    let view = w.node(A).view();
+    let stall = view.resync.and_then(|resync| resync.stalled).unwrap();
+    assert!(stall.why.contains("witness"), "{stall:?}");
+    assert!(w.clocks[A].since(stall.since) >= Span::from_secs(10));
+    w.witness_cut = [false; 2];
+    w.run(8_000);
+    w.assert_in_sync();
 }

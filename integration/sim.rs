@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use twinfs::sim::{BOTH_LOGS, FAULTS, MUTATIONS, Mutation, Options, Outcome, RECEIVER_LOG, run, run_many};
 
 /// Things that must be reached, or the run proves nothing about them.
-const REACHED: [&str; 20] = [
+const REACHED: [&str; 21] = [
     "server-changed",
     "took-over",
     "paused-primary",
@@ -18,6 +18,7 @@ const REACHED: [&str; 20] = [
     "resync-started",
     "resync-finished",
     "resync-interrupted",
+    "resync-resumed",
     "peer-lost",
     "handed-over",
     "ghost",

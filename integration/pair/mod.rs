@@ -10,7 +10,7 @@ use twinfs::base::{BlockNo, Generation, Members, Moment, NodeId, Record, Span, V
 use twinfs::cluster::{Witness, WitnessImage, witness_record};
 use twinfs::format::{GenEntry, GenReason, ResyncMark, State};
 use twinfs::node::{
-    Action, Arbitration, Event, LinkId, Mark, Mutations, Node, NodeConfig, OpId, Operator, Order, PathId,
+    Action, Arbitration, Event, Limits, LinkId, Mark, Mutations, Node, NodeConfig, OpId, Operator, Order, PathId,
     Refusal, StartInfo, StateWord, Timing,
 };
 use twinfs::wire::{CopyKind, Heartbeat, Kind, Message, Run, WitnessReply, WitnessRequest};
@@ -134,6 +134,7 @@ impl World {
             failback_to: None,
             blocks: BLOCKS,
             copy_blocks_max: 4,
+            resync: Limits::NONE,
             mutations,
         };
         let image = WitnessImage { incarnation: 9, records: BTreeMap::from([(VolumeId(1), witness_seen)]) };
@@ -552,6 +553,10 @@ impl World {
 
     pub fn is_done(&self, op: OpId) -> bool {
         self.acked.contains(&Acked::Done(op))
+    }
+
+    pub fn node(&self, n: usize) -> &Node {
+        self.nodes[n].as_ref().expect("it runs")
     }
 
     pub fn operator(&mut self, n: usize, operator: Operator) {

@@ -19,6 +19,7 @@ pub mod mount;
 pub mod output;
 pub mod place;
 pub mod progress;
+mod resync;
 pub mod roles;
 pub mod sim;
 pub(crate) mod standalone;
@@ -106,6 +107,8 @@ pub enum Verb {
     Promote(roles::PromoteArgs),
     /// Move adopted directories back to this node
     Release(adopt::Args),
+    /// Pause, resume and pace what this node copies to the peer
+    Resync(resync::Args),
     /// Run two simulated nodes and a witness under faults
     #[command(hide = true)]
     Sim(sim::Args),
@@ -146,6 +149,7 @@ impl Verb {
             Verb::Key(args) => key::run(args, output),
             Verb::Promote(args) => roles::promote(args, output),
             Verb::Release(args) => adopt::release(args, output),
+            Verb::Resync(args) => resync::run(args, output),
             Verb::Sim(args) => sim::run(args, output),
             Verb::Mkfs(args) => mkfs::run(args, output),
             Verb::Mount(args) => mount::run(args, output),

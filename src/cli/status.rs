@@ -145,6 +145,17 @@ fn lines(volume: &VolumeStatus, peer: &str, output: &Output) -> Vec<String> {
     if let Some(left) = volume.lease_left_ms {
         say("lease", &format!("{} left, renewed with every heartbeat", age(left)));
     }
+    if let Some(left) = volume.resync_paused_ms {
+        let name = &volume.name;
+        let how = format!("\"twinfs resync resume {name}\" ends it");
+        say("PAUSED", &format!("nothing is copied to {peer} for {} more; {how}", age(left)));
+    }
+    if let (Some(ms), Some(why)) = (volume.resync_stalled_ms, &volume.resync_stalled_why) {
+        say("STALLED", &format!("for {}: {why}", age(ms)));
+    } else if let Some(speed) = volume.resync_bytes_per_second {
+        let most = volume.resync_max.map_or(String::new(), |max| format!(", at most {}/s", bytes(max)));
+        say("pace", &format!("{}/s{most}", bytes(speed)));
+    }
     if volume.dirty_blocks > 0 && volume.resync_total_blocks.is_none() {
         say("to copy", &format!("{} that {peer} may lack", bytes(volume.dirty_blocks * 4096)));
     }

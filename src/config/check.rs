@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::parse::{Raw, Reader, Value, Values};
 use super::types::{Arbitration, Cluster, Config, HostPort, Node, Timing, Volume, WriteAck};
-use super::units::{format_span, parse_span};
+use super::units::{format_size, format_span, parse_span};
 use crate::base::limits::MEMORY_DEFAULT;
 use crate::base::{KeepAwake, NodeId, Span};
 
@@ -217,6 +217,7 @@ fn volume(name: &str, values: &Values, nodes: &[Node; 2], reader: &mut Reader) -
         reader
             .problem_at(&format!("{place}.mount"), "the root directory cannot be a mount point".to_string());
     }
+    let (resync_max, resync_min) = paces(&place, values, reader);
     let [Some(image_a), Some(image_b)] = image else { return None };
     let Some(Value::Size(size)) = values.get("size") else { return None };
     Some(Volume {
@@ -247,12 +248,37 @@ fn volume(name: &str, values: &Values, nodes: &[Node; 2], reader: &mut Reader) -
             Some(_) => None,
             None => Some(Volume::SCRUB),
         },
+        resync_max,
+        resync_min,
+        resync_priority: match values.get("resync_priority") {
+            Some(Value::Number(number)) => *number,
+            _ => Volume::RESYNC_PRIORITY,
+        },
         keep_awake: text(values, "keep_awake").and_then(|word| KeepAwake::parse(&word)).unwrap_or_default(),
         memory: match values.get("memory") {
             Some(Value::Size(bytes)) => *bytes,
             _ => MEMORY_DEFAULT,
         },
     })
+}
+
+/// `resync_max` and `resync_min`. A default gives way to a maximum below it.
+fn paces(place: &str, values: &Values, reader: &mut Reader) -> (u64, u64) {
+    let given = |key| match values.get(key) {
+        Some(Value::Size(rate)) => Some(*rate),
+        _ => None,
+    };
+    let max = given("resync_max").unwrap_or(u64::MAX);
+    let min = given("resync_min");
+    if let Some(min) = min.filter(|min| *min > max) {
+        let text = format!(
+            "resync_min = \"{}\" is more than resync_max = \"{}\"",
+            format_size(min),
+            format_size(max)
+        );
+        reader.problem_at(&format!("{place}.resync_min"), text);
+    }
+    (max, min.unwrap_or(Volume::RESYNC_MIN).min(max))
 }
 
 /// The values of `key` on A and B, from one text for both or from a table by node.

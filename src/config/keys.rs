@@ -34,6 +34,12 @@ pub enum Kind {
     DurationOrNever { min_ms: u64, max_ms: u64 },
     /// A size with its unit, bytes at least and at most.
     Size { min: u64, max: u64 },
+    /// Bytes a second as a size with its unit, at least and at most.
+    Rate { min: u64, max: u64 },
+    /// The same, or `unlimited`.
+    RateOrUnlimited { min: u64, max: u64 },
+    /// A whole number without a unit, at least and at most.
+    Number { min: u64, max: u64 },
     /// One of these words.
     Choice(&'static [&'static str]),
     /// `HOST:PORT`.
@@ -77,6 +83,10 @@ const fn span(min_ms: u64, max_ms: u64) -> Kind {
 const SIZE_MIN: u64 = 64 << 20;
 /// Largest volume: 64 TiB.
 const SIZE_MAX: u64 = 64 << 40;
+
+/// Slowest and fastest pace of a resync: 64 KiB and 1 TiB a second.
+pub const RATE_MIN: u64 = 64 << 10;
+pub const RATE_MAX: u64 = 1 << 40;
 
 /// Every key there is, in the order of the manual page.
 pub const KEYS: &[Key] = &[
@@ -149,6 +159,27 @@ pub const KEYS: &[Key] = &[
         Kind::DurationOrNever { min_ms: 10_000, max_ms: 31_536_000_000 },
         Some("7d"),
         "how often each node looks through its copy",
+    ),
+    key(
+        Section::Volume,
+        "resync_max",
+        Kind::RateOrUnlimited { min: RATE_MIN, max: RATE_MAX },
+        Some("unlimited"),
+        "bytes a second that a resync never exceeds",
+    ),
+    key(
+        Section::Volume,
+        "resync_min",
+        Kind::Rate { min: RATE_MIN, max: RATE_MAX },
+        Some("4M"),
+        "bytes a second to which programs may slow it",
+    ),
+    key(
+        Section::Volume,
+        "resync_priority",
+        Kind::Number { min: 1, max: 9 },
+        Some("5"),
+        "volumes with a lower number are copied first",
     ),
     key(
         Section::Volume,

@@ -15,7 +15,7 @@ mod types;
 pub mod units;
 mod write;
 
-pub use keys::{KEYS, Key, Kind, Section};
+pub use keys::{KEYS, Key, Kind, RATE_MAX, RATE_MIN, Section};
 pub use parse::{ConfigError, Problem};
 pub use secret::{ClusterKey, KeyError, Purpose, WitnessKeys};
 pub use types::{

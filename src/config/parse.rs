@@ -56,6 +56,7 @@ pub(super) enum Value {
     Text(String),
     Span(Span),
     Size(u64),
+    Number(u64),
     HostPort(HostPort),
     Sockets(Vec<SocketAddr>),
     Prefixes(Vec<IpPrefix>),
@@ -261,6 +262,12 @@ fn read_value(key: &Key, value: &DeValue<'_>) -> Result<Value, String> {
             given => duration(given, min_ms, max_ms).map_err(|why| format!("{why}, or \"never\"")),
         },
         Kind::Size { min, max } => size(text(value)?, min, max),
+        Kind::Rate { min, max } => rate(text(value)?, min, max),
+        Kind::RateOrUnlimited { min, max } => match text(value)? {
+            "unlimited" => Ok(Value::Size(u64::MAX)),
+            given => rate(given, min, max).map_err(|why| format!("{why}, or \"unlimited\"")),
+        },
+        Kind::Number { min, max } => number(value, min, max),
         Kind::Choice(choices) => choice(key, text(value)?, choices),
         Kind::HostPort => host_port(text(value)?).map(Value::HostPort),
         Kind::SocketAddresses => each(value, socket).map(Value::Sockets),
@@ -331,6 +338,23 @@ fn size(text: &str, min: u64, max: u64) -> Result<Value, String> {
         return Ok(Value::Size(size / (4 << 20) * (4 << 20)));
     }
     Err(format!("\"{text}\" is out of range: {} to {}", format_size(min), format_size(max)))
+}
+
+fn rate(text: &str, min: u64, max: u64) -> Result<Value, String> {
+    let rate = parse_size(text)?;
+    if (min..=max).contains(&rate) {
+        return Ok(Value::Size(rate));
+    }
+    Err(format!("\"{text}\" (a second) is out of range: {} to {}", format_size(min), format_size(max)))
+}
+
+fn number(value: &DeValue<'_>, min: u64, max: u64) -> Result<Value, String> {
+    let digits = value.as_integer().map(|n| (n.as_str(), n.radix()));
+    let number = digits.and_then(|(digits, radix)| u64::from_str_radix(digits, radix).ok());
+    match number.filter(|n| (min..=max).contains(n)) {
+        Some(number) => Ok(Value::Number(number)),
+        None => Err(format!("must be a number from {min} to {max}, without quotes")),
+    }
 }
 
 fn choice(key: &Key, text: &str, choices: &[&str]) -> Result<Value, String> {

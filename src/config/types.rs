@@ -92,6 +92,11 @@ pub struct Volume {
     pub write_ack: WriteAck,
     /// How often each node looks through its own copy; `None`: never by itself.
     pub scrub: Option<Span>,
+    /// Bytes a second: a resync never exceeds `max` (`u64::MAX`: unlimited), and programs slow it to `min` at most.
+    pub resync_max: u64,
+    pub resync_min: u64,
+    /// 1 to 9: volumes with a lower number are copied first.
+    pub resync_priority: u64,
     /// Whether processors are kept from sleeping while requests come quickly.
     pub keep_awake: KeepAwake,
     /// Bytes of memory that serving it may take.
@@ -169,6 +174,8 @@ impl Cluster {
 impl Volume {
     /// Unless told otherwise.
     pub const SCRUB: Span = Span::from_secs(7 * 24 * 3600);
+    pub const RESYNC_MIN: u64 = 4 << 20;
+    pub const RESYNC_PRIORITY: u64 = 5;
 
     pub fn image_on(&self, node: NodeId) -> &PathBuf {
         &self.image[usize::from(node.index())]

@@ -87,6 +87,13 @@ impl Lines {
         self.key(Section::Volume, "write_ack", quoted(volume.write_ack.as_str()));
         let scrub = volume.scrub.map_or("never".to_string(), format_span);
         self.key(Section::Volume, "scrub", quoted(scrub));
+        let max = match volume.resync_max {
+            u64::MAX => "unlimited".to_string(),
+            max => format_size(max),
+        };
+        self.key(Section::Volume, "resync_max", quoted(max));
+        self.key(Section::Volume, "resync_min", quoted(format_size(volume.resync_min)));
+        self.key(Section::Volume, "resync_priority", volume.resync_priority.to_string());
         self.key(Section::Volume, "keep_awake", quoted(volume.keep_awake.as_str()));
         self.key(Section::Volume, "memory", quoted(format_size(volume.memory)));
     }

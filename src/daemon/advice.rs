@@ -64,6 +64,9 @@ fn next(volume: &VolumeStatus, around: &Around<'_>) -> String {
         (_, "catching-up") if around.witness_silent => {
             "in sync when everything is copied and the witness answers".into()
         }
+        (_, "catching-up" | "alone") if volume.resync_paused_ms.is_some() => {
+            format!("copying goes on in {}", age(volume.resync_paused_ms.unwrap_or(0)))
+        }
         (_, "catching-up") => match volume.resync_left_ms {
             Some(left) => format!("in sync in about {} at this pace", age(left)),
             None => "in sync when everything is copied".into(),
@@ -102,6 +105,9 @@ fn advice(volume: &VolumeStatus, around: &Around<'_>) -> Vec<String> {
     }
     if volume.state == "diverged" {
         say(format!("on the node whose own changes shall go (its copy is kept aside): {anew}"));
+    }
+    if volume.resync_paused_ms.is_some() {
+        say(format!("\"twinfs resync resume {name}\" ends the pause: until then only this node has everything"));
     }
     if volume.disconnected {
         say(format!("\"twinfs connect {name}\" ends what \"twinfs disconnect\" began"));

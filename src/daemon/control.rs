@@ -18,6 +18,7 @@ use crate::services::adopt;
 use crate::sys::clock;
 
 use super::orders;
+use super::pace;
 use super::peer;
 use super::protocol::{LINE_BYTES_MAX, Reply, Request, Verdict};
 use super::runtime::{Running, can_hand_over, is_serving, wait_until};
@@ -100,6 +101,16 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         }
         Request::StopVerify { volume } => {
             each(running, volume.as_deref(), async |v| orders::stop_verify(&v)).await
+        }
+        Request::PauseResync { volume, ms } => {
+            let span = Span::from_millis(ms);
+            each(running, volume.as_deref(), async |v| pace::pause(running, &v, span)).await
+        }
+        Request::ResumeResync { volume } => {
+            each(running, volume.as_deref(), async |v| pace::resume(&v)).await
+        }
+        Request::LimitResync { volume, max, min } => {
+            each(running, volume.as_deref(), async |v| pace::limit(&v, max, min)).await
         }
         Request::Sync { volume } => each(running, volume.as_deref(), sync).await,
         Request::AdoptedChanged { volume } => each(running, Some(&volume), |v| adopted(running, v)).await,
@@ -384,6 +395,7 @@ fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
     (status.repaired_blocks, status.lost_blocks) = (repaired, lost.len() as u64);
     status.verified = volume.verify.last();
     let Some(view) = volume.view() else { return status };
+    pace::fill(&mut status, &view, now);
     status.role = role_word(view.role).to_string();
     status.state = view.state.to_string();
     status.state_since_ms = since(view.since);
@@ -400,8 +412,6 @@ fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
     status.connected = view.connected;
     status.peer_serving = view.peer_serving;
     status.lease_left_ms = view.lease_until.map(|until| until.since(now).as_millis());
-    status.resync_done_blocks = view.progress.map(|(done, _)| done);
-    status.resync_total_blocks = view.progress.map(|(_, total)| total);
     status.witness_seen_ms = view.witness_seen.map(since);
     status.witness_unknown =
         running.witness.as_ref().is_some_and(|watch| watch.seen().unknown.contains(&volume.id));

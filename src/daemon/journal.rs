@@ -102,6 +102,8 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
             .to_string(),
         },
         Notice::ResyncFinished => return None,
+        Notice::ResyncPaused { span } => Event::ResyncPaused { peer, for_ms: span.as_millis() },
+        Notice::ResyncResumed { by_itself } => Event::ResyncResumed { peer, by_itself },
         Notice::LeaseLapsed => Event::LeaseLapsed { peer },
         Notice::HandedOver { to } => Event::StoppedPrimary {
             reason: if to == me { "handed over to this node".to_string() } else { "handed over".to_string() },

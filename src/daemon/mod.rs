@@ -15,6 +15,7 @@ mod links;
 pub mod make;
 mod node_file;
 mod orders;
+mod pace;
 mod peer;
 pub mod protocol;
 mod pulse;

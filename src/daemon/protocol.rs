@@ -62,6 +62,20 @@ pub enum Request {
     StopVerify {
         volume: Option<String>,
     },
+    /// Copies nothing to the peer for so long.
+    PauseResync {
+        volume: Option<String>,
+        ms: u64,
+    },
+    ResumeResync {
+        volume: Option<String>,
+    },
+    /// Another pace until the daemon stops, in bytes a second; `None`: as it is.
+    LimitResync {
+        volume: Option<String>,
+        max: Option<u64>,
+        min: Option<u64>,
+    },
     /// The list of adopted directories changed: tell the peer.
     AdoptedChanged {
         volume: String,

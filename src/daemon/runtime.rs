@@ -37,7 +37,7 @@ use super::pulse::{self, HeartbeatKeys};
 use super::shell::Outgoing;
 use super::volume::{Shared, Volume};
 use super::witness_watch::WitnessWatch;
-use super::{DaemonError, Options, control, dial, leftovers, orders, witness_watch};
+use super::{DaemonError, Options, control, dial, leftovers, orders, pace, witness_watch};
 
 /// For a hand-over before the daemon stops.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
@@ -308,6 +308,7 @@ fn control_plane(
         tokio::task::spawn_local(pulse::watch(Rc::clone(running)));
         tokio::task::spawn_local(witness_watch::watch(Rc::clone(running)));
         tokio::task::spawn_local(orders::scrub(Rc::clone(running)));
+        tokio::task::spawn_local(pace::take_turns(Rc::clone(running)));
         tokio::task::spawn_local(control::serve(Rc::clone(running), socket));
         notify::ready();
         wait_for_stop(running).await;

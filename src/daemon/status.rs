@@ -80,8 +80,18 @@ pub struct VolumeStatus {
     /// Blocks of 4 KiB copied and to copy in the present resync.
     pub resync_done_blocks: Option<u64>,
     pub resync_total_blocks: Option<u64>,
-    /// At the pace so far.
+    /// Over the last half minute at most.
+    pub resync_bytes_per_second: Option<u64>,
+    /// At that speed; `None` while it is not known or nothing gets on.
     pub resync_left_ms: Option<u64>,
+    /// Paused by "twinfs resync pause", for so much longer.
+    pub resync_paused_ms: Option<u64>,
+    /// Nothing got on for so long, and why.
+    pub resync_stalled_ms: Option<u64>,
+    pub resync_stalled_why: Option<String>,
+    /// Bytes a second; `None`: unlimited.
+    pub resync_max: Option<u64>,
+    pub resync_min: Option<u64>,
     /// Blocks that the peer may lack.
     pub dirty_blocks: u64,
     /// The machine's last conversation with the witness; see also the node's `witness`.
@@ -122,17 +132,6 @@ impl VolumeStatus {
     pub fn judge(&mut self) {
         self.health = self.judged();
         self.drbd = self.drbd_words();
-        self.resync_left_ms = self.resync_left();
-    }
-
-    /// At the average pace since the resync began; nothing before a second of it has passed.
-    fn resync_left(&self) -> Option<u64> {
-        let (done, total) = (self.resync_done_blocks?, self.resync_total_blocks?);
-        let left = total.checked_sub(done)?;
-        if done == 0 || self.state_since_ms < 1_000 {
-            return None;
-        }
-        u64::try_from(u128::from(self.state_since_ms) * u128::from(left) / u128::from(done)).ok()
     }
 
     fn judged(&self) -> Health {
@@ -140,7 +139,7 @@ impl VolumeStatus {
         match self.state.as_str() {
             "diverged" => Health::Broken,
             _ if self.role == "failed" || self.frozen || !somebody_serves => Health::Broken,
-            _ if self.is_damaged() => Health::Degraded,
+            _ if self.is_damaged() || self.resync_paused_ms.is_some() => Health::Degraded,
             "in-sync" if self.services.iter().all(|service| service.state != "failed") => Health::Ok,
             _ => Health::Degraded,
         }
@@ -155,6 +154,7 @@ impl VolumeStatus {
         let cstate = match (self.connected, self.state.as_str(), self.resync_total_blocks.is_some()) {
             (_, "diverged", _) => "StandAlone",
             (false, _, _) => "Connecting",
+            (true, _, true) if self.resync_paused_ms.is_some() && self.role != "target" => "PausedSyncS",
             (true, _, true) if self.role == "target" => "SyncTarget",
             (true, _, true) => "SyncSource",
             (true, _, false) => "Connected",
@@ -289,7 +289,6 @@ mod tests {
         status.state_since_ms = 61_000;
         status.judge();
         assert_eq!(status.state_line("beta"), "catching-up 25.0 % (2.9 MiB left, from beta) for 1 min 1 s");
-        assert_eq!(status.resync_left_ms, Some(183_000), "three times as much is left as was done in 61 s");
         assert_eq!(status.drbd.cstate, "SyncTarget");
         assert_eq!(status.drbd.disk, "Inconsistent");
     }

@@ -19,7 +19,7 @@ use crate::format::State;
 use crate::image::{Disk, Image, OpenOptions};
 use crate::mirror::{Mirror, Worker};
 use crate::node::{
-    Arbitration, Event, Mutations, Node, NodeConfig, Operator, StartInfo, StateWord, Timing, View,
+    Arbitration, Event, Limits, Mutations, Node, NodeConfig, Operator, StartInfo, StateWord, Timing, View,
 };
 use crate::services::address::Addresses;
 use crate::services::adopt::Places;
@@ -118,6 +118,7 @@ impl Shared {
             failback_to: settings.failback,
             blocks,
             copy_blocks_max: COPY_BLOCKS_MAX,
+            resync: Limits { max: settings.resync_max, min: settings.resync_min },
             mutations: Mutations::default(),
         }
     }

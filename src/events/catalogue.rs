@@ -143,6 +143,11 @@ events! {
         format!("{} copied in {}", size(*bytes), ms(*took_ms));
     ResyncInterrupted { left_bytes: u64, reason: String } Warning plain |_n|
         format!("copying stopped with {} left: {reason}; it resumes where it was", size(*left_bytes));
+    ResyncPaused { peer: NodeId, for_ms: u64 } Warning plain |n| format!(
+        "nothing is copied to {} for {}, as asked for: until then a failure here loses what it lacks",
+        n.of(*peer), ms(*for_ms));
+    ResyncResumed { peer: NodeId, by_itself: bool } Notice plain |n| format!(
+        "copying to {} goes on{}", n.of(*peer), if *by_itself { ": the pause is over" } else { ", as asked for" });
     PeerJoined { peer: NodeId, v: u64 } Notice decision |n|
         format!("{} is a full member again (record {v})", n.of(*peer));
     Diverged { peer: NodeId } Critical decision |n| format!(

@@ -11,7 +11,7 @@ use crate::base::{BlockNo, ExtentNo, FastSet, Generation, Members, Moment, NodeI
 use crate::format::{GenEntry, GenReason, ResyncMark};
 use crate::image::{Blocks, Image, OpenOptions};
 use crate::node::{
-    Arbitration, Event, LinkId, Mutations, Node, NodeConfig, Operator, Order, StartInfo, Timing,
+    Arbitration, Event, Limits, LinkId, Mutations, Node, NodeConfig, Operator, Order, StartInfo, Timing,
 };
 use crate::wire::{
     DecisionHash, HEADER_BYTES, Header, Hello, Kind, Message, RUNS_MAX, Run, Seq, Session, decode, encode,
@@ -274,6 +274,7 @@ fn start(role: Role) -> (Arc<crate::image::MemDisk>, Arc<Shell>, Arc<Mirror>) {
         failback_to: None,
         blocks: image.block_count(),
         copy_blocks_max: 16,
+        resync: Limits::NONE,
         mutations: Mutations::default(),
     };
     let state = Mirror::raise_epoch(&image).unwrap();

@@ -1,6 +1,6 @@
 //! Everything a node can ask for.
 
-use crate::base::{BlockNo, ExtentNo, NodeId, Record};
+use crate::base::{BlockNo, ExtentNo, NodeId, Record, Span};
 use crate::format::State;
 use crate::resync::{Finding, Task, VerifyProgress};
 use crate::wire::{CopyKind, Heartbeat, Kind, Message, Row, Run, Seq, Session, WitnessRequest};
@@ -63,6 +63,13 @@ pub enum Notice {
         blocks: u64,
     },
     ResyncFinished,
+    /// By an administrator, for so long.
+    ResyncPaused {
+        span: Span,
+    },
+    ResyncResumed {
+        by_itself: bool,
+    },
     LeaseLapsed,
     HandedOver {
         to: NodeId,

@@ -1,6 +1,7 @@
 //! What a node is told once, at its start.
 
 use crate::base::{NodeId, Span};
+use crate::resync::Limits;
 
 /// Who decides when the nodes cannot agree. More ways (a fencing agent, a bare deadtime) fit beside these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +108,8 @@ pub struct Mutations {
     pub ack_before_apply: bool,
     /// For the mirror: a receiver does not flush its disk.
     pub no_receiver_flush: bool,
+    /// A pause of a resync has no end.
+    pub pause_for_ever: bool,
     /// For the mirror: a receiver keeps what was discarded.
     pub keep_discarded: bool,
     /// For the mirror: what differs at first sight is reported without a second look under the lock.
@@ -127,6 +130,8 @@ pub struct NodeConfig {
     pub blocks: u64,
     /// Most blocks of resync reads in flight at once.
     pub copy_blocks_max: u64,
+    /// Pace of a resync that nobody waits for.
+    pub resync: Limits,
     pub mutations: Mutations,
 }
 

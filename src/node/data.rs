@@ -18,7 +18,7 @@ impl Node {
             out.push(Action::Fail { op, refusal: Refusal::Stopped });
             return;
         }
-        self.outbox.issue(op, kind, first, count);
+        self.outbox.issue(op, kind, first, count, self.now);
     }
 
     fn in_range(&self, first: BlockNo, count: u64) -> bool {
@@ -78,7 +78,9 @@ impl Node {
             let local_only = mutations.ack_before_peer || (mutations.flush_local_only && op.kind.flushes());
             (both || (joining && op.sent)) && !local_only
         };
-        for op in self.outbox.complete(needs_peer) {
+        self.note_copying();
+        for (op, done) in self.outbox.complete(needs_peer) {
+            self.note_operation(&done);
             out.push(Action::Complete { op });
         }
     }
@@ -140,7 +142,7 @@ impl Node {
         if let Some(Phase::Source(source)) = self.conv.as_mut().map(|conv| &mut conv.phase)
             && let Some(flush) = acked.flushed
         {
-            source.progress.stable(flush);
+            source.progress.stable(flush, self.now);
         }
         if acked.settled.is_empty() {
             return;

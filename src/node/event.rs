@@ -1,7 +1,7 @@
 //! Everything that can happen to a node.
 
-use crate::base::{BlockNo, ExtentNo};
-use crate::resync::{Finding, VerifyProgress};
+use crate::base::{BlockNo, ExtentNo, Span};
+use crate::resync::{Finding, Limits, VerifyProgress};
 use crate::wire::{Heartbeat, Kind, Message, Run, Seq, Session, WitnessReply};
 
 pub use crate::replica::OpId;
@@ -39,6 +39,14 @@ pub enum Operator {
     Verify(VerifyProgress),
     /// End the run that is under way.
     StopVerify,
+    /// Copy nothing to the peer for so long (at most `PAUSE_MAX`), unless somebody waits for it.
+    PauseResync(Span),
+    /// The pause is over.
+    ResumeResync,
+    /// Whether no volume that comes first is being copied.
+    ResyncTurn(bool),
+    /// Another pace from now on.
+    LimitResync(Limits),
 }
 
 /// An input of `Node::step`.

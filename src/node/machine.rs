@@ -14,6 +14,7 @@ use super::config::{NodeConfig, StartInfo};
 use super::detach::Farewell;
 use super::event::{Event, LinkId, Token};
 use super::hand::Handing;
+use super::pace::Throttle;
 use super::talk::Conv;
 use super::verify::Looking;
 use super::view::StateWord;
@@ -118,6 +119,7 @@ pub struct Node {
     pub(super) outbox: Outbox,
     pub(super) inbox: Inbox,
     pub(super) verify: Option<Looking>,
+    pub(super) throttle: Throttle,
     pub(super) marks: bool,
     pub(super) hot: bool,
     pub(super) word: StateWord,
@@ -133,6 +135,7 @@ impl Node {
         let pulse = Pulse::new(derive(info.seed, 1), state.peer_boot_epoch);
         let witness_incarnation = state.witness_incarnation;
         let split = state.diverged;
+        let throttle = Throttle::new(&cfg, now);
         Node {
             cfg,
             state,
@@ -184,6 +187,7 @@ impl Node {
             outbox: Outbox::default(),
             inbox: Inbox::default(),
             verify: None,
+            throttle,
             marks: info.marks,
             hot: info.hot,
             info,
@@ -250,6 +254,7 @@ impl Node {
         self.lease(out);
         self.peer_timeouts(out);
         self.greet(out);
+        self.pause_step(out);
         self.farewell_step(out);
         self.source_step(out);
         self.handing_step(out);
@@ -281,6 +286,7 @@ impl Node {
             self.link.map(|_| self.progress_at + t.slow_peer),
             copy,
             look,
+            self.pace_timeout(),
             self.farewell.as_ref().map(|farewell| farewell.until),
             Some(self.vote_retry_at),
         ]

@@ -400,6 +400,10 @@ impl Node {
             }
             Operator::Hold(hold) => self.hold = hold,
             Operator::Verify(from) => self.verify_start(from, out),
+            Operator::PauseResync(span) => self.pause_resync(span, out),
+            Operator::ResumeResync => self.resume_resync(false, out),
+            Operator::ResyncTurn(mine) => self.resync_turn(mine),
+            Operator::LimitResync(limits) => self.limit_resync(limits),
             Operator::StopVerify => self.verify_end(VerifyEnd::Stopped, out),
             Operator::EnrolWitness => {
                 self.enrol = true;

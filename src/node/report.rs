@@ -45,7 +45,9 @@ impl Node {
             frozen: self.is_frozen(),
             lease_until: lease.filter(|_| self.needs_lease()),
             promise_until: self.promise_until,
-            progress: self.progress(),
+            resync: self.resync_view(),
+            resync_paused_until: self.resync_paused(),
+            resync_limits: self.resync_limits(),
             verify: self.verify.as_ref().map(|looking| looking.run.progress()),
             operations: self.outbox.len(),
             witness_seen: self.witness_seen,
@@ -153,9 +155,15 @@ impl Node {
             Some(Phase::Source(source)) if source.equal => {
                 text("equalising both copies before serving", None)
             }
-            Some(Phase::Source(_)) => text("the peer is being brought up to date", None),
+            Some(Phase::Source(_)) => match self.held_reason() {
+                Some((why, until)) => text(&why, until),
+                None => text("the peer is being brought up to date", None),
+            },
             Some(Phase::Target(_)) => text("this copy is being brought up to date", None),
             Some(_) => text("comparing both copies", Some(self.progress_at + t.slow_peer)),
+            None if self.sole() && self.resync_paused().is_some() => {
+                self.held_reason().map_or_else(Reason::default, |(why, until)| text(&why, until))
+            }
             None if self.sole() && self.peer_failed => {
                 text("the peer's disk failed: this copy is the only good one", None)
             }

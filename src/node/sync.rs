@@ -22,7 +22,7 @@ const COPIES_PER_BARRIER: u32 = 64;
 const BUSY_PAUSE: Span = Span::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// For the target's mark and its list of what may differ.
     Waiting,
     /// The to-copy map is being made.
@@ -43,9 +43,9 @@ pub(super) struct Source {
     /// Both are members by record; nobody may be served from a difference.
     pub equal: bool,
     kind: CopyKind,
-    stage: Stage,
-    ready: bool,
-    marks_in: bool,
+    pub stage: Stage,
+    pub ready: bool,
+    pub marks_in: bool,
     adopted: bool,
     pub progress: Progress,
     since_barrier: u32,
@@ -99,7 +99,7 @@ impl Node {
             ready: false,
             marks_in: false,
             adopted: true,
-            progress: Progress::default(),
+            progress: Progress::new(self.now),
             since_barrier: 0,
             unsent_at_scan: false,
             retry_at: None,
@@ -222,12 +222,12 @@ impl Node {
     }
 
     pub(super) fn copy_ready(&mut self, session: Session, total: u64, out: &mut Vec<Action>) {
-        let me = self.me();
+        let (me, now) = (self.me(), self.now);
         if !self.is_session(session) {
             return;
         }
         let Some(source) = self.source().filter(|source| source.stage == Stage::Preparing) else { return };
-        source.progress.total = total;
+        source.progress.begin(total, now);
         source.stage = Stage::Copying;
         let kind = source.kind;
         out.push(Order::Tell(Notice::ResyncStarted { source: me, kind, blocks: total }).into());
@@ -253,6 +253,7 @@ impl Node {
         let run = Run { first, count };
         let seq = self.outbox.send(None, kind, run, now);
         out.push(Action::SendCopy { op, link, session, seq });
+        self.copy_taken(count, hole);
         if let Some(source) = self.source() {
             source.progress.asked = false;
             source.progress.flying.insert(seq, CopyRun { run, done: false });
@@ -301,7 +302,7 @@ impl Node {
     }
 
     fn prepare(&mut self, out: &mut Vec<Action>) {
-        let stored = self.store.is_none();
+        let (stored, now) = (self.store.is_none(), self.now);
         let Some(session) = self.conv.as_ref().map(|conv| conv.id) else { return };
         let unchanged =
             self.conv.as_ref().and_then(|conv| conv.decision).is_some_and(|decision| match decision.plan {
@@ -311,6 +312,7 @@ impl Node {
         let Some(source) = self.source() else { return };
         if stored && source.ready && source.marks_in && (source.adopted || unchanged) {
             source.stage = Stage::Preparing;
+            source.progress.moved_at = now;
             let kind = source.kind;
             out.push(Action::StartCopy { session, kind, source: true });
         }
@@ -322,12 +324,14 @@ impl Node {
         let unsent = !self.outbox.select(|op| !op.sent && op.kind.writes()).is_empty();
         let waits = !self.outbox.is_empty();
         let Some(session) = self.conv.as_ref().map(|conv| conv.id) else { return };
+        let Some(equal) = self.source().map(|source| source.equal) else { return };
+        let allowed = self.copy_allowed(equal);
         let Some(source) = self.source() else { return };
         if source.retry_at.is_some_and(|at| now >= at) {
             source.retry_at = None;
             source.progress.exhausted = false;
         }
-        let want = source.progress.want(budget, waits);
+        let want = source.progress.want(budget, waits, allowed);
         if want > 0 {
             source.progress.asked = true;
             source.unsent_at_scan = unsent;
@@ -346,14 +350,11 @@ impl Node {
             source.retry_at = Some(now + BUSY_PAUSE);
             return;
         }
-        let equal = source.equal;
         if !equal && !self.both() && !self.witness_ready(out) {
             return;
         }
-        if let Some(seq) = self.barrier(out)
-            && let Some(source) = self.source()
-        {
-            source.stage = Stage::Barrier(seq);
+        if let Some(seq) = self.barrier(out) {
+            self.set_stage(Stage::Barrier(seq));
         }
     }
 
@@ -388,8 +389,10 @@ impl Node {
     }
 
     fn set_stage(&mut self, stage: Stage) {
+        let now = self.now;
         if let Some(source) = self.source() {
             source.stage = stage;
+            source.progress.moved_at = now;
         }
     }
 
@@ -464,13 +467,5 @@ impl Node {
             out.push(Action::Settled { runs: settled });
         }
         self.enter_member(out);
-    }
-
-    /// (copied, total) of the resync this node drives.
-    pub(super) fn progress(&self) -> Option<(u64, u64)> {
-        match self.conv.as_ref().map(|conv| &conv.phase) {
-            Some(Phase::Source(source)) => Some((source.progress.copied, source.progress.total)),
-            _ => None,
-        }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::base::{Moment, Record};
-use crate::resync::VerifyProgress;
+use crate::base::{Moment, Record, Span};
+use crate::resync::{Limits, VerifyProgress};
 
 /// What the node is doing about the right to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +58,29 @@ pub struct Reason {
     pub until: Option<Moment>,
 }
 
+/// What does not get on, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stall {
+    pub since: Moment,
+    pub why: &'static str,
+}
+
+/// A resync as its source sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResyncView {
+    /// Blocks stable on the target, and in all.
+    pub copied: u64,
+    pub total: u64,
+    /// Over the last half minute at most.
+    pub blocks_per_second: Option<u64>,
+    /// At that speed; `None`: not known yet, or it does not get on.
+    pub left: Option<Span>,
+    /// Somebody waits for it: neither pause nor pace hold it up.
+    pub urgent: bool,
+    pub waits_for_turn: bool,
+    pub stalled: Option<Stall>,
+}
+
 /// A snapshot for status, metrics and tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -75,8 +98,11 @@ pub struct View {
     pub frozen: bool,
     pub lease_until: Option<Moment>,
     pub promise_until: Moment,
-    /// Resync: blocks copied and blocks to copy in all.
-    pub progress: Option<(u64, u64)>,
+    /// The resync that this node drives.
+    pub resync: Option<ResyncView>,
+    /// An administrator paused what this node copies to the peer.
+    pub resync_paused_until: Option<Moment>,
+    pub resync_limits: Limits,
     /// A verify run that is under way.
     pub verify: Option<VerifyProgress>,
     /// Operations started or held.

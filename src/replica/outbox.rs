@@ -20,6 +20,8 @@ pub struct OpId(pub u64);
 pub struct Op {
     pub kind: Kind,
     pub run: Run,
+    /// When it was issued.
+    pub at: Moment,
     /// Position in the order of issue: held operations start, and lost ones are sent again, in this order.
     order: u64,
     pub started: bool,
@@ -68,13 +70,13 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    pub fn issue(&mut self, id: OpId, kind: Kind, first: BlockNo, count: u64) {
+    pub fn issue(&mut self, id: OpId, kind: Kind, first: BlockNo, count: u64, at: Moment) {
         self.worked = true;
         let order = self.next_order;
         self.next_order += 1;
         let run = Run { first, count };
         let (started, local_done, peer_done, sent) = (false, false, false, false);
-        self.ops.insert(id, Op { kind, run, order, started, local_done, peer_done, sent });
+        self.ops.insert(id, Op { kind, run, at, order, started, local_done, peer_done, sent });
     }
 
     /// Whether operations wait, or came since the last question.
@@ -183,16 +185,15 @@ impl Outbox {
     }
 
     /// Takes out what may be acknowledged, in order of issue. `needs_peer`: every member must be done.
-    pub fn complete(&mut self, needs_peer: impl Fn(&Op) -> bool) -> Vec<OpId> {
+    pub fn complete(&mut self, needs_peer: impl Fn(&Op) -> bool) -> Vec<(OpId, Op)> {
         let may = |op: &Op| op.started && op.local_done && (op.peer_done || !needs_peer(op));
-        let mut found: Vec<(u64, OpId)> = self
+        let mut found: Vec<(OpId, Op)> = self
             .ready
             .iter()
-            .filter_map(|id| self.ops.get(id).filter(|op| may(op)).map(|op| (op.order, *id)))
+            .filter_map(|id| self.ops.get(id).filter(|op| may(op)).map(|op| (*id, *op)))
             .collect();
-        found.sort_unstable();
-        let found: Vec<OpId> = found.into_iter().map(|(_, id)| id).collect();
-        for id in &found {
+        found.sort_unstable_by_key(|(_, op)| op.order);
+        for (id, _) in &found {
             self.ops.remove(id);
             self.ready.remove(id);
         }
@@ -256,7 +257,7 @@ mod tests {
         outbox.start_session(T);
         for (n, kind) in kinds.iter().enumerate() {
             let id = OpId(n as u64);
-            outbox.issue(id, *kind, BlockNo(n as u64 * 10), u64::from(kind.writes()));
+            outbox.issue(id, *kind, BlockNo(n as u64 * 10), u64::from(kind.writes()), T);
             outbox.op(id).unwrap().started = true;
             let run = outbox.op(id).unwrap().run;
             outbox.send(Some(id), *kind, run, T);
@@ -270,10 +271,15 @@ mod tests {
         outbox.local_done(OpId(0));
         assert!(outbox.complete(|_| true).is_empty());
         outbox.acked(Seq(2), T);
-        assert_eq!(outbox.complete(|_| true), vec![OpId(0)]);
-        assert!(outbox.complete(|_| true).is_empty());
-        outbox.local_done(OpId(1));
-        assert_eq!(outbox.complete(|_| true), vec![OpId(1)]);
+        let mut complete = |n| {
+            if let Some(n) = n {
+                outbox.local_done(n);
+            }
+            outbox.complete(|_| true).into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+        };
+        assert_eq!(complete(None), vec![OpId(0)]);
+        assert!(complete(None).is_empty());
+        assert_eq!(complete(Some(OpId(1))), vec![OpId(1)]);
     }
 
     #[test]

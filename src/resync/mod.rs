@@ -8,8 +8,10 @@ mod copy;
 mod decide;
 #[cfg(test)]
 mod decide_tests;
+mod pace;
 mod verify;
 
 pub use copy::{CopyRun, Progress};
+pub use pace::{Limits, Pace};
 pub use decide::{Decision, Plan, decide, hash, may_flow};
 pub use verify::{Finding, Tally, Task, Trouble, Verify, VerifyProgress};

@@ -114,6 +114,7 @@ impl World {
             Notice::Removed { .. } => "removed",
             Notice::ResyncStarted { .. } => "resync-started",
             Notice::ResyncFinished => "resync-finished",
+            Notice::ResyncResumed { .. } => "resync-resumed",
             Notice::LeaseLapsed => "lease-lapsed",
             Notice::HandedOver { .. } => "handed-over",
             Notice::TookOver => "took-over",

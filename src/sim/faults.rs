@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::base::{BlockNo, Digest};
+use crate::base::{BlockNo, Digest, Span};
 use crate::image::Blocks;
 use crate::node::{Event, Operator, Role, Task, VerifyProgress};
 
@@ -15,7 +15,7 @@ use super::serve::{FS_BLOCKS, REGISTERS, register};
 use super::world::{Ev, MS, NAMES, SECOND, World};
 
 /// Every kind of fault; a long run must have seen each.
-pub const KINDS: [&str; 29] = [
+pub const KINDS: [&str; 30] = [
     "power-loss",
     "process-kill",
     "both-power-loss",
@@ -42,6 +42,7 @@ pub const KINDS: [&str; 29] = [
     "unreadable",
     "switchover",
     "disconnect",
+    "resync-pause",
     "rot",
     "sleeping-rot",
     "verify",
@@ -152,6 +153,10 @@ impl World {
             "disconnect" if is_up(node) => {
                 self.operator(node, Operator::Disconnect);
                 self.sched.after(self.while_(), Ev::Undo(Undo::Connect(node)));
+            }
+            "resync-pause" if is_up(node) => {
+                let span = Span(self.range(SECOND / 2, 8 * SECOND));
+                self.operator(node, Operator::PauseResync(span));
             }
             _ => return self.strike_disk(kind, node) || self.strike_links(kind, node),
         }
@@ -298,7 +303,10 @@ impl World {
         let good = written.is_some_and(|digest| (0..2).all(|node| is(digest, node)));
         let known = { lock(&self.oracle).is_busy(block.0) || lock(&self.oracle).rotten.contains(&block.0) };
         let owner = self.machine(node).up.as_ref().map(|life| life.owner);
-        let (Some(owner), true, false) = (owner, good, known) else { return false };
+        // After a crash the owner of the only current copy has to believe what lies in an extent that was hot: nobody
+        // promises that rot there is told from a write that was cut off, and what is believed cannot be mended.
+        let believed = !noticed && image.unchecked_extents().contains(&block.extent());
+        let (Some(owner), true, false) = (owner, good, known || believed) else { return false };
         lock(&self.oracle).spoil(block.0);
         let rot = rot.then(|| {
             let bit = self.sched.with_rng(|rng| rng.index(4096 * 8));

@@ -67,6 +67,7 @@ impl World {
             failback_to: None,
             blocks: image.block_count(),
             copy_blocks_max: 256,
+            resync: self.plan.resync,
             mutations: self.plan.mutations,
         };
         let node = Node::new(config, state, info, self.clock(owner.node));

@@ -36,6 +36,7 @@ const NONE: Mutations = Mutations {
     no_copy_marks: false,
     ack_before_apply: false,
     no_receiver_flush: false,
+    pause_for_ever: false,
     keep_discarded: false,
     verify_unlocked: false,
     export_rot: false,
@@ -68,6 +69,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("no-receiver-flush", 20, Mutations { no_receiver_flush: true, ..NONE }),
     bug("verify-unlocked", 100, Mutations { verify_unlocked: true, ..NONE }),
     bug("export-rot", 500, Mutations { export_rot: true, ..NONE }),
+    bug("pause-for-ever", 100, Mutations { pause_for_ever: true, ..NONE }),
     bug("keep-discarded", 500, Mutations { keep_discarded: true, ..NONE }),
     BOTH_LOGS,
 ];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::node::{Arbitration, Mutations};
+use crate::node::{Arbitration, Limits, Mutations};
 
 use super::rng::Rng;
 use super::world::SECOND;
@@ -49,6 +49,8 @@ pub struct Plan {
     pub fault_every: u64,
     /// Activity log slots of the images: the smaller log leaves an extent while the peer still has it un-flushed.
     pub al_slots: [u32; 2],
+    /// Pace of a resync.
+    pub resync: Limits,
     /// Clocks may break their promise: whoever trusts them alone is excused, nobody else.
     pub bad_clocks: bool,
     /// Look only at what happens to data, not at the rules that prevent it.
@@ -72,6 +74,11 @@ impl Plan {
                 let slots = if rng.permille(700) { rng.range(6, 12) } else { 24 };
                 u32::try_from(slots).unwrap_or(8)
             }),
+            resync: match rng.below(3) {
+                0 => Limits::NONE,
+                1 => Limits { max: u64::MAX, min: 1 << 20 },
+                _ => Limits { max: rng.range(1, 8) << 20, min: 256 << 10 },
+            },
             bad_clocks: rng.permille(100),
             effects_only: options.effects_only,
         }
