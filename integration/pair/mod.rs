@@ -10,8 +10,8 @@ use twinfs::base::{BlockNo, Generation, Members, Moment, NodeId, Record, Span, V
 use twinfs::cluster::{Witness, WitnessImage, witness_record};
 use twinfs::format::{GenEntry, GenReason, ResyncMark, State};
 use twinfs::node::{
-    Action, Arbitration, Event, Limits, LinkId, Mark, Mutations, Node, NodeConfig, OpId, Operator, Order, PathId,
-    Refusal, StartInfo, StateWord, Timing,
+    Action, Arbitration, Event, Limits, LinkId, Mark, Mutations, Node, NodeConfig, OpId, Operator, Order,
+    PathId, Refusal, StartInfo, StateWord, Timing,
 };
 use twinfs::wire::{CopyKind, Heartbeat, Kind, Message, Run, WitnessReply, WitnessRequest};
 

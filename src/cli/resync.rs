@@ -6,8 +6,8 @@
 use super::place::RunDir;
 use super::{Exit, Failure, Output};
 use crate::base::Span;
-use crate::config::{RATE_MAX, RATE_MIN};
 use crate::config::units::{format_size, format_span, parse_size, parse_span};
+use crate::config::{RATE_MAX, RATE_MIN};
 use crate::daemon::protocol::Request;
 use crate::node::PAUSE_MAX;
 

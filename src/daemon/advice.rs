@@ -107,7 +107,9 @@ fn advice(volume: &VolumeStatus, around: &Around<'_>) -> Vec<String> {
         say(format!("on the node whose own changes shall go (its copy is kept aside): {anew}"));
     }
     if volume.resync_paused_ms.is_some() {
-        say(format!("\"twinfs resync resume {name}\" ends the pause: until then only this node has everything"));
+        say(format!(
+            "\"twinfs resync resume {name}\" ends the pause: until then only this node has everything"
+        ));
     }
     if volume.disconnected {
         say(format!("\"twinfs connect {name}\" ends what \"twinfs disconnect\" began"));

@@ -34,8 +34,9 @@ pub fn pause(running: &Running, volume: &Volume, span: Span) -> Reply {
         return Reply::new(Verdict::NoRight, text);
     }
     volume.order(Operator::PauseResync(span));
+    let how = format!("or with \"twinfs resync resume {name}\"");
     let text = format!(
-        "{name}: nothing is copied to {peer} for {}; it goes on by itself then, or with \"twinfs resync resume {name}\"",
+        "{name}: nothing is copied to {peer} for {}; it goes on by itself then, {how}",
         age(span.as_millis())
     );
     Reply::done(text)

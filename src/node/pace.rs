@@ -164,7 +164,9 @@ impl Node {
 
     fn why_stalled(&self, source: &Source) -> &'static str {
         match source.stage {
-            Stage::Waiting if !source.ready => "the peer has not marked its copy as the one to be overwritten",
+            Stage::Waiting if !source.ready => {
+                "the peer has not marked its copy as the one to be overwritten"
+            }
             Stage::Waiting if !source.marks_in => "the peer has not said what it may lack",
             Stage::Waiting | Stage::Storing => "a record is not stable on this node's disk yet",
             Stage::Preparing => "the copies are being compared by their digests",
@@ -172,7 +174,9 @@ impl Node {
                 "a block cannot be read here, see the events: restore or delete the file it belongs to"
             }
             Stage::Copying if source.progress.asked => "this node's disk does not answer",
-            Stage::Copying if source.progress.in_flight() > 0 => "the peer's disk or the link does not keep up",
+            Stage::Copying if source.progress.in_flight() > 0 => {
+                "the peer's disk or the link does not keep up"
+            }
             Stage::Copying | Stage::Telling => "the witness does not confirm this node's record",
             Stage::Barrier(_) => "the peer does not say that its disk is flushed",
             Stage::Joining => "the peer has not stored that it is a member",
