@@ -62,6 +62,19 @@ impl Pages {
         pages
     }
 
+    /// Whole pages one behind the other; each part is one page.
+    pub fn gathered(parts: &[&[u8]]) -> Pages {
+        let mut pages = if (LARGE..=HUGE).contains(&parts.len()) {
+            Pages::in_slab(parts.len())
+        } else {
+            Pages::zeroed(parts.len())
+        };
+        for (slot, part) in pages.chunks_exact_mut(PAGE).zip(parts) {
+            slot.copy_from_slice(part);
+        }
+        pages
+    }
+
     /// Whether `bytes` could be handed to O_DIRECT as it is.
     pub fn is_aligned(bytes: &[u8]) -> bool {
         bytes.as_ptr().addr().is_multiple_of(PAGE) && bytes.len().is_multiple_of(PAGE)

@@ -25,6 +25,9 @@ use super::tables::{FREE, META, META_LOG, Snapshot, definition, guarded, redb_er
 
 /// Free runs of at least this many blocks are discarded: 1 MiB.
 const DISCARD_MIN: u64 = 256;
+/// Free room that stays allocated on the host when files are deleted: 512 MiB, or an eighth of a small volume. Writing
+/// into it needs neither zeros nor the two flushes with which room is taken from the host again.
+const KEPT_BLOCKS: u64 = 128 << 10;
 /// Most blocks of one discard: two extents.
 const DISCARD_MAX: u64 = 2 * ExtentNo::BLOCKS;
 
@@ -84,7 +87,7 @@ impl Store {
     /// `empty_log`; and all that was freed can be used again.
     pub fn checkpoint(&self) -> Result<(), FsError> {
         self.empty_log()?;
-        while self.release_some(u64::MAX)? {}
+        while self.release_due(u64::MAX, 0)? {}
         Ok(())
     }
 
@@ -132,8 +135,13 @@ impl Store {
         core.space.is_due() && core.failed.is_none()
     }
 
-    /// Discards and gives back about `max` blocks that checkpoints freed; answers whether more are left.
+    /// Gives back about `max` blocks that checkpoints freed, the large runs discarded unless little free room is
+    /// allocated on the host; answers whether more are left.
     pub fn release_some(&self, max: u64) -> Result<bool, FsError> {
+        self.release_due(max, KEPT_BLOCKS.min(self.blocks().block_count() / 8))
+    }
+
+    fn release_due(&self, max: u64, keep: u64) -> Result<bool, FsError> {
         let _one = lock(&self.releasing);
         let freed = {
             let mut core = self.core_write();
@@ -142,7 +150,7 @@ impl Store {
             }
             core.space.take_due(max)
         };
-        self.release(&freed)?;
+        self.release(&freed, keep)?;
         Ok(self.needs_release())
     }
 
@@ -170,15 +178,19 @@ impl Store {
         Ok(used)
     }
 
-    /// Discards large free runs, then lets the allocator have all of them.
-    fn release(&self, freed: &Runs) -> Result<(), FsError> {
+    /// Discards large runs, as long as `keep` blocks are free without; then lets the allocator have all of them.
+    fn release(&self, freed: &Runs, keep: u64) -> Result<(), FsError> {
         let early = self.rules().late_discard;
         if early {
             self.add_free(freed)?;
         }
+        let mut kept = self.core_read().space.available();
         for (start, count) in freed.iter().filter(|(_, count)| *count >= DISCARD_MIN) {
             for (first, count) in discard_parts(start, count) {
-                self.latch(self.blocks().discard(BlockNo(first), count))?;
+                if kept >= keep {
+                    self.latch(self.blocks().discard(BlockNo(first), count))?;
+                }
+                kept += count;
             }
         }
         if early { Ok(()) } else { self.add_free(freed) }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::base::limits::SLICE_BYTES_MAX;
-use crate::base::{BlockNo, Ino, PAGE, Pages};
+use crate::base::{BlockNo, Ino, PAGE};
 use crate::format::{ChainHash, record_blocks, seal_record};
 use crate::image::BlocksError;
 
@@ -23,10 +23,9 @@ use super::store::Store;
 
 /// Contiguous dirty blocks from which on data goes home instead of into the record: 128 KiB.
 pub(super) const LARGE: usize = 32;
-/// Written home by one call: some slices, so that they are on their way to all members at once.
-const HOME_BYTES: usize = 4 * SLICE_BYTES_MAX;
-/// Blocks moved in one step.
-const BATCH: usize = 2048;
+/// Blocks moved in one step: some slices, so that they are on their way to all members at once. The lock is held for
+/// each step, and whoever asks for something small waits for it: 2048 took up to 2.2 ms.
+const BATCH: usize = 4 * SLICE_BYTES_MAX / PAGE;
 /// Bytes of operations that mapping one run takes.
 pub(super) const RUN_BYTES: u64 = 300;
 
@@ -192,8 +191,9 @@ impl Store {
                 Step::Home(runs) => {
                     self.latch(self.write_home(&runs))?;
                     let mut core = self.core_write();
-                    core.went_home(ino, runs)?;
+                    core.went_home(ino, &runs)?;
                     core.settle_size(ino, size)?;
+                    drop(core); // The pages of `runs` are given back after the lock.
                 }
             }
         }
@@ -201,18 +201,9 @@ impl Store {
 
     /// Writes runs that lie behind each other on the image in one go, whatever places of the file they are for.
     fn write_home(&self, runs: &[HomeRun]) -> Result<(), BlocksError> {
-        let most = if self.rules().no_slices { usize::MAX } else { HOME_BYTES / PAGE };
         for near in runs.chunk_by(|one, next| one.start.plus(one.pages.len() as u64) == next.start) {
-            let mut first = near[0].start;
-            let pages: Vec<&Page> = near.iter().flat_map(|run| &run.pages).collect();
-            for pages in pages.chunks(most) {
-                let mut data = Pages::zeroed(pages.len());
-                for (slot, page) in data.chunks_exact_mut(PAGE).zip(pages) {
-                    slot.copy_from_slice(&page[..]);
-                }
-                self.blocks().write(first, &data)?;
-                first = first.plus(pages.len() as u64);
-            }
+            let pages: Vec<&[u8]> = near.iter().flat_map(|run| &run.pages).map(|page| &page[..]).collect();
+            self.blocks().write_gathered(near[0].start, &pages)?;
         }
         Ok(())
     }
@@ -351,7 +342,8 @@ impl Core {
         let Some(file) = self.files.get(&ino) else { return runs };
         // In the worst case every block is a run of its own and costs this much in the record.
         let part = if sweep.pulled { 16 } else { 4 };
-        let batch = BATCH.min((self.ring.record_max() / part / RUN_BYTES) as usize);
+        let slices = if self.rules().no_slices { 4 * BATCH } else { BATCH };
+        let batch = slices.min((self.ring.record_max() / part / RUN_BYTES) as usize);
         let last = file.pages.last_key_value().map_or(0, |(at, _)| at + 1);
         let (end, _) = *sweep.end.get_or_insert((last, file.size));
         for at in file.pages.range(sweep.at..end.max(sweep.at)).map(|(at, _)| *at).take(batch) {
@@ -445,7 +437,7 @@ impl Core {
     }
 
     /// Data is done at home: maps it and forgets the buffers that did not change meanwhile.
-    fn went_home(&mut self, ino: Ino, runs: Vec<HomeRun>) -> Result<(), FsError> {
+    fn went_home(&mut self, ino: Ino, runs: &[HomeRun]) -> Result<(), FsError> {
         self.home_epoch += 1;
         for run in runs {
             if let Some(how) = run.remap {

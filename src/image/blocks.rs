@@ -1,6 +1,6 @@
 //! The small trait between the filesystem and whatever keeps its blocks: one image, or two that mirror each other.
 
-use crate::base::{BlockNo, ExtentNo};
+use crate::base::{BlockNo, ExtentNo, Pages};
 
 /// Why a block operation failed. No variant means "perhaps done": a failed write or flush leaves the content of the
 /// blocks concerned unknown until the volume is opened again.
@@ -42,6 +42,11 @@ pub trait Blocks: Send + Sync {
 
     /// Writes; returns when *done* on all members.
     fn write(&self, first: BlockNo, data: &[u8]) -> Result<(), BlocksError>;
+
+    /// `write` of blocks that lie apart in memory, 4096 bytes each.
+    fn write_gathered(&self, first: BlockNo, blocks: &[&[u8]]) -> Result<(), BlocksError> {
+        self.write(first, &Pages::gathered(blocks))
+    }
 
     /// Returns when everything done before the call is *stable* on all members.
     fn flush(&self) -> Result<(), BlocksError>;

@@ -1,5 +1,7 @@
 //! The raw medium under an image: a file or a device, a simulated disk, or memory in a test.
 
+use crate::base::Pages;
+
 /// Why a medium failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiskError {
@@ -28,6 +30,14 @@ pub trait Disk: Send + Sync {
     /// written, in part or whole.
     fn write_many(&self, writes: &[(u64, &[u8])]) -> Result<(), DiskError> {
         writes.iter().try_for_each(|(offset, data)| self.write_at(*offset, data))
+    }
+    /// Writes what `parts` yields: whole pages, at offsets of whole pages, that do not overlap. The next part may be asked for while
+    /// earlier ones are on their way; done on return. An error leaves any of them written, in part or whole.
+    fn write_each(&self, parts: &mut dyn Iterator<Item = (u64, Pages)>) -> Result<(), DiskError> {
+        for (offset, data) in parts {
+            self.write_at(offset, &data)?;
+        }
+        Ok(())
     }
     /// Makes every write done before the call stable.
     fn flush(&self) -> Result<(), DiskError>;

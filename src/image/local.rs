@@ -136,6 +136,20 @@ impl Blocks for LocalBlocks {
         self.write_parts(first, data, false)
     }
 
+    fn write_gathered(&self, first: BlockNo, blocks: &[&[u8]]) -> Result<(), BlocksError> {
+        self.check_writable()?;
+        let count = blocks.len() as u64;
+        self.image.check_range(first, count)?;
+        let guard = self.image.lock(first, count);
+        for (start, len) in self.parts(first, count) {
+            let at = (start.0 - first.0) as usize;
+            self.heat(start, len, false)?;
+            self.mark(start, len)?;
+            self.image.write_gathered(&guard, start, &blocks[at..at + len as usize])?;
+        }
+        Ok(())
+    }
+
     fn flush(&self) -> Result<(), BlocksError> {
         self.check_writable()?;
         let epoch = self.image.flush()?;

@@ -4,7 +4,7 @@
 //! crash) takes the content of a member if that has a good one, and is blessed only if no member can tell; what the
 //! peer gave is answered even if the disk does not take it.
 
-use crate::base::BlockNo;
+use crate::base::{BlockNo, Pages};
 use crate::image::{BlocksError, DiskError, ImageError, RangeGuard};
 use crate::node::{Finding, LinkId, Trouble};
 use crate::wire::Message;
@@ -155,14 +155,14 @@ impl Mirror {
     /// use is read beside whoever uses it: what matches its digest was whole at that moment, and who asked for it has
     /// it locked or compares it with a digest of its own.
     pub(super) fn answer_fetch(&self, link: LinkId, id: u64, block: BlockNo) {
-        let mut data = vec![0; BlockNo::SIZE];
+        let mut data = Pages::zeroed(1);
         let inside = block.0 < self.image.block_count();
         let guard = inside.then(|| self.image.try_lock(block, 1)).flatten();
         let found = inside && self.image.read(block, &mut data).is_ok();
         if let Some(guard) = guard {
             self.unlock(guard);
         }
-        let payload = if found { Payload::blocks(&data) } else { Payload::default() };
+        let payload = if found { Payload::blocks(data) } else { Payload::default() };
         self.env.send(link, Message::Block { id, block, found }, payload);
     }
 }

@@ -1,7 +1,7 @@
 //! One block operation of a caller from lock to done on all members: `impl Blocks for Mirror`.
 
 use crate::base::limits::SLICE_BYTES_MAX;
-use crate::base::{BlockNo, ExtentNo};
+use crate::base::{BlockNo, ExtentNo, Pages};
 use crate::image::{Blocks, BlocksError, FlushEpoch, ImageError, RangeGuard};
 use crate::node::{Event, Mark, OpId, Refusal};
 use crate::wire::{Kind, Run};
@@ -256,24 +256,35 @@ impl Mirror {
         local.and(finished)
     }
 
-    /// A write in slices that a commit record can overtake; the last one is of kind `last`.
     fn write_slices(&self, first: BlockNo, data: &[u8], last: Kind) -> Result<(), BlocksError> {
         let count = (data.len() / BlockNo::SIZE) as u64;
         if !data.len().is_multiple_of(BlockNo::SIZE) || count == 0 {
             return Err(BlocksError::OutOfRange { first, count });
         }
+        let payload = |from: usize, to: usize| {
+            Payload::blocks(Pages::copy_of(&data[from * BlockNo::SIZE..to * BlockNo::SIZE]))
+        };
+        self.write_payloads(Run { first, count }, &payload, last)
+    }
+
+    /// A write in slices that a commit record can overtake; the last one is of kind `last`. `payload` makes the slice
+    /// of those blocks of the run.
+    fn write_payloads(
+        &self,
+        run: Run,
+        payload: &dyn Fn(usize, usize) -> Payload,
+        last: Kind,
+    ) -> Result<(), BlocksError> {
+        let Run { first, count } = run;
         self.locked(first, count, |guard| {
             self.env.breathe()?;
             self.hot(first, count)?;
-            let slices = data.chunks(SLICE_BYTES_MAX).count();
-            let mut ops = Vec::with_capacity(slices);
-            for (index, slice) in data.chunks(SLICE_BYTES_MAX).enumerate() {
-                let kind = if index + 1 == slices { last } else { Kind::Write };
-                let run = Run {
-                    first: first.plus(index as u64 * SLICE_BLOCKS),
-                    count: (slice.len() / BlockNo::SIZE) as u64,
-                };
-                ops.push(self.issue(kind, run, Payload::blocks(slice)));
+            let mut ops = Vec::with_capacity(count.div_ceil(SLICE_BLOCKS) as usize);
+            for from in (0..count).step_by(SLICE_BLOCKS as usize) {
+                let to = count.min(from + SLICE_BLOCKS);
+                let kind = if to == count { last } else { Kind::Write };
+                let slice = Run { first: first.plus(from), count: to - from };
+                ops.push(self.issue(kind, slice, payload(from as usize, to as usize)));
             }
             let mut done = Ok(());
             for op in &ops {
@@ -303,6 +314,15 @@ impl Blocks for Mirror {
 
     fn write(&self, first: BlockNo, data: &[u8]) -> Result<(), BlocksError> {
         self.write_slices(first, data, Kind::Write)
+    }
+
+    fn write_gathered(&self, first: BlockNo, blocks: &[&[u8]]) -> Result<(), BlocksError> {
+        let count = blocks.len() as u64;
+        if count == 0 || blocks.iter().any(|block| block.len() != BlockNo::SIZE) {
+            return Err(BlocksError::OutOfRange { first, count });
+        }
+        let payload = |from: usize, to: usize| Payload::blocks(Pages::gathered(&blocks[from..to]));
+        self.write_payloads(Run { first, count }, &payload, Kind::Write)
     }
 
     fn flush(&self) -> Result<(), BlocksError> {

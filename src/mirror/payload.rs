@@ -23,12 +23,12 @@ pub struct Payload {
 
 impl Payload {
     /// Block contents; hashes them.
-    pub fn blocks(data: &[u8]) -> Payload {
-        let tail: Vec<u8> = Digest::of_blocks(data).iter().flat_map(|digest| digest.0).collect();
-        Payload { pages: Arc::new(Pages::copy_of(data)), len: data.len(), tail: tail.into() }
+    pub fn blocks(pages: Pages) -> Payload {
+        let digests = Digest::of_blocks(&pages);
+        Payload::checked(pages, &digests)
     }
 
-    /// Block contents that were read and checked against these digests just now.
+    /// Block contents whose digests these are, by a check just now.
     pub fn checked(pages: Pages, digests: &[Digest]) -> Payload {
         let tail: Vec<u8> = digests.iter().flat_map(|digest| digest.0).collect();
         Payload { len: pages.len(), pages: Arc::new(pages), tail: tail.into() }
@@ -74,7 +74,7 @@ impl Payload {
         };
         let len = blocks.checked_mul(BlockNo::SIZE)?;
         if bytes.len() == len {
-            return Some(Payload::blocks(bytes));
+            return Some(Payload::blocks(Pages::copy_of(bytes)));
         }
         let with_digests = len.checked_add(blocks * DIGEST_BYTES)?;
         let payload =
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn blocks_travel_with_their_digests_and_another_length_is_refused() {
-        let sent = Payload::blocks(&[7; 8192]);
+        let sent = Payload::blocks(Pages::copy_of(&[7; 8192]));
         let bytes = sent.parts().concat();
         let got = Payload::read(&op(2), &bytes).unwrap();
         assert_eq!((got.data(), got.digests()), (sent.data(), vec![Digest::of(&[7; 4096]); 2]));

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::*;
-use crate::base::{BlockNo, Digest, Generation, Members, Moment, NodeId, Record, VolumeId};
+use crate::base::{BlockNo, Digest, Generation, Members, Moment, NodeId, Pages, Record, VolumeId};
 use crate::format::{GenEntry, GenReason, ResyncMark, State};
 use crate::image::{Blocks, BlocksError, Disk, FormatOptions, Image, MemDisk, OpenOptions};
 use crate::node::{Action, Event, LinkId, Mutations, Order};
@@ -32,7 +32,11 @@ impl Env for Peer {
     fn wait(&self, _: Key, ready: &mut dyn FnMut() -> bool) -> Result<(), Halted> {
         let mirror = self.mirror.get().and_then(Weak::upgrade).unwrap();
         for (link, id, block) in std::mem::take(&mut *self.asked.lock().unwrap()) {
-            mirror.received(link, Message::Block { id, block, found: true }, Payload::blocks(&self.content));
+            mirror.received(
+                link,
+                Message::Block { id, block, found: true },
+                Payload::blocks(Pages::copy_of(&self.content)),
+            );
         }
         if ready() { Ok(()) } else { Err(Halted) }
     }

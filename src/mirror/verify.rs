@@ -323,8 +323,10 @@ impl Mirror {
         let (trouble, source) = match (good, theirs) {
             (_, Fetched::NoPeer) => return Ok(None),
             (true, Fetched::Content(theirs)) if theirs.data() == mine => return Ok(Some(None)),
-            (true, Fetched::Content(_)) => (Trouble::Differs, Some(Payload::blocks(&mine))),
-            (true, Fetched::NotThere) => (Trouble::RottenAtPeer, Some(Payload::blocks(&mine))),
+            (true, Fetched::Content(_)) => (Trouble::Differs, Some(Payload::blocks(Pages::copy_of(&mine)))),
+            (true, Fetched::NotThere) => {
+                (Trouble::RottenAtPeer, Some(Payload::blocks(Pages::copy_of(&mine))))
+            }
             (false, Fetched::Content(theirs)) => (Trouble::Rotten, Some(theirs)),
             (false, Fetched::NotThere) => (Trouble::Lost, None),
         };

@@ -90,6 +90,11 @@ impl Blocks for Watched {
         self.changing(first, &digests(data), || self.mirror.write(first, data))
     }
 
+    fn write_gathered(&self, first: BlockNo, blocks: &[&[u8]]) -> Result<(), BlocksError> {
+        let digests: Vec<Option<Digest>> = blocks.iter().map(|block| Some(Digest::of(block))).collect();
+        self.changing(first, &digests, || self.mirror.write_gathered(first, blocks))
+    }
+
     fn flush(&self) -> Result<(), BlocksError> {
         self.flushing(|| self.mirror.flush())
     }

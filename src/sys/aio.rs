@@ -3,6 +3,7 @@
 //! Decides nothing about what is written. Invariant: no call returns while the kernel may still read a caller's buffer.
 #![allow(unsafe_code, reason = "io_setup, io_submit, io_getevents, io_destroy")]
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -10,8 +11,14 @@ use std::os::unix::fs::FileExt;
 
 use nix::libc;
 
+use crate::base::Pages;
+
 /// Writes in flight at most; more go in turns.
 const DEPTH: usize = 32;
+/// Parts of a stream in flight: one is written while the next is made. What else wants the disk waits for these, so
+/// they are few: beside a stream with 4 MiB in flight a small write and its flush took 1.6 ms, with 512 KiB 0.2 ms (alone
+/// 0.15 ms), and the stream lost a tenth of its 4.2 GB/s.
+const STREAM_DEPTH: usize = 2;
 const PWRITE: u16 = 1;
 
 /// `struct iocb` of io_submit(2) on a little-endian machine.
@@ -123,10 +130,115 @@ impl Writer {
         outcome
     }
 
+    /// Writes parts as they are made, `STREAM_DEPTH` at a time; on an error some may be written and some not.
+    pub(super) fn write_each(
+        &mut self,
+        file: &File,
+        parts: &mut dyn Iterator<Item = (u64, Pages)>,
+    ) -> io::Result<()> {
+        let mut stream = Stream { writer: self, file, parts: VecDeque::with_capacity(STREAM_DEPTH) };
+        for (offset, data) in parts {
+            if stream.parts.len() == STREAM_DEPTH {
+                stream.wait_for_first()?;
+            }
+            stream.submit(offset, data)?;
+        }
+        while !stream.parts.is_empty() {
+            stream.wait_for_first()?;
+        }
+        Ok(())
+    }
+
+    /// One completion.
+    fn next_completion(&mut self) -> io::Result<Completion> {
+        let mut event = Completion::default();
+        let no_limit = std::ptr::null_mut::<libc::timespec>();
+        loop {
+            // SAFETY: room for one event in a live local; no timeout.
+            let got = unsafe {
+                libc::syscall(libc::SYS_io_getevents, self.context, 1, 1, &raw mut event, no_limit)
+            };
+            if got == 1 {
+                return Ok(event);
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
     /// Waits for everything in flight and gives the context back.
     fn close(&mut self) {
         // SAFETY: no memory is passed; a context that is gone already is an error, not undefined.
         unsafe { libc::syscall(libc::SYS_io_destroy, self.context) };
+    }
+}
+
+/// A part of a stream; `result` once the kernel is done with it.
+struct Part {
+    number: u64,
+    offset: u64,
+    data: Pages,
+    result: Option<i64>,
+}
+
+/// Parts on their way. Dropped early, it waits until the kernel reads none of their buffers.
+struct Stream<'a> {
+    writer: &'a mut Writer,
+    file: &'a File,
+    parts: VecDeque<Part>,
+}
+
+impl Stream<'_> {
+    fn submit(&mut self, offset: u64, data: Pages) -> io::Result<()> {
+        let number = self.parts.back().map_or(0, |part| part.number + 1);
+        let mut request = Request {
+            data: number,
+            opcode: PWRITE,
+            fd: u32::try_from(self.file.as_raw_fd()).map_err(io::Error::other)?,
+            buffer: data.as_ptr().addr() as u64,
+            bytes: data.len() as u64,
+            offset,
+            ..Request::default()
+        };
+        let mut pointer = &raw mut request;
+        // SAFETY: one pointer to a live request; its buffer is owned by the part that is kept until its completion was
+        // seen, and the kernel only reads it. The bytes of `Pages` stay where they are when it is moved.
+        let taken = unsafe { libc::syscall(libc::SYS_io_submit, self.writer.context, 1, &raw mut pointer) };
+        if taken == 1 {
+            self.parts.push_back(Part { number, offset, data, result: None });
+            return Ok(());
+        }
+        // What the kernel does not take is written the plain way.
+        self.file.write_all_at(&data, offset)
+    }
+
+    /// Waits for the oldest part and finishes it if it was cut short.
+    fn wait_for_first(&mut self) -> io::Result<()> {
+        while self.parts.front().is_some_and(|part| part.result.is_none()) {
+            let event = self.writer.next_completion()?;
+            if let Some(part) = self.parts.iter_mut().find(|part| part.number == event.data) {
+                part.result = Some(event.result);
+            }
+        }
+        let Some(part) = self.parts.pop_front() else { return Ok(()) };
+        let event = Completion { result: part.result.unwrap_or_default(), ..Completion::default() };
+        finish(self.file, &[(part.offset, &part.data[..])], &event)
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        while self.parts.iter().any(|part| part.result.is_none()) {
+            let Ok(event) = self.writer.next_completion() else {
+                // Nobody can say any more which buffers are still read: closing the context waits for them.
+                return self.writer.close();
+            };
+            if let Some(part) = self.parts.iter_mut().find(|part| part.number == event.data) {
+                part.result = Some(event.result);
+            }
+        }
     }
 }
 

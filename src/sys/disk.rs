@@ -22,6 +22,9 @@ use super::aio::Writer;
 
 /// Pages of a bounce buffer: 1 MiB.
 const BOUNCE_PAGES: usize = 256;
+/// Of one long write, what is in flight at a time. A small write and its flush beside a stream of 4 MiB writes took
+/// 1.6 ms, beside parts of 512 KiB 0.2 ms (alone 0.15 ms), and the stream lost a tenth of its 4.2 GB/s.
+const PART_BYTES: usize = 512 << 10;
 
 /// A file or block device.
 pub struct FileDisk {
@@ -31,6 +34,8 @@ pub struct FileDisk {
     direct: Option<File>,
     /// For several writes at once; whoever finds it taken writes one after the other.
     writer: Option<Mutex<Writer>>,
+    /// For streams; apart, so that nobody else finds a writer taken for as long as a stream lasts.
+    streamer: Option<Mutex<Writer>>,
     len: u64,
 }
 
@@ -48,8 +53,9 @@ impl FileDisk {
             .open(path)
             .ok()
             .filter(|file| len < PAGE as u64 || file.read_exact_at(&mut Pages::zeroed(1), 0).is_ok());
-        let writer = direct.as_ref().filter(|_| writable).and_then(|_| Writer::new()).map(Mutex::new);
-        Ok(FileDisk { path: path.to_path_buf(), plain, direct, writer, len })
+        let new_writer = || direct.as_ref().filter(|_| writable).and_then(|_| Writer::new()).map(Mutex::new);
+        let (writer, streamer) = (new_writer(), new_writer());
+        Ok(FileDisk { path: path.to_path_buf(), plain, direct, writer, streamer, len })
     }
 
     /// Makes a sparse file of `len` bytes; an existing one is refused.
@@ -128,7 +134,10 @@ impl Disk for FileDisk {
         self.check(offset, data.len() as u64)?;
         let done = match self.direct_for(offset, data.len()) {
             None => self.plain.write_all_at(data, offset),
-            Some(file) if Pages::is_aligned(data) => file.write_all_at(data, offset),
+            Some(file) if Pages::is_aligned(data) => {
+                let mut parts = data.chunks(PART_BYTES).zip((offset..).step_by(PART_BYTES));
+                parts.try_for_each(|(part, at)| file.write_all_at(part, at))
+            }
             Some(file) => {
                 let mut bounce = Pages::zeroed((data.len() / PAGE).min(BOUNCE_PAGES));
                 let size = bounce.len().max(1);
@@ -156,6 +165,23 @@ impl Disk for FileDisk {
         let parts: Vec<(u64, &[u8])> =
             parts.map(|((at, data), copy)| (*at, if copy.is_empty() { *data } else { &**copy })).collect();
         writer.write_all(file, &parts).map_err(|error| self.error("write", &error))
+    }
+
+    fn write_each(&self, parts: &mut dyn Iterator<Item = (u64, Pages)>) -> Result<(), DiskError> {
+        let taken = self.streamer.as_ref().and_then(|streamer| streamer.try_lock().ok());
+        let (Some(mut streamer), Some(file)) = (taken, &self.direct) else {
+            for (offset, data) in parts {
+                self.write_at(offset, &data)?;
+            }
+            return Ok(());
+        };
+        let mut outside = Ok(());
+        let mut inside = parts.map_while(|(offset, data)| {
+            outside = self.check(offset, data.len() as u64);
+            outside.is_ok().then_some((offset, data))
+        });
+        let written = streamer.write_each(file, &mut inside).map_err(|error| self.error("write", &error));
+        outside.and(written)
     }
 
     fn flush(&self) -> Result<(), DiskError> {

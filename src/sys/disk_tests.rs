@@ -115,3 +115,42 @@ fn several_writes_at_once_all_arrive_aligned_or_not() {
     assert!(matches!(beyond, Err(DiskError::Io(_))), "{beyond:?}");
     std::fs::remove_file(&dir).unwrap();
 }
+
+#[test]
+fn a_stream_of_parts_arrives_whole_and_stops_where_one_does_not_fit() {
+    let scratch = Scratch::new("stream");
+    let disk = FileDisk::create(&scratch.0.join("image"), 3 << 20).expect("create");
+    let part = |n: u64| (n * (300 << 10), Pages::copy_of(&vec![n as u8 + 1; 300 << 10]));
+    disk.write_each(&mut (0..7).map(part)).expect("write");
+    let mut back = vec![0; 2100 << 10];
+    disk.read_at(0, &mut back).expect("read");
+    assert!(back.chunks(300 << 10).zip(1..).all(|(got, n)| got.iter().all(|byte| *byte == n)));
+    let mut made = 0;
+    let beyond = |n: u64| {
+        made += 1;
+        part(n + 8)
+    };
+    assert!(disk.write_each(&mut (0..9).map(beyond)).is_err(), "a part beyond the end");
+    assert_eq!(made, 3, "nothing is made after the part that failed");
+    assert!(disk.write_each(&mut (0..2).map(part)).is_ok(), "and the next stream goes");
+}
+
+/// The maker of a part may panic while the kernel still reads the one before.
+#[test]
+fn a_stream_whose_maker_panics_leaves_no_write_behind() {
+    let scratch = Scratch::new("panic");
+    let disk = FileDisk::create(&scratch.0.join("image"), 8 << 20).expect("create");
+    for _ in 0..50 {
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let part = |n: u64| {
+                assert!(n < 2, "the test's own panic");
+                (n << 20, Pages::copy_of(&vec![7; 1 << 20]))
+            };
+            disk.write_each(&mut (0..3).map(part))
+        }));
+        assert!(made.is_err());
+    }
+    let mut back = vec![0; 2 << 20];
+    disk.read_at(0, &mut back).expect("read");
+    assert!(back.iter().all(|byte| *byte == 7));
+}

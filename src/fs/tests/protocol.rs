@@ -402,6 +402,36 @@ fn discard_vs_reuse() {
     assert_eq!(both(Rules { late_discard: true, ..Rules::default() }, story), (true, false));
 }
 
+/// Housekeeping gives room back to the host only beyond what is kept for the next file.
+#[test]
+fn a_deletion_keeps_room_allocated_for_the_next_file() {
+    let (blocks, store) = fresh();
+    let discards = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let seen = discards.clone();
+    blocks.on_discard(Box::new(move || {
+        seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }));
+    let discarded = |name: &[u8], size: usize| {
+        let ino = create(&store, name);
+        store.write(ino, 0, &vec![1; size], NOW).unwrap();
+        fsync(&store, ino);
+        unlink(&store, name);
+        fsync(&store, Ino::ROOT);
+        store.empty_log().unwrap();
+        let before = discards.swap(0, std::sync::atomic::Ordering::Relaxed);
+        while store.release_some(u64::MAX).unwrap() {}
+        before + discards.swap(0, std::sync::atomic::Ordering::Relaxed)
+    };
+    // Less than an eighth of the volume is left when this one takes it.
+    let available = store.core_read().space.available();
+    let rest = usize::try_from(available - 256).unwrap() * 4096;
+    let filler = create(&store, b"filler");
+    store.write(filler, 0, &vec![1; rest], NOW).unwrap();
+    fsync(&store, filler);
+    assert_eq!(discarded(b"small", MIB), 0);
+    assert!(discarded(b"large", 16 * MIB) > 0);
+}
+
 #[test]
 fn redb_error_never_reached_by_enospc() {
     assert_eq!(
