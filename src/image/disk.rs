@@ -31,8 +31,9 @@ pub trait Disk: Send + Sync {
     fn write_many(&self, writes: &[(u64, &[u8])]) -> Result<(), DiskError> {
         writes.iter().try_for_each(|(offset, data)| self.write_at(*offset, data))
     }
-    /// Writes what `parts` yields: whole pages, at offsets of whole pages, that do not overlap. The next part may be asked for while
-    /// earlier ones are on their way; done on return. An error leaves any of them written, in part or whole.
+    /// Writes what `parts` yields: whole pages, at offsets of whole pages, that do not overlap. The next part may be
+    /// asked for while earlier ones are on their way; done on return. An error leaves any of them written, in part or
+    /// whole.
     fn write_each(&self, parts: &mut dyn Iterator<Item = (u64, Pages)>) -> Result<(), DiskError> {
         for (offset, data) in parts {
             self.write_at(offset, &data)?;

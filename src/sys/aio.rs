@@ -16,8 +16,8 @@ use crate::base::Pages;
 /// Writes in flight at most; more go in turns.
 const DEPTH: usize = 32;
 /// Parts of a stream in flight: one is written while the next is made. What else wants the disk waits for these, so
-/// they are few: beside a stream with 4 MiB in flight a small write and its flush took 1.6 ms, with 512 KiB 0.2 ms (alone
-/// 0.15 ms), and the stream lost a tenth of its 4.2 GB/s.
+/// they are few: beside a stream with 4 MiB in flight a small write and its flush took 1.6 ms, with 512 KiB 0.2 ms
+/// (alone 0.15 ms), and the stream lost a tenth of its 4.2 GB/s.
 const STREAM_DEPTH: usize = 2;
 const PWRITE: u16 = 1;
 
