@@ -81,6 +81,33 @@ impl Geometry {
         })
     }
 
+    /// The geometry of the shortest image with so many blocks of data whose metadata overwrites nothing of this one;
+    /// `Err` has the least number of blocks. Whole extents only.
+    pub fn grown(&self, blocks: u64) -> Result<Geometry, u64> {
+        let least = (self.image_bytes - HEAD_BYTES).div_ceil(EXTENT_BYTES).max(self.extents + 1);
+        let extents = blocks / 1024;
+        if extents < least || !blocks.is_multiple_of(1024) || extents > EXTENTS_MAX {
+            return Err(least * 1024);
+        }
+        Geometry::plan(Geometry::least_bytes(extents), self.al_slots).map_err(|_| least * 1024)
+    }
+
+    /// Blocks of data that an image of so many bytes holds.
+    pub fn blocks_of(len: u64) -> u64 {
+        Geometry::plan(len, 1).map_or(0, |geometry| geometry.block_count())
+    }
+
+    /// Length of the shortest image with so many extents.
+    fn least_bytes(extents: u64) -> u64 {
+        let (mut low, mut high) = (Geometry::end_of(extents) / BLOCK, Geometry::end_of(extents) / BLOCK * 2);
+        while low < high {
+            let middle = low.midpoint(high);
+            let enough = Geometry::blocks_of(middle * BLOCK) >= extents * 1024;
+            (low, high) = if enough { (low, middle) } else { (middle + 1, high) };
+        }
+        high * BLOCK
+    }
+
     fn slot_bytes_for(extents: u64) -> u64 {
         SLOT_BASE + extents.div_ceil(GROUP_EXTENTS).div_ceil(8).div_ceil(BLOCK) * BLOCK
     }

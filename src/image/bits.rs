@@ -27,6 +27,11 @@ impl Bitmap {
         Bitmap { blocks, groups: BTreeMap::new(), count: 0, dirty: BTreeSet::new() }
     }
 
+    /// There are more blocks now.
+    pub fn grow(&mut self, blocks: u64) {
+        self.blocks = blocks;
+    }
+
     pub fn count(&self) -> u64 {
         self.count
     }

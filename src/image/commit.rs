@@ -29,6 +29,8 @@ pub(super) struct Meta {
     /// Slot to be written next.
     pub next_slot: usize,
     pub groups: Vec<u8>,
+    /// The metadata is moving: extents whose page was written meanwhile.
+    pub moved: Option<BTreeSet<u64>>,
 }
 
 /// What one commit writes before its flush.
@@ -162,6 +164,7 @@ impl Image {
         let mut writes = Vec::new();
         let mut groups: BTreeSet<u64> = why.groups.iter().copied().collect();
         let saved = self.save_pages(core, first + len, why.all, &mut writes, &mut groups);
+        self.note_moved(meta, saved.iter().map(|extent| ExtentNo(*extent)));
         self.save_bits(core, &saved, why.all, &mut writes);
         writes.extend(
             groups.iter().map(|group| (self.geometry.group_at(*group), self.summary_block(core, *group))),

@@ -290,6 +290,7 @@ impl Image {
             core.entry(extent.0).touched || core.slot(extent.0).is_some_and(|slot| slot.page_version > 0)
         };
         if !has_page {
+            self.note_moved(&mut meta, std::iter::once(extent));
             self.disk.zero(self.geometry.page_at(extent.0), PAGE_BYTES as u64).map_err(full)?;
         }
         // This flush takes longest, as the host notes what it gave: nobody else's flush waits for it.

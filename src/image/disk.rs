@@ -42,6 +42,13 @@ pub trait Disk: Send + Sync {
     }
     /// Makes every write done before the call stable.
     fn flush(&self) -> Result<(), DiskError>;
+    /// Makes the medium at least so long, stable on return; a device cannot be made longer than it is.
+    fn extend(&self, len: u64) -> Result<(), DiskError> {
+        match self.len_bytes() >= len {
+            true => Ok(()),
+            false => Err(DiskError::Io(format!("the medium has {} bytes, {len} are needed", self.len_bytes()))),
+        }
+    }
     /// Gives the range back to the host; what it reads as afterwards is undefined.
     fn punch(&self, offset: u64, len: u64) -> Result<(), DiskError>;
     /// Allocates the range for real by writing zeros to it.

@@ -61,6 +61,9 @@ pub enum ImageError {
     /// More extents at once than there are slots.
     #[error("{extents} extents cannot be hot at once, the activity log has {slots} slots")]
     TooManyExtents { extents: u64, slots: u64 },
+    /// Metadata that moves must not overwrite itself.
+    #[error("an image grows by a little at least: {} MiB of data or more", least / 256)]
+    GrowsTooLittle { least: u64 },
     /// The range lies outside the data area.
     #[error("blocks {}+{count} lie outside the data area", first.0)]
     OutOfRange { first: BlockNo, count: u64 },

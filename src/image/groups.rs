@@ -16,7 +16,7 @@ use super::{DiskError, Image, ImageError};
 
 const SECTORS_PER_BLOCK: usize = BLOCK as usize / SECTOR_BYTES;
 
-fn in_use(groups: &[u8], group: u64) -> bool {
+pub(super) fn in_use(groups: &[u8], group: u64) -> bool {
     groups.get((group / 8) as usize).is_some_and(|byte| byte & 1 << (group % 8) != 0)
 }
 
@@ -166,7 +166,14 @@ impl Image {
     /// The page of a cold extent from disk, as far as it can be trusted; and whether it is damaged.
     fn read_cold_page(&self, extent: u64, entry: SummaryEntry) -> Result<(DigestPage, bool), ImageError> {
         let mut bytes = Pages::zeroed(PAGE_BYTES / BLOCK as usize);
-        self.disk.read_at(self.geometry.page_at(extent), &mut bytes)?;
+        loop {
+            let at = self.geometry.page_at(extent);
+            self.disk.read_at(at, &mut bytes)?;
+            // Where it lay there is data since the image grew.
+            if self.geometry.page_at(extent) == at {
+                break;
+            }
+        }
         match DigestPage::decode(&bytes, self.salt, extent) {
             Ok((page, PageCheck::Whole)) if page.summary_hash() == entry.hash => Ok((page, false)),
             Ok((mut page, _)) => {

@@ -9,7 +9,7 @@ use crate::base::{Pages, VolumeId};
 use crate::format::{BLOCK, FORMAT_VERSION, Geometry, HEAD_BYTES, LABEL_BYTES, LABEL_COPIES, LABEL_TEXT_MAX};
 use crate::format::{Label, RING_BLOCKS, STATEMENTS_MAX, Statement, Superblock, Transaction};
 
-use super::{Disk, FormatOptions, ImageError, Probe};
+use super::{Disk, DiskError, FormatOptions, ImageError, Probe};
 
 /// Slots of the activity log unless said otherwise.
 pub const AL_SLOTS_DEFAULT: u32 = 64;
@@ -94,6 +94,16 @@ pub(super) fn read_label(disk: &dyn Disk) -> Result<Option<Label>, ImageError> {
         }
     }
     Ok(None)
+}
+
+/// The copy of the label at one place, if it is whole and can be read.
+pub(super) fn read_label_at(disk: &dyn Disk, at: u64) -> Result<Option<Label>, ImageError> {
+    let mut block = Pages::zeroed(1);
+    match disk.read_at(at, &mut block) {
+        Err(DiskError::Dead) => Err(DiskError::Dead.into()),
+        Err(_) => Ok(None),
+        Ok(()) => Ok(Label::decode(&block).ok()),
+    }
 }
 
 /// (offset, magic, name): what must not be overwritten unasked.

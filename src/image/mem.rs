@@ -310,6 +310,12 @@ impl Disk for MemDisk {
         Ok(())
     }
 
+    fn extend(&self, len: u64) -> Result<(), DiskError> {
+        let mut inner = self.lock();
+        inner.len = inner.len.max(len);
+        Ok(())
+    }
+
     fn punch(&self, offset: u64, len: u64) -> Result<(), DiskError> {
         let mut inner = self.lock();
         inner.check(offset, len)?;

@@ -14,6 +14,7 @@ mod data;
 mod disk;
 mod error;
 mod groups;
+mod grow;
 mod hot;
 mod local;
 mod make;
@@ -123,7 +124,7 @@ pub struct SummaryView {
 pub struct Image {
     disk: Arc<dyn Disk>,
     locks: Arc<RangeLocks>,
-    geometry: Geometry,
+    geometry: grow::Shape,
     label: Label,
     /// The incarnation: in every hash of the metadata.
     salt: u128,

@@ -16,6 +16,7 @@ use crate::format::{FORMAT_VERSION, Superblock, Transaction};
 use super::bits::Bitmap;
 use super::commit::Meta;
 use super::core::{Cached, Core, Slot, is_broken};
+use super::grow::{Shape, mend_labels};
 use super::make::read_label;
 use super::replay::{Replay, replay};
 use super::{Disk, Image, ImageError, OpenOptions, Probe, RangeLocks};
@@ -80,6 +81,7 @@ impl Image {
         if options.writable {
             // What an earlier process wrote and did not flush is readable but not stable.
             disk.flush()?;
+            mend_labels(&*disk, &label)?;
         }
         let geometry = superblock.geometry.clone();
         let ring = read_ring(&*disk, &label, &superblock)?;
@@ -113,12 +115,13 @@ impl Image {
             slot_seq: superblock.seq,
             next_slot,
             groups: superblock.groups.clone(),
+            moved: None,
         };
         let image = Image {
             disk,
             locks: Arc::new(RangeLocks::default()),
             salt: label.incarnation,
-            geometry,
+            geometry: Shape::new(geometry),
             label,
             writable: options.writable,
             unclean: ring.slots.iter().any(Option::is_some),

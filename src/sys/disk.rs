@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
@@ -36,7 +37,8 @@ pub struct FileDisk {
     writer: Option<Mutex<Writer>>,
     /// For streams; apart, so that nobody else finds a writer taken for as long as a stream lasts.
     streamer: Option<Mutex<Writer>>,
-    len: u64,
+    len: AtomicU64,
+    device: bool,
 }
 
 impl FileDisk {
@@ -55,7 +57,8 @@ impl FileDisk {
             .filter(|file| len < PAGE as u64 || file.read_exact_at(&mut Pages::zeroed(1), 0).is_ok());
         let new_writer = || direct.as_ref().filter(|_| writable).and_then(|_| Writer::new()).map(Mutex::new);
         let (writer, streamer) = (new_writer(), new_writer());
-        Ok(FileDisk { path: path.to_path_buf(), plain, direct, writer, streamer, len })
+        let len = AtomicU64::new(len);
+        Ok(FileDisk { path: path.to_path_buf(), plain, direct, writer, streamer, len, device })
     }
 
     /// Makes a sparse file of `len` bytes; an existing one is refused.
@@ -86,12 +89,12 @@ impl FileDisk {
     }
 
     fn check(&self, offset: u64, len: u64) -> Result<(), DiskError> {
-        match offset.checked_add(len).is_some_and(|end| end <= self.len) {
+        match offset.checked_add(len).is_some_and(|end| end <= self.len_bytes()) {
             true => Ok(()),
             false => Err(DiskError::Io(format!(
                 "{}: bytes {offset}+{len} lie beyond the end ({})",
                 self.path.display(),
-                self.len
+                self.len_bytes()
             ))),
         }
     }
@@ -109,7 +112,7 @@ fn length(file: &File, device: bool) -> io::Result<u64> {
 
 impl Disk for FileDisk {
     fn len_bytes(&self) -> u64 {
-        self.len
+        self.len.load(Ordering::SeqCst)
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), DiskError> {
@@ -186,6 +189,25 @@ impl Disk for FileDisk {
 
     fn flush(&self) -> Result<(), DiskError> {
         self.plain.sync_data().map_err(|error| self.error("flush", &error))
+    }
+
+    fn extend(&self, len: u64) -> Result<(), DiskError> {
+        if len <= self.len_bytes() {
+            return Ok(());
+        }
+        let grown = match self.device {
+            // Made longer by its owner meanwhile, or not.
+            true => Ok(()),
+            false => self.plain.set_len(len).and_then(|()| self.plain.sync_all()),
+        };
+        let found = grown.and_then(|()| length(&self.plain, self.device));
+        let found = found.map_err(|error| self.error("make it longer", &error))?;
+        self.len.fetch_max(found, Ordering::SeqCst);
+        if found >= len {
+            return Ok(());
+        }
+        let text = format!("{} has {found} bytes, {len} are needed: make it longer", self.path.display());
+        Err(DiskError::Io(text))
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<(), DiskError> {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod golden;
+mod grow;
 mod rules;
 
 use std::cell::Cell;
