@@ -4,10 +4,10 @@ mod pair;
 
 use std::collections::BTreeMap;
 
-use pair::{A, B, World};
+use pair::{A, B, BLOCKS, World};
 use twinfs::base::{Members, NodeId, Span};
 use twinfs::cluster::{Witness, WitnessImage};
-use twinfs::node::{Arbitration, Limits, Mutations, Operator, StateWord};
+use twinfs::node::{Arbitration, Event, Limits, Mutations, Operator, StateWord, Task, VerifyProgress};
 use twinfs::wire::{Kind, Message, Seq, Session};
 
 fn whole(arbitration: Arbitration) -> World {
@@ -765,4 +765,113 @@ fn a_resync_that_does_not_get_on_says_since_when_and_why() {
     w.witness_cut = [false; 2];
     w.run(8_000);
     w.assert_in_sync();
+}
+
+#[test]
+fn a_volume_grows_on_the_peer_first_and_whoever_missed_it_catches_up() {
+    let mut w = whole(Arbitration::Witness);
+    w.operator(A, Operator::Grow { blocks: BLOCKS + 1 });
+    // Made ready here, asked of the peer: not a block more here before the peer has them.
+    while !w.wire[B].iter().any(|(_, message, _)| matches!(message, Message::Grow { .. })) {
+        assert!(w.pay(A) || w.deliver(A), "the peer is not asked");
+    }
+    assert_eq!((w.disks[A].blocks, w.disks[B].blocks), (BLOCKS, BLOCKS));
+    w.settle();
+    assert_eq!((w.disks[A].blocks, w.disks[B].blocks), (BLOCKS + 1, BLOCKS + 1));
+    assert_eq!((w.node(A).view().blocks, w.node(B).view().blocks), (BLOCKS + 1, BLOCKS + 1));
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.settle();
+    assert!(w.is_done(op));
+    w.assert_in_sync();
+}
+
+#[test]
+fn a_growth_cut_anywhere_ends_with_two_images_of_one_size() {
+    for crashed in [A, B] {
+        for after in 0..14 {
+            let mut w = whole(Arbitration::Witness);
+            w.operator(A, Operator::Grow { blocks: BLOCKS + 2 });
+            for step in 0..after {
+                let n = step % 2;
+                let _ = w.pay(n) || w.deliver(n);
+            }
+            w.crash(crashed, after % 3 == 0);
+            w.run(12_000);
+            w.boot(crashed);
+            w.run(8_000);
+            w.assert_in_sync();
+            let blocks = w.disks[A].blocks;
+            assert_eq!(blocks, w.disks[B].blocks, "{crashed} {after}: {}", w.why());
+            assert!(blocks == BLOCKS || blocks == BLOCKS + 2);
+            assert_eq!((w.node(A).view().blocks, w.node(B).view().blocks), (blocks, blocks));
+            assert!(!w.node(A).view().growing && !w.node(B).view().growing);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_grow_says_so_and_stays_as_it_is() {
+    let failed = |w: &World| w.node(A).view().grow_failed.unwrap_or_default();
+    let mut w = whole(Arbitration::Witness);
+    w.grow_fails[B] = true;
+    w.operator(A, Operator::Grow { blocks: BLOCKS + 1 });
+    w.settle();
+    assert!(failed(&w).contains("the peer's image could not grow"), "{}", failed(&w));
+    w.grow_fails = [true, false];
+    w.operator(A, Operator::Grow { blocks: BLOCKS + 1 });
+    w.settle();
+    assert_eq!(failed(&w), "no room");
+    w.grow_fails = [false; 2];
+    w.operator(A, Operator::Grow { blocks: BLOCKS });
+    w.settle();
+    assert!(failed(&w).contains("never becomes smaller"), "{}", failed(&w));
+    w.part();
+    w.run(5_000);
+    w.operator(A, Operator::Grow { blocks: BLOCKS + 1 });
+    assert!(failed(&w).contains("in sync"), "{}", failed(&w));
+    assert_eq!((w.disks[A].blocks, w.disks[B].blocks), (BLOCKS, BLOCKS));
+    w.connect();
+    w.run(5_000);
+    w.assert_in_sync();
+}
+
+/// A node of the version before: it knows none of the messages that have a feature bit.
+#[test]
+fn a_node_of_the_version_before_is_sent_nothing_that_it_does_not_know() {
+    let known = |message: &Message| {
+        !matches!(
+            message,
+            Message::Check { .. }
+                | Message::Checked { .. }
+                | Message::Detached { .. }
+                | Message::Grow { .. }
+                | Message::Grown { .. }
+        )
+    };
+    for old in [A, B] {
+        let mut w = World::new(Arbitration::Witness, Mutations::default());
+        w.features[old] = 0;
+        w.boot(A);
+        w.boot(B);
+        w.connect();
+        w.run(3_000);
+        w.assert_in_sync();
+        w.operator(A, Operator::Grow { blocks: BLOCKS + 1 });
+        assert!(w.node(A).view().grow_failed.is_some_and(|why| why.contains("upgrade")));
+        let from = VerifyProgress { task: Task::default(), ..VerifyProgress::default() };
+        w.operator(A, Operator::Verify(from));
+        assert_eq!(w.node(A).view().verify, None, "it would wait for an answer for ever");
+        let op = w.write(A, Kind::WriteFlush, 0);
+        w.settle();
+        assert!(w.is_done(op));
+        // A disk that fails under either: the other one finds out as it would about a dead node.
+        let failing = 1 - old;
+        w.step(failing, Event::ApplyFailed { session: Session(0), seq: Seq(0) });
+        for _ in 0..600 {
+            w.run(50);
+            assert!(w.wire.iter().flatten().all(|(_, message, _)| known(message)));
+        }
+        assert!(w.mounted[old], "{old}: {}", w.why());
+        assert_eq!(w.word(old), StateWord::Alone);
+    }
 }

@@ -31,6 +31,8 @@ pub struct Disk {
     pub hot: BTreeSet<u64>,
     to_copy: BTreeSet<u64>,
     sent: BTreeSet<u64>,
+    /// The image holds so many.
+    pub blocks: u64,
     file_agrees: bool,
     /// A state on its way to the disk: a power loss keeps it or not.
     writing: Option<State>,
@@ -69,6 +71,10 @@ pub struct World {
     /// The node state file cannot be written.
     pub note_fails: bool,
     pub witness: Witness,
+    /// What each node offers from its next start on.
+    pub features: [u64; 2],
+    /// Its image cannot grow.
+    pub grow_fails: [bool; 2],
     pub witness_cut: [bool; 2],
     pub questions: VecDeque<(usize, u128, WitnessRequest)>,
     pub answers: [VecDeque<(u128, WitnessReply)>; 2],
@@ -124,6 +130,7 @@ impl World {
             hot: BTreeSet::new(),
             to_copy: BTreeSet::new(),
             sent: BTreeSet::new(),
+            blocks: BLOCKS,
             file_agrees: true,
             writing: None,
         };
@@ -134,6 +141,7 @@ impl World {
             failback_to: None,
             blocks: BLOCKS,
             copy_blocks_max: 4,
+            features: twinfs::wire::FEATURES,
             resync: Limits::NONE,
             mutations,
         };
@@ -151,6 +159,8 @@ impl World {
             mounted: [false; 2],
             note_fails: false,
             witness: Witness::new(image),
+            features: [twinfs::wire::FEATURES; 2],
+            grow_fails: [false; 2],
             witness_cut: [false; 2],
             questions: VecDeque::new(),
             answers: Default::default(),
@@ -193,7 +203,8 @@ impl World {
         disk.state.boot_epoch += 1;
         self.seeds += 1;
         let info = StartInfo { seed: self.seeds, marks: marks || hot, hot, file_agrees: disk.file_agrees };
-        let config = NodeConfig { me: id(n), ..self.config.clone() };
+        let blocks = disk.blocks;
+        let config = NodeConfig { me: id(n), blocks, features: self.features[n], ..self.config.clone() };
         self.nodes[n] = Some(Node::new(config, disk.state.clone(), info, self.clocks[n]));
     }
 
@@ -324,6 +335,15 @@ impl World {
                 for block in blocks(&runs).filter(|b| !busy.contains(b)) {
                     self.disks[n].hot.remove(&block);
                 }
+            }
+            Action::Grow { token, blocks, prepare } => {
+                if !prepare && !self.grow_fails[n] {
+                    self.disks[n].blocks = blocks;
+                }
+                self.owed[n].push_back(match self.grow_fails[n] {
+                    false => Event::Grown { token },
+                    true => Event::GrowFailed { token, text: "no room".into() },
+                });
             }
             Action::Store { token, state } => {
                 self.owed[n].push_back(Event::Stored { token });

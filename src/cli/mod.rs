@@ -11,6 +11,7 @@ pub mod demo;
 pub mod dump;
 pub mod events;
 pub mod fsck;
+mod grow;
 pub mod init;
 pub mod install;
 pub mod key;
@@ -90,6 +91,8 @@ pub enum Verb {
     /// Check an image that is not in use
     #[command(disable_version_flag = true)]
     Fsck(fsck::Args),
+    /// Give a volume more room while it is in use, on both nodes
+    Grow(grow::Args),
     /// Make configuration, key and image on the first node
     Init(init::InitArgs),
     /// Put the program, its helper names, manual pages and units in place
@@ -143,6 +146,7 @@ impl Verb {
             Verb::Dump(args) => dump::run(args, output),
             Verb::Events(args) => events::run(args, output),
             Verb::Fsck(args) => fsck::run(args, output),
+            Verb::Grow(args) => grow::run(args, output),
             Verb::Init(args) => init::init(args, output),
             Verb::Install(args) => install::run(args, output),
             Verb::Join(args) => init::join(args, output),

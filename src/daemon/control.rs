@@ -17,6 +17,7 @@ use crate::node::{Operator, Role, StateWord, Task};
 use crate::services::adopt;
 use crate::sys::clock;
 
+use super::grow;
 use super::orders;
 use super::pace;
 use super::peer;
@@ -101,6 +102,9 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         }
         Request::StopVerify { volume } => {
             each(running, volume.as_deref(), async |v| orders::stop_verify(&v)).await
+        }
+        Request::Grow { volume, bytes } => {
+            each(running, Some(&volume), |v| grow::grow(running, v, bytes)).await
         }
         Request::PauseResync { volume, ms } => {
             let span = Span::from_millis(ms);

@@ -114,6 +114,8 @@ impl Mounter for Files {
         }
         let blocks = Arc::clone(&self.mirror) as Arc<dyn Blocks>;
         let store = Store::open(blocks, &StoreOptions::for_memory(self.memory)).map_err(|e| e.to_string())?;
+        // It may have grown while nothing was mounted.
+        store.grow_volume().map_err(|e| e.to_string())?;
         let fs = Arc::new(Fs::new(store, self.options.atime));
         let gate = Arc::clone(&self.gate) as Arc<dyn Gate>;
         let mounted = Mounted::mount_gated(Arc::clone(&fs), &self.place, &self.options, Some(gate))
@@ -135,6 +137,10 @@ struct Open {
 impl Served for Open {
     fn sync(&self) -> Result<(), String> {
         self.fs.store().sync().map_err(|e| e.to_string())
+    }
+
+    fn grow(&self) -> Result<(), String> {
+        self.fs.store().grow_volume().map(|_| ()).map_err(|e| e.to_string())
     }
 
     fn whose(&self, block: BlockNo) -> Option<String> {

@@ -104,6 +104,8 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         Notice::ResyncFinished => return None,
         Notice::ResyncPaused { span } => Event::ResyncPaused { peer, for_ms: span.as_millis() },
         Notice::ResyncResumed { by_itself } => Event::ResyncResumed { peer, by_itself },
+        Notice::Grown { blocks } => Event::Grown { bytes: blocks.saturating_mul(4096) },
+        Notice::GrowFailed { text } => Event::GrowFailed { reason: text },
         Notice::LeaseLapsed => Event::LeaseLapsed { peer },
         Notice::HandedOver { to } => Event::StoppedPrimary {
             reason: if to == me { "handed over to this node".to_string() } else { "handed over".to_string() },
@@ -124,6 +126,9 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
                 Event::VerifyFinished { blocks: tally.blocks, wrong: tally.found(), repaired }
             }
             VerifyEnd::Stopped => Event::VerifyStopped { reason: "as asked for".to_string() },
+            VerifyEnd::Unable => Event::VerifyStopped {
+                reason: "the peer's version of twinfs cannot compare: upgrade it, or use --local".to_string(),
+            },
             VerifyEnd::Moved => {
                 Event::VerifyStopped { reason: "the primary is the other node now, verify there".to_string() }
             }

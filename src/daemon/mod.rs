@@ -9,6 +9,7 @@ mod advice;
 mod control;
 mod dial;
 mod files;
+mod grow;
 mod journal;
 mod leftovers;
 mod links;

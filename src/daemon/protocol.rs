@@ -76,6 +76,11 @@ pub enum Request {
         max: Option<u64>,
         min: Option<u64>,
     },
+    /// Makes the volume so many bytes large, images of both nodes and file system.
+    Grow {
+        volume: String,
+        bytes: u64,
+    },
     /// The list of adopted directories changed: tell the peer.
     AdoptedChanged {
         volume: String,

@@ -29,6 +29,8 @@ const ADDRESS_LIMIT: Duration = Duration::from_secs(2);
 pub trait Served: Send + Sync {
     /// Everything written so far becomes stable on every member.
     fn sync(&self) -> Result<(), String>;
+    /// Takes into use what the volume has grown by.
+    fn grow(&self) -> Result<(), String>;
     /// Whose a block is, for people; `None` if nobody can tell.
     fn whose(&self, block: BlockNo) -> Option<String>;
     /// Answers every further request with an error, in every mount name space.
@@ -49,7 +51,11 @@ pub trait Mounter: Send {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     Promote,
-    Demote { graceful: bool },
+    Demote {
+        graceful: bool,
+    },
+    /// The volume is larger: what is mounted takes the new room.
+    Grow,
     Quit,
 }
 
@@ -90,8 +96,16 @@ impl Serving {
                     self.demote(graceful);
                     (self.deliver)(Event::Demoted);
                 }
+                Task::Grow => self.grow(),
                 Task::Quit => return,
             }
+        }
+    }
+
+    fn grow(&self) {
+        let mounted = self.lock().clone();
+        if let Some(Err(reason)) = mounted.map(|mounted| mounted.grow()) {
+            (self.tell)(events::Event::GrowFailed { reason });
         }
     }
 

@@ -124,6 +124,7 @@ impl Env for Shell {
                 }
                 let _ = self.tasks.send(Task::Demote { graceful });
             }
+            Order::Grown => drop(self.tasks.send(Task::Grow)),
             Order::Freeze => self.reflexes.freeze(),
             Order::Thaw => self.reflexes.thaw(),
             Order::RenewAddress { seconds_left } => self.reflexes.renew(seconds_left),

@@ -53,6 +53,7 @@ impl VerifyStatus {
                 Some(VerifyEnd::Finished) => "finished",
                 Some(VerifyEnd::Stopped) => "stopped",
                 Some(VerifyEnd::Moved) => "moved",
+                Some(VerifyEnd::Unable) => "unable",
             }
             .to_string(),
             ended_unix_ms: end.map(|_| unix_ms),

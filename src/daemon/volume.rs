@@ -118,6 +118,7 @@ impl Shared {
             failback_to: settings.failback,
             blocks,
             copy_blocks_max: COPY_BLOCKS_MAX,
+            features: crate::wire::FEATURES,
             resync: Limits { max: settings.resync_max, min: settings.resync_min },
             mutations: Mutations::default(),
         }

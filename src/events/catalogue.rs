@@ -148,6 +148,9 @@ events! {
         n.of(*peer), ms(*for_ms));
     ResyncResumed { peer: NodeId, by_itself: bool } Notice plain |n| format!(
         "copying to {} goes on{}", n.of(*peer), if *by_itself { ": the pause is over" } else { ", as asked for" });
+    Grown { bytes: u64 } Notice plain |_n| format!("this node's image has room for {} of data now", size(*bytes));
+    GrowFailed { reason: String } Warning plain |_n|
+        format!("the image did not grow: {reason}; everything is as it was");
     PeerJoined { peer: NodeId, v: u64 } Notice decision |n|
         format!("{} is a full member again (record {v})", n.of(*peer));
     Diverged { peer: NodeId } Critical decision |n| format!(

@@ -261,7 +261,7 @@ impl Store {
 
 /// Brings the table of free space up to date: runs taken first, then runs given back (nothing is taken that was given
 /// back in the same batch).
-fn store_free(free: &mut redb::Table<'_, u64, u64>, deltas: &[Delta]) -> Result<(), FsError> {
+pub(super) fn store_free(free: &mut redb::Table<'_, u64, u64>, deltas: &[Delta]) -> Result<(), FsError> {
     let mut runs = Runs::default();
     for delta in deltas.iter().filter(|delta| !delta.alloc) {
         runs.insert(delta.start.0, delta.count);

@@ -164,6 +164,12 @@ impl Chunks {
         self.write_slot(&mut inner)
     }
 
+    /// The volume is larger now: stable on return, in both slots.
+    pub(super) fn set_block_count(&self, blocks: u64) -> Result<(), BlocksError> {
+        self.lock().sup.block_count = blocks;
+        self.write_both_slots()
+    }
+
     /// Where a page of the tables is at this moment.
     fn find(inner: &Inner, index: u64) -> Where {
         if let Some(page) = inner.dirty.get(&index) {

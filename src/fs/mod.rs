@@ -18,6 +18,7 @@ mod file;
 mod freed;
 #[allow(clippy::module_inception, reason = "the type `Fs` is what the module is about")]
 mod fs;
+mod grow;
 mod live;
 mod locks;
 mod log;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable};
@@ -155,7 +156,7 @@ impl Store {
             db: Tables::new(db),
             log_id: sup.log_id,
             ring_first: sup.ring_first,
-            block_count: sup.block_count,
+            block_count: AtomicU64::new(sup.block_count),
             options: opts.clone(),
         };
         // What was found may only have been readable (U4), and no record may be stable before the one it follows.

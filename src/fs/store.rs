@@ -3,6 +3,7 @@
 //! Decides when something is visible and when it is stable. Does not know permissions, paths, the kernel, clocks or
 //! threads: whoever owns it calls `commit`, `writeback` and `checkpoint`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::base::Ino;
@@ -110,7 +111,7 @@ pub struct Store {
     pub(super) db: Tables,
     pub(super) log_id: u128,
     pub(super) ring_first: u64,
-    pub(super) block_count: u64,
+    pub(super) block_count: AtomicU64,
     pub(super) options: StoreOptions,
 }
 
@@ -295,7 +296,7 @@ impl Store {
         let available = core.space.free_total().saturating_sub(self.chunk_shortage(&core));
         Statfs {
             block_size: 4096,
-            blocks: self.block_count,
+            blocks: self.block_count.load(Ordering::SeqCst),
             free,
             available,
             files: core.next_ino + available,

@@ -46,7 +46,9 @@ pub trait Disk: Send + Sync {
     fn extend(&self, len: u64) -> Result<(), DiskError> {
         match self.len_bytes() >= len {
             true => Ok(()),
-            false => Err(DiskError::Io(format!("the medium has {} bytes, {len} are needed", self.len_bytes()))),
+            false => {
+                Err(DiskError::Io(format!("the medium has {} bytes, {len} are needed", self.len_bytes())))
+            }
         }
     }
     /// Gives the range back to the host; what it reads as afterwards is undefined.

@@ -155,6 +155,11 @@ pub(super) enum Job {
         blocks: u64,
     },
     ClearMarks,
+    Grow {
+        token: Token,
+        blocks: u64,
+        prepare: bool,
+    },
     Store {
         token: Token,
         state: Box<State>,
@@ -400,6 +405,10 @@ impl Mirror {
             Action::Copied { first, count } => self.copied(core, Run { first, count }),
             Action::Look { token, task, from } => {
                 self.push(core, Worker::Check, Job::Look { token, task, from });
+            }
+            // It takes its time: not in the way of records, nor of what the peer sends.
+            Action::Grow { token, blocks, prepare } => {
+                self.push(core, Worker::Copy, Job::Grow { token, blocks, prepare });
             }
             Action::ClearMarks => self.push(core, Worker::Store, Job::ClearMarks),
             Action::Store { token, state } => self.push(core, Worker::Store, Job::Store { token, state }),

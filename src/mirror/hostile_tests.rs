@@ -274,6 +274,7 @@ fn start(role: Role) -> (Arc<crate::image::MemDisk>, Arc<Shell>, Arc<Mirror>) {
         failback_to: None,
         blocks: image.block_count(),
         copy_blocks_max: 16,
+        features: crate::wire::FEATURES,
         resync: Limits::NONE,
         mutations: Mutations::default(),
     };

@@ -50,6 +50,7 @@ impl Mirror {
                     self.fault("the marks could not be cleared", &error);
                 }
             }
+            Job::Grow { token, blocks, prepare } => self.grow(token, blocks, prepare),
             Job::Store { token, state } => self.store(token, &state),
         }
     }
@@ -174,6 +175,18 @@ impl Mirror {
         }
         if last && !self.lock().copy_map.is_spoilt(session) {
             self.deliver(Event::MarksAdded { session });
+        }
+    }
+
+    fn grow(&self, token: Token, blocks: u64, prepare: bool) {
+        let done = match prepare {
+            true => self.image.prepare_growth(blocks).map(|_| ()),
+            false => self.image.grow(blocks),
+        };
+        match done {
+            Ok(()) => self.deliver(Event::Grown { token }),
+            Err(ImageError::Disk(DiskError::Dead)) => {}
+            Err(error) => self.deliver(Event::GrowFailed { token, text: error.to_string() }),
         }
     }
 

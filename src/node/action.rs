@@ -35,6 +35,8 @@ pub enum VerifyEnd {
     Stopped,
     /// The primary is the other node now.
     Moved,
+    /// The peer's version cannot compare.
+    Unable,
 }
 
 /// Something worth telling; decides nothing.
@@ -69,6 +71,13 @@ pub enum Notice {
     },
     ResyncResumed {
         by_itself: bool,
+    },
+    /// This node's image has so many blocks now.
+    Grown {
+        blocks: u64,
+    },
+    GrowFailed {
+        text: String,
     },
     LeaseLapsed,
     HandedOver {
@@ -227,6 +236,13 @@ pub enum Action {
         from: ExtentNo,
     },
 
+    /// Make the image so large; `prepare`: only see to it that the medium has the room. Answer `Grown` or `GrowFailed`.
+    Grow {
+        token: Token,
+        blocks: u64,
+        prepare: bool,
+    },
+
     // Persistence.
     /// Make `state` stable in the superblock, note its `v` in the node state file, read it back; then `Stored`.
     Store {
@@ -279,6 +295,8 @@ pub enum Order {
         progress: VerifyProgress,
         end: Option<VerifyEnd>,
     },
+    /// The image is larger, and so is the peer's: whatever is mounted on it may use the new room.
+    Grown,
     /// Tell the administrator.
     Tell(Notice),
 }

@@ -130,6 +130,8 @@ pub struct NodeConfig {
     pub blocks: u64,
     /// Most blocks of resync reads in flight at once.
     pub copy_blocks_max: u64,
+    /// What this node offers (`wire::feature`): all that the program can, or less, as an earlier version of it.
+    pub features: u64,
     /// Pace of a resync that nobody waits for.
     pub resync: Limits,
     pub mutations: Mutations,

@@ -5,7 +5,7 @@
 //! make it go on beside the peer.
 
 use crate::base::Moment;
-use crate::wire::Message;
+use crate::wire::{Message, feature};
 
 use super::action::{Action, Notice, Order};
 use super::machine::{Node, Serve};
@@ -48,6 +48,10 @@ impl Node {
         let session = self.conv.as_ref().map(|conv| conv.id).filter(|_| self.is_member());
         let Some((link, session)) = self.link.zip(session) else { return };
         if farewell.noted && !farewell.said && self.serve == Serve::Down {
+            if !self.peer_can(feature::DETACH) {
+                // It finds out as it would about a dead node.
+                return self.close_link(out);
+            }
             farewell.said = true;
             farewell.until = self.after(self.cfg.timing.slow_peer);
             self.farewell = Some(farewell);

@@ -45,6 +45,8 @@ pub enum Operator {
     ResumeResync,
     /// Whether no volume that comes first is being copied.
     ResyncTurn(bool),
+    /// The primary makes the volume so large, on both nodes.
+    Grow { blocks: u64 },
     /// Another pace from now on.
     LimitResync(Limits),
 }
@@ -130,6 +132,17 @@ pub enum Event {
         upto: ExtentNo,
         blocks: u64,
         findings: Vec<Finding>,
+    },
+
+    // Growing, from the mirror.
+    /// Answer to `Action::Grow`: stable.
+    Grown {
+        token: Token,
+    },
+    /// Answer to it: everything is as it was.
+    GrowFailed {
+        token: Token,
+        text: String,
     },
 
     // Persistence.

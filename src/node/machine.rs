@@ -13,6 +13,7 @@ use super::action::Action;
 use super::config::{NodeConfig, StartInfo};
 use super::detach::Farewell;
 use super::event::{Event, LinkId, Token};
+use super::grow::Growing;
 use super::hand::Handing;
 use super::pace::Throttle;
 use super::talk::Conv;
@@ -120,6 +121,9 @@ pub struct Node {
     pub(super) inbox: Inbox,
     pub(super) verify: Option<Looking>,
     pub(super) throttle: Throttle,
+    pub(super) growing: Option<Growing>,
+    /// Why the volume did not grow the last time.
+    pub(super) grow_note: Option<String>,
     pub(super) marks: bool,
     pub(super) hot: bool,
     pub(super) word: StateWord,
@@ -188,6 +192,8 @@ impl Node {
             inbox: Inbox::default(),
             verify: None,
             throttle,
+            growing: None,
+            grow_note: None,
             marks: info.marks,
             hot: info.hot,
             info,
@@ -232,6 +238,8 @@ impl Node {
             Event::Looked { token, upto, blocks, findings } => {
                 self.looked(token, upto, blocks, &findings, out);
             }
+            Event::Grown { token } => self.grown(token, out),
+            Event::GrowFailed { token, text } => self.could_not_grow(token, &text, out),
             Event::Stored { token } => self.stored(token, out),
             Event::StoreFailed { token } => self.store_failed(token, out),
             Event::UnusableNoted => self.unusable_noted(),

@@ -8,6 +8,7 @@ mod config;
 mod data;
 mod detach;
 mod event;
+mod grow;
 mod hand;
 mod machine;
 mod pace;

@@ -404,6 +404,7 @@ impl Node {
             Operator::ResumeResync => self.resume_resync(false, out),
             Operator::ResyncTurn(mine) => self.resync_turn(mine),
             Operator::LimitResync(limits) => self.limit_resync(limits),
+            Operator::Grow { blocks } => self.grow(blocks, out),
             Operator::StopVerify => self.verify_end(VerifyEnd::Stopped, out),
             Operator::EnrolWitness => {
                 self.enrol = true;

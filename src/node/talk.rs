@@ -116,6 +116,7 @@ impl Node {
             self.refuse_waiting(out);
         }
         self.handing_lost();
+        self.grow_lost(out);
         self.follow_lost();
     }
 
@@ -131,8 +132,15 @@ impl Node {
         self.conv.as_ref().is_some_and(|conv| matches!(conv.phase, Phase::Member))
     }
 
+    /// The peer said in this conversation that it knows what this needs.
+    pub(super) fn peer_can(&self, feature: u64) -> bool {
+        let theirs = self.conv.as_ref().and_then(|conv| conv.theirs.as_ref());
+        theirs.is_some_and(|theirs| theirs.features & self.cfg.features & feature != 0)
+    }
+
     fn hello(&self) -> Hello {
         Hello {
+            features: self.cfg.features,
             process: self.process,
             blocks: self.cfg.blocks,
             marks: self.marks || self.state.resync != ResyncMark::None,
@@ -207,6 +215,8 @@ impl Node {
             | Message::HandoverDone { session, .. }
             | Message::AskHandover { session }
             | Message::Detached { session }
+            | Message::Grow { session, .. }
+            | Message::Grown { session, .. }
             | Message::Bye { session } => *session,
             _ => return,
         };
@@ -223,6 +233,8 @@ impl Node {
             Message::HandoverDone { record, .. } => self.handover_done(record, out),
             Message::AskHandover { .. } => self.asked_to_hand_over(),
             Message::Detached { .. } => self.peer_detached(out),
+            Message::Grow { blocks, .. } => self.asked_to_grow(session, blocks, out),
+            Message::Grown { blocks, .. } => self.peer_grown(blocks, out),
             _ => self.close_link(out),
         }
     }
@@ -278,7 +290,10 @@ impl Node {
         self.inbox.start(id);
         self.outbox.start_session(self.now);
         match decision.plan {
-            Plan::Wait => self.refused = Some(decision),
+            Plan::Wait => {
+                self.refused = Some(decision);
+                self.catch_up_in_size(decision, theirs.map_or(0, |theirs| theirs.blocks), out);
+            }
             Plan::Refuse => {
                 self.refused = Some(decision);
                 let (row, text) = (decision.row, decision.reason.to_string());

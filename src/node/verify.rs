@@ -11,6 +11,7 @@ use super::action::{Action, Notice, Order, VerifyEnd};
 use super::event::Token;
 use super::machine::Node;
 use super::talk::Phase;
+use crate::wire::feature;
 
 /// A run and the look that is under way.
 #[derive(Clone, Debug)]
@@ -55,6 +56,9 @@ impl Node {
         let Some(task) = self.verify.as_ref().map(|looking| looking.run.progress().task) else { return };
         if !task.local && self.is_member() && !self.is_primary() {
             return self.verify_end(VerifyEnd::Moved, out);
+        }
+        if !task.local && self.may_compare() && !self.peer_can(feature::VERIFY) {
+            return self.verify_end(VerifyEnd::Unable, out);
         }
         let (may, now) = (self.may_look(task), self.now);
         let token = self.token();

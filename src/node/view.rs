@@ -103,6 +103,10 @@ pub struct View {
     /// An administrator paused what this node copies to the peer.
     pub resync_paused_until: Option<Moment>,
     pub resync_limits: Limits,
+    /// Blocks of the volume as far as this node uses it; whether it is growing, and why it did not the last time.
+    pub blocks: u64,
+    pub growing: bool,
+    pub grow_failed: Option<String>,
     /// A verify run that is under way.
     pub verify: Option<VerifyProgress>,
     /// Operations started or held.

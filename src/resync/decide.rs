@@ -5,7 +5,7 @@
 
 use crate::base::{Generation, NodeId, Record};
 use crate::format::ResyncMark;
-use crate::wire::{CopyKind, DecisionHash, Hello, Row};
+use crate::wire::{CopyKind, DecisionHash, Hello, Row, feature};
 
 /// What both nodes do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +64,32 @@ fn identity(a: &Hello, b: &Hello) -> Option<Decision> {
     if a.retired.contains(&b.incarnation) || b.retired.contains(&a.incarnation) {
         return refuse("a replaced disk came back: wipe it before it may join");
     }
-    if a.blocks != b.blocks {
+    sizes(a, b)
+}
+
+/// The row of images that first have to become equally large.
+pub const SIZES_DIFFER: Row = Row(2);
+
+/// A growth that was cut off left one image larger: the other one follows. A new disk decides nothing.
+fn sizes(a: &Hello, b: &Hello) -> Option<Decision> {
+    if a.blocks == b.blocks {
+        return None;
+    }
+    let (small, large) = if a.blocks < b.blocks { (a, b) } else { (b, a) };
+    let refuse = |reason| Some(decision(1, Plan::Refuse, reason));
+    if is_blank(large) && !is_blank(small) {
+        return refuse(
+            "the new image is larger than the volume: make it anew with the size of the other one",
+        );
+    }
+    if small.features & large.features & feature::GROW == 0 {
         return refuse("the images have different sizes");
     }
-    None
+    Some(Decision {
+        row: SIZES_DIFFER,
+        plan: Plan::Wait,
+        reason: "the images have different sizes: the smaller one has to grow first",
+    })
 }
 
 /// H3, H4: copies that never held data.

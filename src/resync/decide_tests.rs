@@ -12,6 +12,7 @@ use crate::wire::{Hello, Session};
 
 fn hello(node: NodeId, words: &str) -> Hello {
     let mut hello = Hello {
+        features: crate::wire::FEATURES,
         volume: VolumeId(1),
         node,
         incarnation: 10 + u128::from(node.index()),
@@ -43,6 +44,7 @@ fn hello(node: NodeId, words: &str) -> Hello {
             "volume" => hello.volume = VolumeId(number()),
             "retired" => hello.retired.push(10 + u128::from(node.other().index())),
             "blocks" => hello.blocks = value.parse().unwrap(),
+            "features" => hello.features = value.parse().unwrap(),
             "full" => hello.full = true,
             "marks" => hello.marks = true,
             "hot" => hello.hot = true,

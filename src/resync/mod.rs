@@ -12,6 +12,6 @@ mod pace;
 mod verify;
 
 pub use copy::{CopyRun, Progress};
-pub use decide::{Decision, Plan, decide, hash, may_flow};
+pub use decide::{Decision, Plan, SIZES_DIFFER, decide, hash, may_flow};
 pub use pace::{Limits, Pace};
 pub use verify::{Finding, Tally, Task, Trouble, Verify, VerifyProgress};

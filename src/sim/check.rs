@@ -115,6 +115,7 @@ impl World {
             Notice::ResyncStarted { .. } => "resync-started",
             Notice::ResyncFinished => "resync-finished",
             Notice::ResyncResumed { .. } => "resync-resumed",
+            Notice::Grown { .. } => "grown",
             Notice::LeaseLapsed => "lease-lapsed",
             Notice::HandedOver { .. } => "handed-over",
             Notice::TookOver => "took-over",
@@ -280,6 +281,10 @@ impl World {
             let after = super::run::HEAL / SECOND;
             let text =
                 format!("L3: not in sync {after} s after the last fault: {records:?}\n{}", views.join("\n"));
+            return self.sched.violate(text);
+        }
+        if a.block_count() != b.block_count() {
+            let text = format!("in sync with {} and {} blocks", a.block_count(), b.block_count());
             return self.sched.violate(text);
         }
         for block in 0..a.block_count() {

@@ -72,19 +72,20 @@ impl Content {
 
 /// The medium; survives the lives of its node.
 pub struct SimDisk {
-    len: u64,
+    len: AtomicU64,
     content: Mutex<Content>,
 }
 
 impl SimDisk {
     pub fn new(len: u64) -> Arc<SimDisk> {
-        Arc::new(SimDisk { len, content: Mutex::default() })
+        Arc::new(SimDisk { len: AtomicU64::new(len), content: Mutex::default() })
     }
 
     /// Another disk with the same stable content.
     pub fn copy(&self) -> Arc<SimDisk> {
         let now = lock(&self.content).now.clone();
-        Arc::new(SimDisk { len: self.len, content: Mutex::new(Content { now, ..Content::default() }) })
+        let len = AtomicU64::new(self.len.load(Ordering::SeqCst));
+        Arc::new(SimDisk { len, content: Mutex::new(Content { now, ..Content::default() }) })
     }
 
     /// The power goes: what was not flushed meets its fate.
@@ -289,7 +290,7 @@ pub struct LifeDisk {
 
 impl LifeDisk {
     fn check(&self, offset: u64, len: u64) -> Result<(), DiskError> {
-        if offset.checked_add(len).is_none_or(|end| end > self.disk.len) {
+        if offset.checked_add(len).is_none_or(|end| end > self.len_bytes()) {
             return Err(DiskError::Io(format!("{offset}+{len} lies behind the end of the disk")));
         }
         assert!(
@@ -302,7 +303,7 @@ impl LifeDisk {
 
 impl Disk for LifeDisk {
     fn len_bytes(&self) -> u64 {
-        self.disk.len
+        self.disk.len.load(Ordering::SeqCst)
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), DiskError> {
@@ -346,6 +347,18 @@ impl Disk for LifeDisk {
         let mut content = lock(&self.disk.content);
         content.stable.clear();
         content.changes.clear();
+        Ok(())
+    }
+
+    fn extend(&self, len: u64) -> Result<(), DiskError> {
+        if self.switch.step(50_000)? {
+            return Err(DiskError::Dead);
+        }
+        if self.switch.full.load(Ordering::SeqCst) {
+            return Err(DiskError::Full);
+        }
+        self.switch.change()?;
+        self.disk.len.fetch_max(len, Ordering::SeqCst);
         Ok(())
     }
 

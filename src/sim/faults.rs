@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::base::{BlockNo, Digest, Span};
+use crate::base::{BlockNo, Digest, ExtentNo, Span};
 use crate::image::Blocks;
 use crate::node::{Event, Operator, Role, Task, VerifyProgress};
 
@@ -15,7 +15,7 @@ use super::serve::{FS_BLOCKS, REGISTERS, register};
 use super::world::{Ev, MS, NAMES, SECOND, World};
 
 /// Every kind of fault; a long run must have seen each.
-pub const KINDS: [&str; 30] = [
+pub const KINDS: [&str; 31] = [
     "power-loss",
     "process-kill",
     "both-power-loss",
@@ -43,10 +43,14 @@ pub const KINDS: [&str; 30] = [
     "switchover",
     "disconnect",
     "resync-pause",
+    "grow",
     "rot",
     "sleeping-rot",
     "verify",
 ];
+
+/// Blocks by which a volume grows at most.
+const GROWTH_MAX: u64 = 12 * ExtentNo::BLOCKS;
 
 /// What ends a fault, or goes on with it.
 #[derive(Clone, Copy, Debug)]
@@ -158,9 +162,22 @@ impl World {
                 let span = Span(self.range(SECOND / 2, 8 * SECOND));
                 self.operator(node, Operator::PauseResync(span));
             }
+            "grow" if self.serves() => return self.grow(),
             _ => return self.strike_disk(kind, node) || self.strike_links(kind, node),
         }
         true
+    }
+
+    /// An administrator has the volume grown, a little and not without end.
+    fn grow(&self) -> bool {
+        let Some(server) = lock(&self.oracle).server else { return false };
+        let Some(image) = self.image_of(server.node) else { return false };
+        let blocks = image.block_count() + self.range(1, 3) * ExtentNo::BLOCKS;
+        let fits = blocks <= super::serve::DATA_BLOCKS + GROWTH_MAX;
+        if fits {
+            self.operator(server.node, Operator::Grow { blocks });
+        }
+        fits
     }
 
     /// Both lose their power at the same moment.

@@ -67,6 +67,7 @@ impl World {
             failback_to: None,
             blocks: image.block_count(),
             copy_blocks_max: 256,
+            features: crate::wire::FEATURES,
             resync: self.plan.resync,
             mutations: self.plan.mutations,
         };

@@ -10,6 +10,8 @@ use super::Session;
 /// What a node says about its copy before any data moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
+    /// What the sender can do beside what every version can (`feature`).
+    pub features: u64,
     pub volume: VolumeId,
     pub node: NodeId,
     pub incarnation: u128,
@@ -18,7 +20,7 @@ pub struct Hello {
     pub nonce: u128,
     /// Drawn once per process start: a changed one means that volatile state was lost.
     pub process: u128,
-    /// Blocks in the data area; different sizes are refused.
+    /// Blocks in the data area; the smaller image has to grow first.
     pub blocks: u64,
     pub record: Option<Record>,
     pub gens: Vec<GenEntry>,
@@ -41,6 +43,7 @@ impl Hello {
     /// The part that comes from the stable state; the caller fills in the rest.
     pub fn of(state: &State) -> Hello {
         Hello {
+            features: super::FEATURES,
             volume: state.volume,
             node: state.node,
             incarnation: state.incarnation,

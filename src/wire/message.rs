@@ -175,6 +175,16 @@ pub enum Message {
     Detached {
         session: Session,
     },
+    /// Please make your image so large; answer with `Grown`.
+    Grow {
+        session: Session,
+        blocks: u64,
+    },
+    /// The sender's image has so many blocks now; 0: it could not grow.
+    Grown {
+        session: Session,
+        blocks: u64,
+    },
     /// The sender leaves on purpose.
     Bye {
         session: Session,

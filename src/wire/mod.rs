@@ -24,5 +24,5 @@ pub use packet::{
 };
 pub use stream::{
     BODY_BYTES_MAX, FEATURES, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX, RUNS_MAX, VERSION, VERSION_MIN,
-    decode, encode, lineage_hash,
+    decode, encode, feature, lineage_hash,
 };

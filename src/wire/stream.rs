@@ -14,8 +14,18 @@ use super::{DecisionHash, Hello, Kind, Message, Run, Seq, Session};
 /// Version this program speaks, and the oldest it understands.
 pub const VERSION: u8 = 1;
 pub const VERSION_MIN: u8 = 1;
-/// Optional abilities of this program; none yet.
-pub const FEATURES: u64 = 0;
+/// Optional abilities. A message that needs one is sent only to a peer that says it has it: a node of an earlier version
+/// closes the session at a message that it does not know.
+pub mod feature {
+    /// `Check`, `Checked`: both copies can be compared while they are in use.
+    pub const VERIFY: u64 = 1 << 0;
+    /// `Detached`: a disk that failed is said to the peer.
+    pub const DETACH: u64 = 1 << 1;
+    /// `Grow`, `Grown`.
+    pub const GROW: u64 = 1 << 2;
+}
+/// What this program can do.
+pub const FEATURES: u64 = feature::VERIFY | feature::DETACH | feature::GROW;
 /// Bytes of the header before body and payload.
 pub const HEADER_BYTES: usize = 12;
 /// Most bytes of a body: a full list of runs.
@@ -152,6 +162,10 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
             w.u64(upto.0);
             w.u8(u8::from(*equal));
         }
+        Message::Grow { session, blocks } | Message::Grown { session, blocks } => {
+            w.u64(session.0);
+            w.u64(*blocks);
+        }
         Message::TargetReady { session }
         | Message::Joined { session }
         | Message::AskHandover { session }
@@ -181,6 +195,8 @@ fn type_code(message: &Message) -> u8 {
         Message::Check { .. } => 16,
         Message::Checked { .. } => 17,
         Message::Detached { .. } => 18,
+        Message::Grow { .. } => 19,
+        Message::Grown { .. } => 20,
     }
 }
 
@@ -222,6 +238,8 @@ fn decode_body(kind: u8, r: &mut Reader<'_>) -> Result<Message, Refused> {
         }
         18 => Message::Detached { session: Session(r.u64()?) },
         17 => Message::Checked { id: r.u64()?, upto: ExtentNo(r.u64()?), equal: r.flag("equal")? },
+        19 => Message::Grow { session: Session(r.u64()?), blocks: r.u64()? },
+        20 => Message::Grown { session: Session(r.u64()?), blocks: r.u64()? },
         other => return Err(Refused::Type(other)),
     })
 }
@@ -260,7 +278,7 @@ fn kind_from(code: u8) -> Result<Kind, Refused> {
 fn encode_hello(hello: &Hello, w: &mut Writer<'_>) {
     w.u8(VERSION_MIN);
     w.u8(VERSION);
-    w.u64(FEATURES);
+    w.u64(hello.features);
     w.u128(hello.volume.0);
     w.u8(hello.node.index());
     w.u128(hello.incarnation);
@@ -291,8 +309,8 @@ fn decode_hello(r: &mut Reader<'_>) -> Result<Hello, Refused> {
     if min > VERSION || max < VERSION_MIN {
         return Err(Refused::Version { min, max, ours: VERSION });
     }
-    let _features_of_the_peer = r.u64()?;
     Ok(Hello {
+        features: r.u64()?,
         volume: VolumeId(r.u128()?),
         node: r.node()?,
         incarnation: r.u128()?,

@@ -18,6 +18,7 @@ fn gens() -> Vec<GenEntry> {
 
 fn hello() -> Hello {
     Hello {
+        features: FEATURES,
         volume: VolumeId(5),
         node: NodeId::B,
         incarnation: 6,
@@ -72,6 +73,8 @@ fn messages() -> Vec<(Message, usize)> {
         (Message::Checked { id: 7, upto: ExtentNo(3), equal: true }, 0),
         (Message::Checked { id: 7, upto: ExtentNo(3), equal: false }, 15_488),
         (Message::Detached { session }, 0),
+        (Message::Grow { session, blocks: 1 << 30 }, 0),
+        (Message::Grown { session, blocks: 0 }, 0),
     ]
 }
 

@@ -57,6 +57,9 @@ impl Served for Log {
     fn sync(&self) -> Result<(), String> {
         Ok(())
     }
+    fn grow(&self) -> Result<(), String> {
+        Ok(())
+    }
     fn abort(&self) {
         self.add("abort");
     }

@@ -5,6 +5,7 @@ pub(crate) mod crash;
 mod crash_properties;
 mod damage;
 mod foreign;
+mod grow;
 mod hostile;
 mod limits;
 pub(crate) mod mem;
