@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::place::failure;
+use super::progress::Progress;
 use super::{Exit, Failure, Output, key};
 use crate::config::{self, Arbitration, Config, units};
 use crate::daemon;
-use crate::daemon::make::{Copy, Made, make_image, put_aside};
+use crate::daemon::make::{Copy, Made, make_image, plant, put_aside, seed_of};
 
 /// What each arbitration needs and costs.
 const CHOICES: &str = "\
@@ -86,6 +87,10 @@ pub struct JoinArgs {
     /// give up what only this node wrote
     #[arg(long, value_name = "VOLUME")]
     replace: Option<String>,
+    /// Begin with what FILE holds, an image of the other node that was carried here, however old: only what differs
+    /// crosses the link
+    #[arg(long, value_name = "FILE")]
+    seed: Option<PathBuf>,
     #[command(flatten)]
     here: Here,
 }
@@ -131,14 +136,48 @@ pub fn join(args: &JoinArgs, output: &Output) -> anyhow::Result<Exit> {
     }
     let config = daemon::read_config(file).map_err(failure)?;
     daemon::read_key(&config).map_err(failure)?;
+    if let Some(file) = &args.seed {
+        // Before anything is put aside for it.
+        seed_of(&config, file).map_err(failure)?;
+    }
     if let Some(name) = &args.replace {
         replace(&config, &args.here, name, output)?;
+    }
+    if let Some(file) = &args.seed {
+        seed(&config, &args.here, file, output)?;
     }
     images(&config, &args.here, Copy::Second, output)?;
     output.line(
         "start it with \"twinfs up\" (or: systemctl enable --now twinfs); it fetches its copy by itself",
     );
     Ok(Exit::DONE)
+}
+
+/// Makes this node's image of the volume that `file` holds a copy of, and fills it from there.
+fn seed(config: &Config, here: &Here, file: &Path, output: &Output) -> anyhow::Result<()> {
+    let me = daemon::node_of(config, here.node.as_deref()).map_err(failure)?;
+    let volume = seed_of(config, file).map_err(failure)?;
+    let (name, path) = (&volume.name, volume.image_on(me));
+    folder(path)?;
+    if make_image(config, volume, me, Copy::Seeded, &here.state_dir).map_err(failure)? == Made::Before {
+        let text = format!(
+            "{} is there already; \"twinfs join --replace {name} --seed {}\" puts it aside first",
+            path.display(),
+            file.display()
+        );
+        return Err(Failure::new(Exit::FAILED, text).into());
+    }
+    let bar = Progress::bytes("seed", 0);
+    let mut told = |done: u64, total: u64| {
+        bar.of(total * 4096);
+        bar.at(done * 4096);
+    };
+    let good = plant(config, volume, me, file, &mut told).map_err(failure)?;
+    bar.clear();
+    let megabytes = good / 256;
+    output.line(format_args!("{}: {megabytes} MiB of {name} taken from {}", path.display(), file.display()));
+    output.object(serde_json::json!({ "volume": name, "seed": file, "bytes": good * 4096 }));
+    Ok(())
 }
 
 /// Puts this node's image of volume `name` aside.

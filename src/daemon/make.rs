@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Generation, Members, NodeId, Record};
+use crate::base::{BlockNo, Generation, Members, NodeId, Pages, Record};
 use crate::config::{self, Config};
 use crate::format::{GenEntry, GenReason, ResyncMark, State};
 use crate::fs::{FormatOptions as FsFormat, Store};
-use crate::image::{self, Disk, Image, LocalBlocks, OpenOptions, Probe};
+use crate::image::{self, Blocks, Disk, Image, ImageError, LocalBlocks, OpenOptions, Probe};
 use crate::sys::disk::FileDisk;
 use crate::sys::lock::ImageLock;
 use crate::sys::{clock, random};
@@ -30,6 +30,8 @@ pub enum Copy {
     First,
     /// Blank: becomes a member by a resync.
     Second,
+    /// Blank by its record, but `plant` fills it from a copy: the resync compares.
+    Seeded,
 }
 
 /// What `make_image` found.
@@ -107,6 +109,76 @@ fn owner(
     Ok(state)
 }
 
+/// The volume that `file` holds a copy of.
+pub fn seed_of<'a>(config: &'a Config, file: &Path) -> Result<&'a config::Volume, DaemonError> {
+    let wrong = |text: String| DaemonError::Image { path: file.to_path_buf(), text };
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(file, false).map_err(|e| wrong(e.to_string()))?);
+    let id = match image::probe(&*disk).map_err(|e| wrong(e.to_string()))? {
+        Probe::TwinfsImage { volume, .. } => volume,
+        Probe::Blank | Probe::OtherSignature { .. } => {
+            return Err(wrong("is no twinfs image and cannot be a seed".to_string()));
+        }
+    };
+    let found = config.volumes.iter().find(|volume| id == Some(volume_id(config, &volume.name)));
+    found.ok_or_else(|| wrong("is a copy of another cluster's volume and cannot be a seed".to_string()))
+}
+
+/// Fills `me`'s new image of `volume` from a copy of the other node's, however old; answers how many blocks were good.
+/// What does not match its digest in `file`, which may have been copied while in use, is left out: the resync brings it.
+/// `told` hears how many blocks of how many are done.
+pub fn plant(
+    config: &Config,
+    volume: &config::Volume,
+    me: NodeId,
+    file: &Path,
+    told: &mut dyn FnMut(u64, u64),
+) -> Result<u64, DaemonError> {
+    seed_of(config, file)?;
+    let path = volume.image_on(me);
+    let bad = |path: &Path, error: &dyn std::fmt::Display| DaemonError::Image {
+        path: path.to_path_buf(),
+        text: error.to_string(),
+    };
+    let (bad_seed, bad_image) = (|e: ImageError| bad(file, &e), |e: ImageError| bad(path, &e));
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(file, false).map_err(|e| bad(file, &e))?);
+    let seed = Image::open(disk, &OpenOptions::read_only()).map_err(bad_seed)?;
+    // Its text names the image already.
+    let _lock = ImageLock::take(path, LOCK_WAIT).map_err(|e| DaemonError::Config(e.to_string()))?;
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, true).map_err(|e| bad(path, &e))?);
+    let image = Arc::new(Image::open(disk, &OpenOptions::read_write()).map_err(bad_image)?);
+    let blocks = LocalBlocks::new(Arc::clone(&image)).map_err(bad_image)?;
+    let total = seed.written_bytes().map_err(bad_seed)? / BlockNo::SIZE as u64;
+    let (mut done, mut good) = (0, 0);
+    for run in seed.written_runs(BlockNo(0)) {
+        let (first, count) = run.map_err(bad_seed)?;
+        for (at, data) in whole_parts(&seed, first, count.min(image.block_count().saturating_sub(first.0))) {
+            blocks.write(at, &data).map_err(|e| bad(path, &e))?;
+            good += (data.len() / BlockNo::SIZE) as u64;
+        }
+        done += count;
+        told(done, total);
+    }
+    blocks.flush().map_err(|e| bad(path, &e))?;
+    image.close().map_err(bad_image)?;
+    Ok(good)
+}
+
+/// The parts of a run that match their digests, with their content.
+fn whole_parts(seed: &Image, first: BlockNo, count: u64) -> impl Iterator<Item = (BlockNo, Pages)> + '_ {
+    const AT_ONCE: u64 = 256;
+    let read = |at: u64, blocks: u64| {
+        let mut pages = Pages::zeroed(usize::try_from(blocks).unwrap_or(0));
+        seed.read(BlockNo(at), &mut pages).ok().map(|()| (BlockNo(at), pages))
+    };
+    (first.0..first.0 + count).step_by(AT_ONCE as usize).flat_map(move |at| {
+        let blocks = AT_ONCE.min(first.0 + count - at);
+        match read(at, blocks) {
+            Some(whole) => vec![whole],
+            None => (at..at + blocks).filter_map(|block| read(block, 1)).collect(),
+        }
+    })
+}
+
 /// Puts `me`'s image of `volume` aside, so that a new one can be made; answers with its new name, or `None` if there is
 /// no image. Refuses while it is in use, and when by its own record no other copy is current; a peer that serves has
 /// decided otherwise, and then this copy is the one to give up.
@@ -159,7 +231,7 @@ fn first_state(config: &Config, volume: &config::Volume, me: NodeId, copy: Copy,
         record: first.then_some(Record { v: 1, members: Members::only(me), primary: me }),
         gens: if first { vec![made] } else { Vec::new() },
         bitmap_base: Generation(0),
-        full: first,
+        full: first || copy == Copy::Seeded,
         resync: ResyncMark::None,
         // Above every number that an earlier image of this node can have told the peer, which refuses lower ones as
         // replays: numbers count starts, so seconds outrun them. The node file is for a clock that was set back.

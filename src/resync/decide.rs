@@ -105,8 +105,13 @@ fn blanks(a: &Hello, b: &Hello) -> Option<Decision> {
             if source.resync != ResyncMark::None {
                 return Some(decision(6, Plan::Refuse, "one image is blank, the other half overwritten"));
             }
-            let plan = Plan::Resync { source: source.node, kind: CopyKind::Full, stop_first: blank.serving };
-            Some(decision(4, plan, "a new disk: every written block is copied"))
+            // It holds something, and nobody knows what: filled from a copy before it joined.
+            let (kind, reason) = match blank.full {
+                true => (CopyKind::Compare, "a new disk that was filled from a copy: what differs is copied"),
+                false => (CopyKind::Full, "a new disk: every written block is copied"),
+            };
+            let plan = Plan::Resync { source: source.node, kind, stop_first: blank.serving };
+            Some(decision(4, plan, reason))
         }
         (false, false) => None,
     }
