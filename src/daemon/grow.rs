@@ -1,7 +1,7 @@
 //! Growing a volume by order: asked for on the primary, done on both nodes.
 //!
-//! Decides how a size in bytes is read and what is refused at once. Does not know how it is done: the machine orders it,
-//! the images do it.
+//! Decides how a size in bytes is read and what is refused at once. Does not know how it is done: the machine orders,
+//! the images grow.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -124,7 +124,7 @@ pub fn seed_of<'a>(config: &'a Config, file: &Path) -> Result<&'a config::Volume
 }
 
 /// Fills `me`'s new image of `volume` from a copy of the other node's, however old; answers how many blocks were good.
-/// What does not match its digest in `file`, which may have been copied while in use, is left out: the resync brings it.
+/// What does not match its digest in `file`, which may have been copied in use, is left out: the resync brings it.
 /// `told` hears how many blocks of how many are done.
 pub fn plant(
     config: &Config,

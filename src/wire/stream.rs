@@ -14,8 +14,8 @@ use super::{DecisionHash, Hello, Kind, Message, Run, Seq, Session};
 /// Version this program speaks, and the oldest it understands.
 pub const VERSION: u8 = 1;
 pub const VERSION_MIN: u8 = 1;
-/// Optional abilities. A message that needs one is sent only to a peer that says it has it: a node of an earlier version
-/// closes the session at a message that it does not know.
+/// Optional abilities. A message that needs one is sent only to a peer that has it: a node of an earlier version closes
+/// the session at a message that it does not know.
 pub mod feature {
     /// `Check`, `Checked`: both copies can be compared while they are in use.
     pub const VERIFY: u64 = 1 << 0;

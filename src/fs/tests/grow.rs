@@ -105,7 +105,7 @@ fn a_cut_while_it_grows_loses_no_block() {
             let mut keep = |event: usize, piece: usize| match mode {
                 0 => false,
                 1 => true,
-                _ => (event * 7 + piece) % 2 == 0,
+                _ => (event * 7 + piece).is_multiple_of(2),
             };
             let after = Arc::new(MemDisk::crash_image(&base, &events, cut, &mut keep));
             let store = open_on(&local(&after));
