@@ -25,13 +25,6 @@ const FOLLOW_LIMIT: Duration = Duration::from_secs(5);
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(5);
 const ADDRESS_LIMIT: Duration = Duration::from_secs(2);
 
-/// Opens the filesystem and mounts it.
-pub trait Mounter: Send {
-    fn mount(&self) -> Result<Arc<dyn Served>, String>;
-    /// Where.
-    fn place(&self) -> PathBuf;
-}
-
 /// What the thread is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
@@ -42,21 +35,6 @@ pub enum Task {
     /// The volume is larger: what is mounted takes the new room.
     Grow,
     Quit,
-}
-
-/// A mount that is being served.
-pub trait Served: Send + Sync {
-    /// Everything written so far becomes stable on every member.
-    fn sync(&self) -> Result<(), String>;
-    /// Takes into use what the volume has grown by.
-    fn grow(&self) -> Result<(), String>;
-    /// Whose a block is, for people; `None` if nobody can tell.
-    fn whose(&self, block: BlockNo) -> Option<String>;
-    /// Answers every further request with an error, in every mount name space.
-    fn abort(&self);
-    /// Unmounts, waiting for users at most so long, and makes everything stable unless aborted. `false`: somebody still
-    /// held it, and gets errors now.
-    fn unmount(&self, limit: Duration) -> Result<bool, String>;
 }
 
 /// The mount, as the rest of the daemon may see it.
@@ -77,6 +55,28 @@ pub struct Serving {
     pub places: adopt::Places,
     pub deliver: Box<dyn Fn(Event) + Send>,
     pub tell: Arc<dyn Fn(events::Event) + Send + Sync>,
+}
+
+/// A mount that is being served.
+pub trait Served: Send + Sync {
+    /// Everything written so far becomes stable on every member.
+    fn sync(&self) -> Result<(), String>;
+    /// Takes into use what the volume has grown by.
+    fn grow(&self) -> Result<(), String>;
+    /// Whose a block is, for people; `None` if nobody can tell.
+    fn whose(&self, block: BlockNo) -> Option<String>;
+    /// Answers every further request with an error, in every mount name space.
+    fn abort(&self);
+    /// Unmounts, waiting for users at most so long, and makes everything stable unless aborted. `false`: somebody still
+    /// held it, and gets errors now.
+    fn unmount(&self, limit: Duration) -> Result<bool, String>;
+}
+
+/// Opens the filesystem and mounts it.
+pub trait Mounter: Send {
+    fn mount(&self) -> Result<Arc<dyn Served>, String>;
+    /// Where.
+    fn place(&self) -> PathBuf;
 }
 
 impl Serving {

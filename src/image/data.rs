@@ -284,19 +284,25 @@ impl Image {
                 self.disk.zero(offset, len as u64 * BLOCK).map_err(full)?;
             }
         }
-        let meta = self.meta();
+        let mut meta = self.meta();
+        let page_at = self.geometry.page_at(extent.0);
         let has_page = {
             let core = self.core();
             core.entry(extent.0).touched || core.slot(extent.0).is_some_and(|slot| slot.page_version > 0)
         };
         if !has_page {
             self.note_moved(&mut meta, std::iter::once(extent));
-            self.disk.zero(self.geometry.page_at(extent.0), PAGE_BYTES as u64).map_err(full)?;
+            self.disk.zero(page_at, PAGE_BYTES as u64).map_err(full)?;
         }
         // This flush takes longest, as the host notes what it gave: nobody else's flush waits for it.
         drop(meta);
         self.latch("flush", self.disk.flush())?;
         let mut meta = self.meta();
+        // The image may have begun to grow meanwhile, or have grown.
+        self.note_moved(&mut meta, std::iter::once(extent));
+        if !has_page && self.geometry.page_at(extent.0) != page_at {
+            self.disk.zero(self.geometry.page_at(extent.0), PAGE_BYTES as u64).map_err(full)?;
+        }
         self.core().entry_mut(extent.0).backed = true;
         self.commit(&mut meta, &Why { groups: &[group], ..Why::default() }).map(|_| ())
     }
