@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use twinfs::format::ResyncMark;
-use twinfs::image::Disk;
+use twinfs::image::{Disk, UndoView};
 
 use crate::apply;
 use crate::content;
@@ -40,6 +40,15 @@ pub struct Examined<'a> {
     pub beyond_repair: bool,
 }
 
+/// A copy that is half overwritten, and whether it can go back.
+fn note_undo(undo: &UndoView, findings: &mut Findings) {
+    if let Some(damage) = undo.damage {
+        findings.note(format!("undo: the copy cannot go back to its state before the resync: {damage}"));
+    } else if undo.has_way_back() {
+        findings.note(format!("undo: {} blocks of the state before the resync are kept", undo.blocks));
+    }
+}
+
 /// Examines the image and shows the result to `act`.
 pub fn examine<R>(
     below: &Arc<dyn Disk>,
@@ -64,6 +73,7 @@ pub fn examine<R>(
     let nothing =
         |medium, overlay| Examined { medium, overlay, files: None, rebuild: false, beyond_repair: false };
     let state = &medium.state;
+    note_undo(&medium.source.undo(), findings);
     let no_files = if state.record.is_none() && state.gens.is_empty() {
         Some("a blank copy: it gets its filesystem from the peer")
     } else if let ResyncMark::Target { .. } = state.resync {

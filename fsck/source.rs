@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use twinfs::base::{BlockNo, Digest, ExtentNo, Pages};
 use twinfs::format::CHUNK_BLOCKS;
-use twinfs::image::{Disk, Image, ImageError};
+use twinfs::image::{Disk, Image, ImageError, UndoView};
 
 use crate::tree::Bytes;
 
@@ -62,6 +62,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// What is kept of the state before a resync.
+    pub fn undo(&self) -> UndoView {
+        self.image.undo()
+    }
+
     /// Blocks from `gone` on lie behind the end of the medium.
     pub fn new(image: Arc<Image>, disk: Arc<dyn Disk>, stale: Stale, gone: BlockNo) -> Source {
         Source {

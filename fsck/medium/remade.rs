@@ -7,7 +7,7 @@
 use twinfs::base::{Generation, Members, NodeId, Record, VolumeId};
 use twinfs::format::{
     BLOCK, GROUP_EXTENTS, GenEntry, GenReason, Geometry, Label, RING_BLOCKS, ResyncMark, SECTOR_BYTES,
-    SLOTS_MAX, SUMMARY_SECTORS, SectorKind, State, Superblock, Transaction, open_sector,
+    SLOTS_MAX, SUMMARY_SECTORS, SectorKind, State, Superblock, Transaction, UndoHead, open_sector,
 };
 use twinfs::image::{AL_SLOTS_DEFAULT, Disk};
 use twinfs::sys::random;
@@ -34,8 +34,10 @@ pub(super) fn superblock(
     };
     geometry.al_slots = log_slots(disk, label, &geometry);
     let groups = lost_groups(disk, label, &geometry);
+    let undo = UndoHead::default();
+    let state = own(label);
     let mut sup =
-        Superblock { seq: 1, compatible: 0, read_only: 0, refuse: 0, geometry, state: own(label), groups };
+        Superblock { seq: 1, compatible: 0, read_only: 0, refuse: 0, geometry, undo, state, groups };
     for (at, seq) in label.slots.into_iter().zip(1..) {
         sup.seq = seq;
         let written = sup.encode(label.incarnation).map_err(|damage| damage.to_string());

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::base::{BlockNo, Ino};
 use crate::format::{
-    ExtentRec, GenEntry, InodeRec, LogOp, ResyncMark, State, TableId, key_ino, second_of_key,
+    ExtentRec, GenEntry, InodeRec, LogOp, ResyncMark, State, TableId, UndoStage, key_ino, second_of_key,
 };
 use crate::image::{Disk, Image, OpenOptions};
 use crate::offline::{self, ReadOnlyFile, Record, Tables, Volume};
@@ -132,8 +132,22 @@ fn superblock(image: &Image, output: &Output) {
             "full_copy_due": state.full,
             "boot_epoch": state.boot_epoch,
             "dirty_blocks": image.dirty_blocks(),
+            "undo": undo(image),
         }),
     );
+}
+
+/// What is kept of the state before a resync.
+fn undo(image: &Image) -> String {
+    let view = image.undo();
+    let kept = format!("{} blocks kept, {} of {} bytes used", view.blocks, view.used_bytes, view.room_bytes);
+    match (view.stage, view.damage) {
+        (UndoStage::None, _) => format!("none ({} bytes of room)", view.room_bytes),
+        (UndoStage::Saving, None) => kept,
+        (UndoStage::GoingBack, None) => format!("going back: {kept}"),
+        (UndoStage::GivenUp, _) => "given up: there was no room".to_string(),
+        (_, Some(damage)) => format!("unusable: {damage}"),
+    }
 }
 
 fn record(image: &Image, output: &Output) {

@@ -40,9 +40,12 @@ pub fn standing(me: NodeId, state: &State, shown: &WitnessRecord) -> Standing {
     }
     if shown.record.v < mine.v {
         let one_behind = shown.record.v + 1 == mine.v && shown.record.members.contains(me);
+        // The operator gave up what the witness names.
+        let word = mine.members.solo() == Some(me)
+            && state.gens.last().is_some_and(|entry| entry.reason == GenReason::WentBack);
         let forced = state.gens.last().is_some_and(|entry| entry.reason == GenReason::Forced)
             && (0..state.gens.len()).any(|n| lineage_hash(&state.gens[..n]) == shown.lineage);
-        return if (same_lineage && one_behind && mine.members.solo().is_none()) || forced {
+        return if (same_lineage && one_behind && mine.members.solo().is_none()) || forced || word {
             Standing::Lags
         } else {
             Standing::Suspect("the witness shows an older record than this node stored: it was moved back")

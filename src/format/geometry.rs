@@ -23,6 +23,8 @@ pub const GROUP_BYTES: u64 = GROUP_BLOCKS as u64 * BLOCK;
 pub const RING_BLOCKS: u64 = 128;
 /// Superblock slot without the group map.
 const SLOT_BASE: u64 = 8192;
+/// Of an image one part in so many is for what a resync overwrites, at least.
+const UNDO_SHARE: u64 = 16;
 /// More would not fit the numbers of a ring transaction: 2^40 extents are 4 EiB.
 const EXTENTS_MAX: u64 = 1 << 40;
 
@@ -55,7 +57,8 @@ impl Geometry {
         }
         let image_bytes = len / BLOCK * BLOCK;
         let mut extents = (image_bytes / (EXTENT_BYTES + PAGE_BYTES as u64)).min(EXTENTS_MAX);
-        while extents > 1 && Geometry::end_of(extents) > image_bytes {
+        let room = image_bytes - image_bytes / UNDO_SHARE;
+        while extents > 1 && Geometry::end_of(extents) > room {
             extents -= 1;
         }
         let slot_bytes = Geometry::slot_bytes_for(extents);
@@ -72,8 +75,8 @@ impl Geometry {
             groups,
             pages,
             undo,
-            undo_bytes: 0,
-            salvage: undo,
+            undo_bytes: slots[0] - undo,
+            salvage: slots[0],
             salvage_bytes: 0,
             slots,
             slot_bytes: slot_bytes as u32,

@@ -17,6 +17,7 @@ mod sector;
 mod state;
 mod state_codec;
 mod superblock;
+mod undo;
 
 pub use fs_inode::{COOKIE_FIRST, Dirent, FileKind, InodeRec, MODE_TYPE_MASK, Time};
 pub use fs_log::{
@@ -45,3 +46,4 @@ pub use sector::{
 };
 pub use state::{GenEntry, GenReason, ResyncMark, State};
 pub use superblock::{RETIRED_MAX, STATE_AREA_BYTES, Superblock};
+pub use undo::{Old, UNDO_ENTRIES_MAX, UndoBatch, UndoEntry, UndoHead, UndoStage};

@@ -13,6 +13,8 @@ pub enum GenReason {
     WentSolo,
     /// An operator forced it (`--force`).
     Forced,
+    /// An operator made an older state the volume: what the peer had written since was given up.
+    WentBack,
     /// The image was written outside the protocol (`mount --standalone --force`, `fsck -y`).
     Standalone,
 }

@@ -19,6 +19,7 @@ impl GenReason {
             GenReason::WentSolo => 2,
             GenReason::Forced => 3,
             GenReason::Standalone => 4,
+            GenReason::WentBack => 5,
         }
     }
 
@@ -28,6 +29,7 @@ impl GenReason {
             2 => Ok(GenReason::WentSolo),
             3 => Ok(GenReason::Forced),
             4 => Ok(GenReason::Standalone),
+            5 => Ok(GenReason::WentBack),
             _ => Err(Damage("unknown reason of a generation")),
         }
     }

@@ -5,6 +5,7 @@
 use super::codec::{Damage, Put, Take, salted};
 use super::geometry::Geometry;
 use super::state::State;
+use super::undo::UndoHead;
 use crate::base::limits;
 
 const MAGIC: [u8; 8] = *b"twSuperB";
@@ -29,6 +30,7 @@ pub struct Superblock {
     pub read_only: u64,
     pub refuse: u64,
     pub geometry: Geometry,
+    pub undo: UndoHead,
     pub state: State,
     /// One bit a group, `group_count().div_ceil(8)` bytes.
     pub groups: Vec<u8>,
@@ -47,6 +49,7 @@ impl Superblock {
         put.bytes(&[0; 32]).bytes(&MAGIC).u64(self.seq);
         put.u64(self.compatible).u64(self.read_only).u64(self.refuse);
         self.geometry.encode(&mut put);
+        self.undo.encode(&mut put);
         put.pad_to(HEADER_BYTES);
         self.state.encode(&mut put);
         put.pad_to(HEADER_BYTES + STATE_AREA_BYTES)
@@ -71,7 +74,8 @@ impl Superblock {
         let seq = take.u64()?;
         let (compatible, read_only, refuse) = (take.u64()?, take.u64()?, take.u64()?);
         let geometry = Geometry::decode(&mut take)?;
-        take.zeros(HEADER_BYTES - 72 - Geometry::BYTES)?;
+        let undo = UndoHead::decode(&mut take)?;
+        take.zeros(HEADER_BYTES - 72 - Geometry::BYTES - UndoHead::BYTES)?;
         let mut area = Take::new(take.bytes(STATE_AREA_BYTES)?);
         let state = State::decode(&mut area)?;
         area.end()?;
@@ -80,6 +84,6 @@ impl Superblock {
         if geometry.slot_bytes as usize != bytes.len() {
             return Err(Damage("the superblock has another size than it says"));
         }
-        Ok(Superblock { seq, compatible, read_only, refuse, geometry, state, groups })
+        Ok(Superblock { seq, compatible, read_only, refuse, geometry, undo, state, groups })
     }
 }

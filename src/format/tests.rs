@@ -33,7 +33,8 @@ pub(crate) fn state() -> State {
 pub(super) fn superblock() -> Superblock {
     let geometry = Geometry::plan(64 << 20, 64).expect("large enough");
     let groups = vec![1; geometry.group_count().div_ceil(8) as usize];
-    Superblock { seq: 9, compatible: 1, read_only: 2, refuse: 4, geometry, state: state(), groups }
+    let undo = UndoHead { id: 8, stage: UndoStage::Saving };
+    Superblock { seq: 9, compatible: 1, read_only: 2, refuse: 4, geometry, undo, state: state(), groups }
 }
 
 pub(super) fn transaction() -> Transaction {
@@ -52,6 +53,15 @@ pub(super) fn transaction() -> Transaction {
             })
             .collect(),
     }
+}
+
+pub(super) fn batch(entries: usize) -> UndoBatch {
+    let entry = |n: usize| {
+        let old = [Old::Unwritten, Old::Saved(Digest([n as u8; 15])), Old::Lost][n % 3];
+        UndoEntry { first: n as u64 * 10, count: if n % 3 == 1 { 1 } else { 7 }, old }
+    };
+    let entries = (0..entries).map(entry).collect();
+    UndoBatch { id: 8, seq: 3, at: 4096, entries, content: [5; 16] }
 }
 
 pub(super) fn page() -> DigestPage {
@@ -89,6 +99,23 @@ fn everything_decodes_to_what_was_encoded() {
     let page = page();
     assert!(DigestPage::decode(&page.encode(1, 6), 1, 6) == Ok((page, PageCheck::Whole)));
     assert_eq!(Label::decode(&label().encode()), Ok(label()));
+    for entries in [1, 142, 143, UNDO_ENTRIES_MAX] {
+        let batch = batch(entries);
+        let bytes = batch.encode(1);
+        assert_eq!(bytes.len() as u64, UndoBatch::header_bytes(entries));
+        assert_eq!(UndoBatch::header_len(&bytes[..4096], 8, 3, 4096), Some(bytes.len() as u64));
+        assert_eq!(UndoBatch::decode(&bytes, 1, 4096), Ok(batch));
+    }
+}
+
+#[test]
+fn a_batch_of_another_undo_log_place_or_image_is_refused() {
+    let bytes = batch(4).encode(1);
+    for (id, seq, at) in [(7, 3, 4096), (8, 2, 4096), (8, 3, 8192)] {
+        assert_eq!(UndoBatch::header_len(&bytes, id, seq, at), None);
+    }
+    assert!(UndoBatch::decode(&bytes, 2, 4096).is_err(), "of another image");
+    assert!(UndoBatch::decode(&bytes, 1, 36).is_err(), "beyond the data area");
 }
 
 #[test]

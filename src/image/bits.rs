@@ -60,6 +60,11 @@ impl Bitmap {
         }
     }
 
+    pub fn has(&self, block: BlockNo) -> bool {
+        let (group, bit) = (block.0 / GROUP_BITS, block.0 % GROUP_BITS);
+        self.groups.get(&group).is_some_and(|words| words[(bit / 64) as usize] & 1 << (bit % 64) != 0)
+    }
+
     /// First run of set bits at or after `from`; ends at the end of a group at the latest.
     pub fn next(&self, from: BlockNo) -> Option<(BlockNo, u64)> {
         for (group, words) in self.groups.range(from.0 / GROUP_BITS..) {

@@ -12,7 +12,7 @@ use crate::base::{BlockNo, ExtentNo, Pages};
 use crate::format::{
     ACTIVATIONS_MAX, BLOCK, GROUP_EXTENTS, GROUP_TXNS_MAX, PAIRS_MAX, RING_BLOCKS, WINDOW_TXNS,
 };
-use crate::format::{BlockRec, Pair, STATEMENTS_MAX, Statement, Transaction};
+use crate::format::{BlockRec, Pair, STATEMENTS_MAX, Statement, Transaction, UndoHead};
 
 use super::bits::Bitmap;
 use super::core::{Core, Slot, is_broken};
@@ -31,6 +31,7 @@ pub(super) struct Meta {
     pub groups: Vec<u8>,
     /// The metadata is moving: extents whose page was written meanwhile.
     pub moved: Option<BTreeSet<u64>>,
+    pub undo: UndoHead,
 }
 
 /// What one commit writes before its flush.

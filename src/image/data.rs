@@ -108,6 +108,7 @@ impl Image {
         digests: &[Digest],
     ) -> Result<(), ImageError> {
         self.check_write(guard, first, data, digests)?;
+        self.save_old(first, digests.len() as u64, Some(digests))?;
         self.disk.write_at(self.geometry.block_at(first.0), data).map_err(|error| match error {
             DiskError::Full => ImageError::NoSpace { extent: first.extent() },
             other => ImageError::Disk(other),
@@ -168,7 +169,7 @@ impl Image {
         Ok(())
     }
 
-    fn check_hot(&self, first: BlockNo, count: u64) -> Result<(), ImageError> {
+    pub(super) fn check_hot(&self, first: BlockNo, count: u64) -> Result<(), ImageError> {
         if !self.writable {
             return Err(ImageError::ReadOnly);
         }
@@ -189,6 +190,7 @@ impl Image {
         digests: &[Digest],
     ) -> Result<FlushEpoch, ImageError> {
         self.check_write(guard, first, data, digests)?;
+        self.save_old(first, digests.len() as u64, Some(digests))?;
         // No other flush may begin between the digests and the bytes that they are of.
         let mut meta = self.meta();
         self.core().check()?;
@@ -202,6 +204,9 @@ impl Image {
     pub fn discard(&self, guard: &RangeGuard, first: BlockNo, count: u64) -> Result<(), ImageError> {
         self.check_guard(guard, first, count)?;
         self.check_hot(first, count)?;
+        if !is_broken("a discard is saved as well") {
+            self.save_old(first, count, None)?;
+        }
         let mut empty = Vec::new();
         {
             let mut core = self.core();

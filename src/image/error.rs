@@ -70,6 +70,9 @@ pub enum ImageError {
     /// The range is not covered by the guard that was shown: a bug of the caller, refused.
     #[error("blocks {}+{count} are not locked by the guard", first.0)]
     NotLocked { first: BlockNo, count: u64 },
+    /// A copy that a resync overwrote in part has no earlier state to go back to.
+    #[error("this copy cannot go back to its last consistent state: {why}")]
+    NoWayBack { why: &'static str },
     /// The image was opened read-only.
     #[error("the image is open read-only")]
     ReadOnly,

@@ -109,6 +109,7 @@ impl Image {
             read_only: self.features.1,
             refuse: self.features.2,
             geometry: self.geometry.clone(),
+            undo: meta.undo,
             state,
             groups,
         };

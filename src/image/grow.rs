@@ -11,12 +11,14 @@ use std::sync::OnceLock;
 use crate::base::{ExtentNo, Pages};
 use crate::format::{
     BLOCK, GROUP_BLOCKS, Geometry, LABEL_BYTES, LABEL_COPIES, Label, PAGE_BYTES, RING_BLOCKS, Superblock,
+    UndoStage,
 };
 
 use super::commit::Meta;
 use super::core::is_broken;
 use super::groups::in_use;
 use super::make::read_label_at;
+use super::undo::Undo;
 use super::{Disk, DiskError, Image, ImageError};
 
 /// Pages copied at once.
@@ -119,6 +121,11 @@ impl Image {
 
     /// The end of it: nobody writes metadata meanwhile.
     fn move_metadata(&self, new: &Geometry) -> Result<(), ImageError> {
+        let mut undo = self.undo_log();
+        if matches!(undo.head.stage, UndoStage::Saving | UndoStage::GoingBack) {
+            // New data would take the place of what is kept.
+            return Err(ImageError::Failed("what a resync overwrites is kept here: it grows once both are in sync".into()));
+        }
         let mut meta = self.meta();
         self.core().check()?;
         let moved: Vec<u64> = meta.moved.take().unwrap_or_default().into_iter().collect();
@@ -156,6 +163,7 @@ impl Image {
             self.latch("flush", self.disk.flush())?;
         }
         self.now_grown(&mut meta, new);
+        *undo = Undo::new(undo.head, new.block_count());
         Ok(())
     }
 
@@ -168,6 +176,7 @@ impl Image {
             read_only: self.features.1,
             refuse: self.features.2,
             geometry: new.clone(),
+            undo: meta.undo,
             state: self.core().state.clone(),
             groups,
         };

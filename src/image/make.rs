@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::base::{Pages, VolumeId};
 use crate::format::{BLOCK, FORMAT_VERSION, Geometry, HEAD_BYTES, LABEL_BYTES, LABEL_COPIES, LABEL_TEXT_MAX};
-use crate::format::{Label, RING_BLOCKS, STATEMENTS_MAX, Statement, Superblock, Transaction};
+use crate::format::{Label, RING_BLOCKS, STATEMENTS_MAX, Statement, Superblock, Transaction, UndoHead};
 
 use super::{Disk, DiskError, FormatOptions, ImageError, Probe};
 
@@ -35,6 +35,7 @@ pub fn format(disk: &Arc<dyn Disk>, options: &FormatOptions) -> Result<(), Image
         read_only: 0,
         refuse: 0,
         geometry: geometry.clone(),
+        undo: UndoHead::default(),
         state: options.state.clone(),
         groups: vec![0; geometry.group_count().div_ceil(8) as usize],
     };

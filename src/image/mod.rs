@@ -4,8 +4,10 @@
 //! a peer may lack. Does not know peers, files, threads or clocks. Invariants: an extent is hot on disk before its
 //! first write; digests are exact for everything flushed; a block that does not match is reported, never zeros.
 //!
-//! Order of locks: a range (`RangeLocks`), then the metadata lock (held over I/O), then the core (never over I/O).
+//! Order of locks: a range (`RangeLocks`), then the undo log and then the metadata lock (both held over I/O), then the
+//! core (never over I/O).
 
+mod back;
 mod bits;
 mod blocks;
 mod commit;
@@ -25,15 +27,18 @@ mod overlay;
 mod range;
 mod replay;
 mod suspect;
+mod undo;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use crate::base::{BlockNo, Digest, ExtentNo, VolumeId};
-use crate::format::{DigestPage, Geometry, Label, State};
+use crate::format::{DigestPage, Geometry, Label, State, UndoStage};
 
+pub use back::{BackCursor, OldContent, OldRun};
 pub use blocks::{Blocks, BlocksError};
 pub use disk::{Disk, DiskError};
 pub use error::ImageError;
@@ -120,6 +125,27 @@ pub struct SummaryView {
     pub hash: [u8; 15],
 }
 
+/// How far the undo log of a resync's target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UndoView {
+    pub stage: UndoStage,
+    /// Blocks whose content before the resync is kept.
+    pub blocks: u64,
+    /// Of these, put back so far.
+    pub put_back: u64,
+    pub used_bytes: u64,
+    pub room_bytes: u64,
+    /// Why it cannot be used although it was kept.
+    pub damage: Option<&'static str>,
+}
+
+impl UndoView {
+    /// The copy is half overwritten and can go back to its last consistent state.
+    pub fn has_way_back(&self) -> bool {
+        matches!(self.stage, UndoStage::Saving | UndoStage::GoingBack) && self.damage.is_none()
+    }
+}
+
 /// One open block image. All calls may be made from many threads.
 pub struct Image {
     disk: Arc<dyn Disk>,
@@ -135,6 +161,11 @@ pub struct Image {
     empty_page: DigestPage,
     core: Mutex<core::Core>,
     meta: Mutex<commit::Meta>,
+    undo: Mutex<undo::Undo>,
+    /// Overwritten content is saved first: what a write looks at before it asks for the log.
+    saving: AtomicBool,
+    /// A rule switched off by a test: the undo log is not flushed.
+    undo_volatile: AtomicBool,
 }
 
 impl Image {
@@ -176,16 +207,6 @@ impl Image {
     /// The stable state.
     pub fn state(&self) -> State {
         self.core().state.clone()
-    }
-
-    /// Stores the state: stable and read back on return. A failure latches: nothing is written afterwards.
-    pub fn store(&self, state: &State) -> Result<(), ImageError> {
-        self.check_writable()?;
-        let mut meta = self.meta();
-        let groups = meta.groups.clone();
-        self.write_superblock(&mut meta, state.clone(), groups)?;
-        self.core().state = state.clone();
-        Ok(())
     }
 
     /// The interval lock; every read, write, discard, heal and back happens under a guard of it.

@@ -5,6 +5,7 @@
 //! what was read is also stable, and changes the ring only after everything it said is stable elsewhere.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use crate::base::{BlockNo, Digest, ExtentNo, FastMap, Pages};
@@ -19,6 +20,7 @@ use super::core::{Cached, Core, Slot, is_broken};
 use super::grow::{Shape, mend_labels};
 use super::make::read_label;
 use super::replay::{Replay, replay};
+use super::undo::Undo;
 use super::{Disk, Image, ImageError, OpenOptions, Probe, RangeLocks};
 
 const CACHE_PAGES_DEFAULT: usize = 1024;
@@ -116,7 +118,9 @@ impl Image {
             next_slot,
             groups: superblock.groups.clone(),
             moved: None,
+            undo: superblock.undo,
         };
+        let undo = Undo::new(superblock.undo, geometry.block_count());
         let image = Image {
             disk,
             locks: Arc::new(RangeLocks::default()),
@@ -129,9 +133,13 @@ impl Image {
             empty_page: DigestPage::default(),
             core: Mutex::new(core),
             meta: Mutex::new(meta),
+            undo: Mutex::new(undo),
+            saving: AtomicBool::new(false),
+            undo_volatile: AtomicBool::new(false),
         };
         image.load_groups(&mut image.core(), &superblock.groups)?;
         image.load_hot(&ring)?;
+        image.load_undo(superblock.undo)?;
         if options.writable {
             image.restart(&ring)?;
         }

@@ -350,6 +350,7 @@ fn encode_gens(gens: &[GenEntry], w: &mut Writer<'_>) {
             GenReason::WentSolo => 2,
             GenReason::Forced => 3,
             GenReason::Standalone => 4,
+            GenReason::WentBack => 5,
         });
         w.u64(entry.first_txn);
     }
@@ -368,6 +369,7 @@ fn decode_gens(r: &mut Reader<'_>) -> Result<Vec<GenEntry>, Refused> {
                 2 => GenReason::WentSolo,
                 3 => GenReason::Forced,
                 4 => GenReason::Standalone,
+                5 => GenReason::WentBack,
                 _ => return Err(Refused::Value("reason")),
             },
             first_txn: r.u64()?,

@@ -4,6 +4,7 @@ mod crash;
 mod golden;
 mod grow;
 mod rules;
+mod undo;
 
 use std::cell::Cell;
 use std::sync::Arc;
