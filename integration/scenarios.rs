@@ -875,3 +875,110 @@ fn a_node_of_the_version_before_is_sent_nothing_that_it_does_not_know() {
         assert_eq!(w.word(old), StateWord::Alone);
     }
 }
+
+/// B followed A and was away while A wrote alone; it is back and half overwritten when A dies for good. What B held when
+/// it left.
+fn half_overwritten(arbitration: Arbitration) -> (World, Vec<u32>) {
+    let mut w = whole(arbitration);
+    for block in 0..3 {
+        w.write(A, Kind::WriteFlush, block);
+    }
+    w.settle();
+    let before = w.disks[B].cur.clone();
+    w.crash(B, true);
+    w.run(5_000);
+    for block in 0..3 {
+        w.write(A, Kind::WriteFlush, block);
+    }
+    w.settle();
+    assert_eq!(w.word(A), StateWord::Alone, "{}", w.why());
+    w.boot(B);
+    w.connect();
+    assert!(w.until(|w| w.disks[B].undo.len() == 1), "{}", w.why());
+    assert_ne!(w.disks[B].cur, before);
+    w.crash(A, true);
+    (w, before)
+}
+
+#[test]
+fn s12_a_target_whose_source_is_gone_serves_its_old_state_by_the_operators_word_alone() {
+    for arbitration in [Arbitration::Witness, Arbitration::Manual] {
+        for witness_cut in [false, true] {
+            let (mut w, before) = half_overwritten(arbitration);
+            w.witness_cut[B] = witness_cut;
+            w.run(60_000);
+            w.operator(B, Operator::Promote { peer_is_down: true });
+            w.run(60_000);
+            assert!(!w.mounted[B], "no other word is enough: {}", w.why());
+            assert_eq!(w.word(B), StateWord::Behind);
+            // What A wrote since is given up.
+            w.promised = before.iter().map(|value| vec![*value]).collect();
+            w.operator(B, Operator::PromoteOld);
+            w.run(20_000);
+            assert!(w.mounted[B], "{}", w.why());
+            assert_eq!((&w.disks[B].cur, w.word(B)), (&before, StateWord::Alone));
+            w.write(B, Kind::WriteFlush, 1);
+            w.settle();
+
+            // The dead one is not dead: both wrote, and nothing moves.
+            w.witness_cut[B] = false;
+            let (a, b) = (w.disks[A].cur.clone(), w.disks[B].cur.clone());
+            w.boot(A);
+            w.run(20_000);
+            assert_eq!((w.word(A), w.word(B)), (StateWord::Diverged, StateWord::Diverged), "{}", w.why());
+            assert_eq!((&w.disks[A].cur, &w.disks[B].cur), (&a, &b));
+            w.crash(A, true);
+            // It had served what was given up.
+            w.broken = None;
+            w.replace_disk(A);
+            w.boot(A);
+            w.run(20_000);
+            w.assert_in_sync();
+            assert!(w.mounted[B]);
+        }
+    }
+}
+
+#[test]
+fn s12_undo_then_source_returns() {
+    for again in [false, true] {
+        let (mut w, before) = half_overwritten(Arbitration::Manual);
+        w.run(20_000);
+        w.operator(B, Operator::PromoteOld);
+        // Cut on the way back, once or twice: the next start goes on with it, and promotes nobody.
+        for _ in 0..=u32::from(again) {
+            assert!(w.disks[B].going_back);
+            w.crash(B, false);
+            w.boot(B);
+            w.step(B, twinfs::node::Event::Tick);
+        }
+        w.run(30_000);
+        assert_eq!((&w.disks[B].cur, w.disks[B].going_back), (&before, false), "{}", w.why());
+        assert!(!w.mounted[B], "{}", w.why());
+        assert!(w.disks[B].undo.is_empty());
+        w.boot(A);
+        w.run(20_000);
+        w.assert_in_sync();
+        assert!(w.mounted[A]);
+    }
+}
+
+#[test]
+fn s12_nobody_goes_back_while_the_peer_answers_or_from_nothing() {
+    let mut w = whole(Arbitration::Manual);
+    w.operator(B, Operator::PromoteOld);
+    w.run(1_000);
+    assert!(w.mounted[A] && !w.mounted[B]);
+    w.assert_in_sync();
+    w.crash(B, true);
+    w.run(5_000);
+    w.replace_disk(B);
+    w.part();
+    w.boot(B);
+    w.operator(B, Operator::PromoteOld);
+    w.run(60_000);
+    assert!(!w.mounted[B], "a blank copy serves: {}", w.why());
+    w.connect();
+    w.run(20_000);
+    w.assert_in_sync();
+}

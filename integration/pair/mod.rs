@@ -34,6 +34,9 @@ pub struct Disk {
     /// The image holds so many.
     pub blocks: u64,
     file_agrees: bool,
+    /// What a target held before it was overwritten, and whether it is being put back.
+    pub undo: BTreeMap<u64, u32>,
+    pub going_back: bool,
     /// A state on its way to the disk: a power loss keeps it or not.
     writing: Option<State>,
 }
@@ -99,6 +102,16 @@ pub fn id(n: usize) -> NodeId {
     if n == A { NodeId::A } else { NodeId::B }
 }
 
+impl Disk {
+    fn set_state(&mut self, state: State) {
+        if state.resync == ResyncMark::None {
+            self.undo.clear();
+            self.going_back = false;
+        }
+        self.state = state;
+    }
+}
+
 fn gen_made() -> GenEntry {
     GenEntry { id: Generation(1), minted_by: NodeId::A, at_v: 1, reason: GenReason::Made, first_txn: 0 }
 }
@@ -132,6 +145,8 @@ impl World {
             sent: BTreeSet::new(),
             blocks: BLOCKS,
             file_agrees: true,
+            undo: BTreeMap::new(),
+            going_back: false,
             writing: None,
         };
         let config = NodeConfig {
@@ -202,7 +217,8 @@ impl World {
         disk.sent.clear();
         disk.state.boot_epoch += 1;
         self.seeds += 1;
-        let info = StartInfo { seed: self.seeds, marks: marks || hot, hot, file_agrees: disk.file_agrees };
+        let (file_agrees, going_back) = (disk.file_agrees, disk.going_back);
+        let info = StartInfo { seed: self.seeds, marks: marks || hot, hot, file_agrees, going_back };
         let blocks = disk.blocks;
         let config = NodeConfig { me: id(n), blocks, features: self.features[n], ..self.config.clone() };
         self.nodes[n] = Some(Node::new(config, disk.state.clone(), info, self.clocks[n]));
@@ -212,7 +228,7 @@ impl World {
     pub fn crash(&mut self, n: usize, keep: bool) {
         self.nodes[n] = None;
         if let Some(state) = self.disks[n].writing.take().filter(|_| keep) {
-            self.disks[n].state = state;
+            self.disks[n].set_state(state);
         }
         if keep {
             self.disks[n].stable = self.disks[n].cur.clone();
@@ -245,6 +261,8 @@ impl World {
         disk.cur = disk.stable.clone();
         disk.hot.clear();
         disk.differs.clear();
+        disk.undo.clear();
+        disk.going_back = false;
     }
 
     /// The mount that was asked for fails.
@@ -456,6 +474,15 @@ impl World {
                 disk.to_copy.remove(&first.0);
                 disk.sent.remove(&first.0);
             }
+            Action::GoBack { token } => {
+                disk.going_back = true;
+                for (block, value) in &disk.undo {
+                    disk.differs.insert(*block);
+                    disk.cur[*block as usize] = *value;
+                }
+                disk.stable = disk.cur.clone();
+                self.owed[n].push_back(Event::WentBack { token });
+            }
             Action::ClearMarks => {
                 disk.differs.clear();
                 disk.to_copy.clear();
@@ -602,6 +629,9 @@ impl World {
                 let disk = &mut self.disks[n];
                 if kind.writes() {
                     disk.hot.insert(first.0);
+                    if disk.state.resync != ResyncMark::None {
+                        disk.undo.entry(first.0).or_insert(disk.cur[first.0 as usize]);
+                    }
                     disk.cur[first.0 as usize] = value;
                 }
                 if kind.flushes() {
@@ -627,7 +657,7 @@ impl World {
         if matches!(event, Event::Stored { .. })
             && let Some(state) = self.disks[n].writing.take()
         {
-            self.disks[n].state = state;
+            self.disks[n].set_state(state);
         }
         self.step(n, event);
         true
@@ -660,6 +690,21 @@ impl World {
             }
         }
         panic!("the pair never comes to rest: {}", self.why());
+    }
+
+    /// One thing after the other happens until `reached`, or nothing more happens without time passing.
+    pub fn until(&mut self, mut reached: impl FnMut(&World) -> bool) -> bool {
+        for _ in 0..10_000 {
+            if reached(self) {
+                return true;
+            }
+            let moved =
+                [A, B].into_iter().any(|n| self.pay(n) || self.deliver(n) || self.answer(n)) || self.ask();
+            if !moved {
+                return false;
+            }
+        }
+        false
     }
 
     /// `ms` pass on both clocks; a link that is not cut comes back by itself.

@@ -29,6 +29,9 @@ pub struct PromoteArgs {
     /// Your word that the peer is down: nothing on it serves or will serve without a new agreement
     #[arg(long)]
     peer_is_down: bool,
+    /// Serve this copy although it is out of date or half overwritten: what only the peer has is given up
+    #[arg(long, requires = "peer_is_down")]
+    force: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -41,7 +44,8 @@ pub struct ConnectArgs {
 }
 
 pub fn promote(args: &PromoteArgs, output: &Output) -> anyhow::Result<Exit> {
-    let request = Request::Promote { volume: args.common.volume(), peer_is_down: args.peer_is_down };
+    let volume = args.common.volume();
+    let request = Request::Promote { volume, peer_is_down: args.peer_is_down, old: args.force };
     args.common.run.order(&request, output)
 }
 

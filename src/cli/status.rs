@@ -159,6 +159,18 @@ fn lines(volume: &VolumeStatus, peer: &str, output: &Output) -> Vec<String> {
     if volume.dirty_blocks > 0 && volume.resync_total_blocks.is_none() {
         say("to copy", &format!("{} that {peer} may lack", bytes(volume.dirty_blocks * 4096)));
     }
+    match (volume.way_back, volume.behind_ms) {
+        (Some(false), _) => {
+            say("way back", &format!("none: should {peer} die before all is copied, this copy is lost"));
+        }
+        (Some(true), ago) => {
+            let ago = ago.map_or(String::new(), |ms| format!(", of {} ago", age(ms)));
+            let kept = bytes(volume.kept_blocks * 4096);
+            say("way back", &format!("to the last consistent state{ago}: {kept} of it are kept"));
+        }
+        (None, Some(ms)) => say("age", &format!("this copy was current {} ago", age(ms))),
+        (None, None) => {}
+    }
     if let Some(run) = &volume.verify {
         say("verify", &run.line());
     } else if let Some(last) = volume.verified.as_ref().filter(|last| last.wrong() > 0) {

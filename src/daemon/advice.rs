@@ -5,6 +5,9 @@
 
 use super::status::{NodeStatus, VolumeStatus, age};
 
+/// A peer that was not heard for so long is not just late.
+const SILENT_MS: u64 = 10_000;
+
 /// What a volume's words depend on besides itself.
 struct Around<'a> {
     peer: &'a str,
@@ -126,6 +129,15 @@ fn advice(volume: &VolumeStatus, around: &Around<'_>) -> Vec<String> {
             "only if {peer} is down for certain (powered off): \"twinfs promote --peer-is-down {name}\" here"
         ));
     }
+    // A dead primary was serving when it was heard last.
+    let silent = !volume.connected && volume.peer_heard_ms.is_none_or(|ms| ms > SILENT_MS);
+    if silent && !volume.serving && volume.state == "behind" && volume.way_back != Some(false) {
+        let old = volume.behind_ms.map_or(String::new(), |ms| format!(" of {} ago", age(ms)));
+        say(format!(
+            "only if {peer} and its disk are gone for good: \"twinfs promote --peer-is-down --force {name}\" serves \
+             the state{old} that is here, and gives up what {peer} wrote since"
+        ));
+    }
     if volume.witness_unknown && volume.state == "alone" {
         say(format!(
             "if {peer} is down for good: \"twinfs connect --enrol-witness {name}\" makes the witness know it"
@@ -222,11 +234,16 @@ mod tests {
 
     #[test]
     fn a_forced_promotion_is_advised_only_where_nothing_else_helps() {
-        let says = |node: &NodeStatus| words(node).contains("--peer-is-down");
+        let says = |node: &NodeStatus| words(node).contains("--peer-is-down mail");
         assert!(says(&node("manual", volume("joining", "joining"))));
         assert!(says(&node("yield", volume("joining", "joining"))));
         assert!(!says(&node("witness", volume("joining", "joining"))), "the witness decides");
-        assert!(!says(&node("manual", volume("joining", "behind"))), "this copy is old");
+        let old = node("manual", volume("joining", "behind"));
+        assert!(!says(&old) && words(&old).contains("--force mail"), "this copy is old");
+        let mut lost = volume("target", "behind");
+        lost.way_back = Some(false);
+        (lost.connected, lost.peer_serving) = (false, false);
+        assert!(!words(&node("manual", lost)).contains("--force"), "half overwritten, with no way back");
         let mut silent = node("witness", volume("joining", "joining"));
         silent.witness = Some(WitnessStatus { problem: Some("silent".into()), ..WitnessStatus::default() });
         silent.judge();

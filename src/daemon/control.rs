@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::base::{NodeId, Span};
+use crate::format::{ResyncMark, UndoStage};
 use crate::node::{Operator, Role, StateWord, Task};
 use crate::services::adopt;
 use crate::sys::clock;
@@ -23,7 +24,7 @@ use super::pace;
 use super::peer;
 use super::protocol::{LINE_BYTES_MAX, Reply, Request, Verdict};
 use super::runtime::{Running, can_hand_over, is_serving, wait_until};
-use super::status::{NodeStatus, VerifyStatus, VolumeStatus, WitnessStatus};
+use super::status::{NodeStatus, VerifyStatus, VolumeStatus, WitnessStatus, age};
 use super::volume::Volume;
 use super::witness_watch::WitnessWatch;
 
@@ -75,7 +76,10 @@ async fn talk(running: Rc<Running>, stream: UnixStream) {
 async fn answer(running: &Rc<Running>, request: Request) -> Reply {
     match request {
         Request::Status => Reply { status: Some(node_status(running)), ..Reply::done("") },
-        Request::Promote { volume, peer_is_down } => {
+        Request::Promote { volume, old: true, .. } => {
+            each(running, volume.as_deref(), |v| promote_old(running, v)).await
+        }
+        Request::Promote { volume, peer_is_down, .. } => {
             each(running, volume.as_deref(), |v| promote(running, v, peer_is_down)).await
         }
         Request::Demote { volume } => each(running, volume.as_deref(), demote).await,
@@ -194,13 +198,60 @@ async fn promote(running: &Running, volume: Arc<Volume>, peer_is_down: bool) -> 
     }
     let connected = volume.view().is_some_and(|v| v.connected);
     let why = reason(&volume);
+    let behind = volume.view().is_some_and(|v| v.state == StateWord::Behind);
+    let old = if behind { format!(" (this copy has the state {})", as_of(&volume)) } else { String::new() };
     let hint = match peer_is_down || connected {
+        _ if behind => old.as_str(),
         true => "; \"twinfs status\" says more",
         false if why.contains("--peer-is-down") => " (only if you know that it is down)",
         false => "; only if you know that the peer is down: --peer-is-down",
     };
     let text = format!("{name}: did not become primary: {why}{hint}");
     Reply::new(if connected { Verdict::TryAgain } else { Verdict::NoRight }, text)
+}
+
+/// How old this copy is, in words.
+fn as_of(volume: &Volume) -> String {
+    let ago = volume.behind_ms().map(|ms| format!("of {} ago", age(ms)));
+    ago.unwrap_or_else(|| "of a time that was not noted".to_string())
+}
+
+/// Serves an old state: only by the word of whoever knows that the peer is down.
+async fn promote_old(running: &Running, volume: Arc<Volume>) -> Reply {
+    let (name, peer) = (&volume.name, running.name(running.me.other()));
+    if serves(&volume) {
+        return Reply::done(format!("{name}: is primary already"));
+    }
+    let heard = volume.heard.load(Ordering::Relaxed);
+    let silent = clock::now().since(crate::base::Moment(heard));
+    let view = volume.view();
+    if view.is_some_and(|v| v.connected) || (heard > 0 && silent < running.config.timing.deadtime) {
+        let text = format!("{name}: {peer} is there: an older state is served only while it is down");
+        return Reply::new(Verdict::NoRight, text);
+    }
+    let old = volume.view().is_some_and(|v| v.state == StateWord::Behind).then(|| as_of(&volume));
+    volume.order(Operator::PromoteOld);
+    if wait_until(&volume, ROLE_LIMIT, |v| serves(v) || refused_old(v)).await && serves(&volume) {
+        let state = old.map_or(String::new(), |old| format!(", with the state {old}"));
+        return Reply::done(format!("{name}: is primary now{state}"));
+    }
+    let undo = volume.mirror.image().undo();
+    if undo.stage == UndoStage::GoingBack {
+        let text = format!(
+            "{name}: {} of {} blocks are put back; it serves when all are",
+            undo.put_back, undo.blocks
+        );
+        return Reply::new(Verdict::TryAgain, text);
+    }
+    let text =
+        format!("{name}: did not become primary: {}; \"twinfs events {name}\" says more", reason(&volume));
+    Reply::new(Verdict::NoRight, text)
+}
+
+/// There is no way back from a half overwritten copy.
+fn refused_old(volume: &Volume) -> bool {
+    let half = volume.mirror.image().state().resync != ResyncMark::None;
+    half && !volume.mirror.image().undo().has_way_back()
 }
 
 /// How long a promotion without the peer may take.
@@ -397,12 +448,18 @@ fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
     status.generation = image.state().gens.last().map(|entry| entry.id.to_string());
     let (repaired, lost) = volume.mirror.rot();
     (status.repaired_blocks, status.lost_blocks) = (repaired, lost.len() as u64);
+    let undo = image.undo();
+    let target = image.state().resync != ResyncMark::None;
+    status.way_back = target.then(|| undo.has_way_back());
+    (status.kept_blocks, status.put_back_blocks) = (undo.blocks, undo.put_back);
     status.verified = volume.verify.last();
     let Some(view) = volume.view() else { return status };
     pace::fill(&mut status, &view, now);
     status.role = role_word(view.role).to_string();
     status.state = view.state.to_string();
     status.state_since_ms = since(view.since);
+    let old = target || view.state == StateWord::Behind;
+    status.behind_ms = old.then(|| volume.behind_ms()).flatten();
     status.reason = view.reason.text;
     status.until_ms = view.reason.until.map(|until| until.since(now).as_millis());
     status.serving = view.serving;

@@ -106,6 +106,8 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         Notice::ResyncResumed { by_itself } => Event::ResyncResumed { peer, by_itself },
         Notice::Grown { blocks } => Event::Grown { bytes: blocks.saturating_mul(4096) },
         Notice::GrowFailed { text } => Event::GrowFailed { reason: text },
+        Notice::UndoGivenUp => Event::UndoGivenUp {},
+        Notice::WentBack => Event::WentBack {},
         Notice::LeaseLapsed => Event::LeaseLapsed { peer },
         Notice::HandedOver { to } => Event::StoppedPrimary {
             reason: if to == me { "handed over to this node".to_string() } else { "handed over".to_string() },

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::format::State;
 use crate::services::adopt::{read_json, write_json};
 
+/// Between two notes that the copy is current.
+const CURRENT_EVERY_MS: u64 = 60_000;
+
 /// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
@@ -22,6 +25,9 @@ pub struct Known {
     pub v: u64,
     /// The image's disk failed at this version: it is not current, whatever it says.
     pub unusable_since: Option<u64>,
+    /// When this copy was last known to be current, by the wall clock: for people, decides nothing.
+    #[serde(default)]
+    pub current_unix_ms: Option<u64>,
 }
 
 /// The file of one volume.
@@ -84,6 +90,21 @@ impl NodeFile {
         self.change(|known| known.unusable_since = Some(v))
     }
 
+    /// This copy is current at this moment; noted at most once a minute unless it is about to change.
+    pub fn note_current(&self, unix_ms: u64, at_once: bool) -> Result<(), String> {
+        let known = self.current_unix_ms().unwrap_or(0);
+        if !at_once && unix_ms.abs_diff(known) < CURRENT_EVERY_MS {
+            return Ok(());
+        }
+        self.change(|known| known.current_unix_ms = Some(unix_ms))
+    }
+
+    /// When this copy was last known to be current.
+    pub fn current_unix_ms(&self) -> Option<u64> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().and_then(|known| known.current_unix_ms)
+    }
+
     fn change(&self, edit: impl FnOnce(&mut Known)) -> Result<(), String> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = known.clone().unwrap_or_default();
@@ -139,6 +160,11 @@ mod tests {
         assert_eq!(file.next_boot_epoch(&state(7, 9)), 4);
         let fresh = State { boot_epoch: 0, ..state(0, 10) };
         assert_eq!(file.next_boot_epoch(&fresh), 4, "a new image goes on counting where the node was");
+        file.note_current(1_000_000, false).unwrap();
+        file.note_current(1_030_000, false).unwrap();
+        assert_eq!(file.current_unix_ms(), Some(1_000_000), "not more than once a minute");
+        file.note_current(1_040_000, true).unwrap();
+        assert_eq!(NodeFile::open(&dir, "mail").unwrap().current_unix_ms(), Some(1_040_000));
         file.note_unusable(7).unwrap();
         assert!(!NodeFile::open(&dir, "mail").unwrap().agrees(&state(8, 9)));
         file.note_start(&state(1, 11)).unwrap();

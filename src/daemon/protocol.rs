@@ -28,6 +28,9 @@ pub enum Request {
     Promote {
         volume: Option<String>,
         peer_is_down: bool,
+        /// Although this copy is out of date or half overwritten.
+        #[serde(default)]
+        old: bool,
     },
     Demote {
         volume: Option<String>,

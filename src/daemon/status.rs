@@ -92,6 +92,13 @@ pub struct VolumeStatus {
     /// Bytes a second; `None`: unlimited.
     pub resync_max: Option<u64>,
     pub resync_min: Option<u64>,
+    /// Of a copy that is not current: since when it is not; `None`: it is, or nobody knows.
+    pub behind_ms: Option<u64>,
+    /// Of a half overwritten copy: whether it can go back to its last consistent state.
+    pub way_back: Option<bool>,
+    /// Blocks whose content before the resync is kept, and those put back so far.
+    pub kept_blocks: u64,
+    pub put_back_blocks: u64,
     /// Blocks that the peer may lack.
     pub dirty_blocks: u64,
     /// The machine's last conversation with the witness; see also the node's `witness`.

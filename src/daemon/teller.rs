@@ -46,6 +46,9 @@ impl Teller {
             match telling {
                 Telling::Notice(Notice::Found(finding)) => drop(found.send(finding)),
                 Telling::Notice(notice) => {
+                    if matches!(notice, Notice::PeerLost | Notice::InSync) {
+                        self.note_current(volume);
+                    }
                     let v = image.state().record.map_or(0, |record| record.v);
                     let image = matches!(notice, Notice::DiskFailed { .. }).then(|| self.image_path.clone());
                     if let Some(event) = event_of(notice, self.me, v, image) {
@@ -62,6 +65,14 @@ impl Teller {
                     }
                 }
             }
+        }
+    }
+}
+
+impl Teller {
+    fn note_current(&self, volume: &str) {
+        if let Err(text) = self.node_file.note_current(clock::unix_ms(), true) {
+            self.journal.tell(Some(volume), Told::Fault { text });
         }
     }
 }

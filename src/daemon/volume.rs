@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::base::{NodeId, Span, VolumeId};
 use crate::config::{self, Config};
 use crate::events::Event as Told;
-use crate::format::State;
+use crate::format::{State, UndoStage};
 use crate::image::{Disk, Image, OpenOptions};
 use crate::mirror::{Mirror, Worker};
 use crate::node::{
@@ -82,6 +82,7 @@ pub struct Volume {
     /// When the newest authentic heartbeat of the peer arrived; 0 = never.
     pub heard: AtomicU64,
     pub verify: Arc<VerifyFile>,
+    pub node_file: Arc<NodeFile>,
     shell: Arc<Shell>,
     tasks: Sender<Task>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -241,6 +242,7 @@ impl Volume {
             services: Arc::clone(&services),
             heard: AtomicU64::new(0),
             verify: Arc::clone(&verify),
+            node_file: Arc::clone(&node_file),
             shell,
             tasks,
             threads: Mutex::default(),
@@ -298,6 +300,11 @@ impl Volume {
         self.mirror.with_machine(|machine| machine.view(clock::now()))
     }
 
+    /// How long ago this copy was last known to be current.
+    pub fn behind_ms(&self) -> Option<u64> {
+        Some(clock::unix_ms().saturating_sub(self.node_file.current_unix_ms()?))
+    }
+
     /// Asks the machine.
     pub fn order(&self, operator: Operator) {
         self.mirror.deliver(Event::Operator(operator));
@@ -336,6 +343,7 @@ fn start_mirror(
         marks: image.dirty_blocks() > 0,
         hot: image.was_unclean(),
         file_agrees,
+        going_back: image.undo().stage == UndoStage::GoingBack,
     };
     let node_config = shared.node_config(settings, image.block_count());
     let node = Node::new(node_config, image.state(), info, clock::now());

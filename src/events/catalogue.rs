@@ -151,6 +151,12 @@ events! {
     Grown { bytes: u64 } Notice plain |_n| format!("this node's image has room for {} of data now", size(*bytes));
     GrowFailed { reason: String } Warning plain |_n|
         format!("the image did not grow: {reason}; everything is as it was");
+    /// What the resync overwrites does not fit.
+    UndoGivenUp {} Warning plain |_n| "there is no room for what the copying overwrites: should its source die before \
+        it is over, this copy cannot go back to what it was".to_string();
+    /// A target whose source is gone.
+    WentBack {} Critical decision |_n|
+        "this copy went back to its last consistent state; what the peer wrote since is not in it".to_string();
     PeerJoined { peer: NodeId, v: u64 } Notice decision |n|
         format!("{} is a full member again (record {v})", n.of(*peer));
     Diverged { peer: NodeId } Critical decision |n| format!(

@@ -160,6 +160,9 @@ pub(super) enum Job {
         blocks: u64,
         prepare: bool,
     },
+    GoBack {
+        token: Token,
+    },
     Store {
         token: Token,
         state: Box<State>,
@@ -246,6 +249,9 @@ impl Mirror {
             }
         }
         image.start_copy(false)?;
+        if mutations.undo_unflushed {
+            image.leave_undo_volatile();
+        }
         let core = Core {
             machine,
             ops: FastMap::default(),
@@ -411,6 +417,8 @@ impl Mirror {
                 self.push(core, Worker::Copy, Job::Grow { token, blocks, prepare });
             }
             Action::ClearMarks => self.push(core, Worker::Store, Job::ClearMarks),
+            // Behind whatever the peer sent before.
+            Action::GoBack { token } => self.push(core, Worker::Apply, Job::GoBack { token }),
             Action::Store { token, state } => self.push(core, Worker::Store, Job::Store { token, state }),
             Action::Send { link, message } => self.env.send(link, message, Payload::default()),
             Action::Order(order @ (Order::Promote | Order::Demote { .. })) => {

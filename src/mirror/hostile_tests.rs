@@ -279,7 +279,7 @@ fn start(role: Role) -> (Arc<crate::image::MemDisk>, Arc<Shell>, Arc<Mirror>) {
         mutations: Mutations::default(),
     };
     let state = Mirror::raise_epoch(&image).unwrap();
-    let info = StartInfo { seed: 5, marks: false, hot: false, file_agrees: true };
+    let info = StartInfo { seed: 5, marks: false, hot: false, file_agrees: true, going_back: false };
     let node = Node::new(config, state, info, Moment(1));
     let mirror = Mirror::new(image, shell.clone(), Box::new(node), Mutations::default()).unwrap();
     (disk, shell, mirror)

@@ -21,6 +21,7 @@
 //! * An extent may leave the log only for writes that both a local flush and a flush of all members followed.
 //! * After `Halted` nothing is answered as done.
 
+mod back;
 mod copy;
 mod core;
 mod env;

@@ -10,11 +10,17 @@ use crate::node::{Action, Event, LinkId, Mutations, Order};
 use crate::wire::{CopyKind, Message, Session};
 
 /// A peer that offers the same content for every block.
-struct Peer {
+pub(super) struct Peer {
     mirror: OnceLock<Weak<Mirror>>,
     asked: Mutex<Vec<(LinkId, u64, BlockNo)>>,
     sent: Mutex<Vec<(Message, Payload)>>,
     content: Vec<u8>,
+}
+
+impl Peer {
+    pub(super) fn take_sent(&self) -> Vec<(Message, Payload)> {
+        std::mem::take(&mut *self.sent.lock().unwrap())
+    }
 }
 
 impl Env for Peer {
@@ -122,14 +128,19 @@ fn crashed() -> Arc<MemDisk> {
     disk
 }
 
-fn peer() -> Arc<Peer> {
+pub(super) fn peer() -> Arc<Peer> {
     let (asked, sent) = (Mutex::default(), Mutex::default());
     Arc::new(Peer { mirror: OnceLock::new(), asked, sent, content: block(3) })
 }
 
-fn mirror(image: Image, peer: &Arc<Peer>, machine: Box<dyn Machine>) -> Arc<Mirror> {
+pub(super) fn mirror(
+    image: Image,
+    peer: &Arc<Peer>,
+    machine: Box<dyn Machine>,
+    mutations: Mutations,
+) -> Arc<Mirror> {
     let env = Arc::clone(peer) as Arc<dyn Env>;
-    let mirror = Mirror::new(Arc::new(image), env, machine, Mutations::default()).unwrap();
+    let mirror = Mirror::new(Arc::new(image), env, machine, mutations).unwrap();
     peer.mirror.set(Arc::downgrade(&mirror)).unwrap();
     mirror.deliver(Event::LinkUp { link: LinkId(1) });
     mirror
@@ -139,7 +150,7 @@ fn mirror(image: Image, peer: &Arc<Peer>, machine: Box<dyn Machine>) -> Arc<Mirr
 fn read_beside(peer_is_member: bool) -> Vec<u8> {
     let image = Image::open(crashed(), &OpenOptions::read_write()).unwrap();
     assert_eq!(image.suspects(), Ok(vec![BlockNo(0)]));
-    let mirror = mirror(image, &peer(), Box::new(Serving { peer_is_member }));
+    let mirror = mirror(image, &peer(), Box::new(Serving { peer_is_member }), Mutations::default());
     let mut out = block(0);
     mirror.read(BlockNo(0), &mut out).unwrap();
     out
@@ -156,7 +167,7 @@ fn a_copy_that_is_behind_does_not_replace_a_suspect_block_with_an_older_one() {
 fn nothing_is_blessed_after_both_copies_were_equal_and_what_is_blessed_before_is_marked() {
     for joined in [false, true] {
         let image = Image::open(crashed(), &OpenOptions::read_write()).unwrap();
-        let mirror = mirror(image, &peer(), Box::new(Serving { peer_is_member: true }));
+        let mirror = mirror(image, &peer(), Box::new(Serving { peer_is_member: true }), Mutations::default());
         mirror.image().clear_bits().unwrap();
         if joined {
             mirror.deliver(Event::Operator(crate::node::Operator::Connect));
@@ -234,12 +245,12 @@ fn of_a_returning_nodes_hot_extents_only_what_differs_is_copied() {
     let source = written(&[(7, 2), (200, 2)], true);
 
     let (to_source, nobody) = (peer(), peer());
-    let target = mirror(target, &to_source, Box::new(Telling));
-    let source = mirror(source, &nobody, Box::new(Telling));
+    let target = mirror(target, &to_source, Box::new(Telling), Mutations::default());
+    let source = mirror(source, &nobody, Box::new(Telling), Mutations::default());
     assert_eq!(target.image().dirty_blocks(), 1024, "all of the hot extent is in doubt");
     target.deliver(Event::Operator(crate::node::Operator::Connect));
     target.work(Worker::Copy);
-    let told = std::mem::take(&mut *to_source.sent.lock().unwrap());
+    let told = to_source.take_sent();
     let bytes: usize = told.iter().map(|(_, payload)| payload.wire_len()).sum();
     assert!(bytes < 5 * BlockNo::SIZE, "{bytes} bytes tell of one extent");
     for (message, payload) in told {

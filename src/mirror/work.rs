@@ -51,6 +51,7 @@ impl Mirror {
                 }
             }
             Job::Grow { token, blocks, prepare } => self.grow(token, blocks, prepare),
+            Job::GoBack { token } => self.go_back(token),
             Job::Store { token, state } => self.store(token, &state),
         }
     }
@@ -69,7 +70,7 @@ impl Mirror {
         }
         let done = if kind.writes() || kind == Kind::Back {
             let Ok(guard) = self.lock_range(run.first, run.count) else { return };
-            let done = self.apply_locked(&guard, kind, run, payload);
+            let done = self.keeping_old(kind, || self.apply_locked(&guard, kind, run, payload));
             self.unlock(guard);
             done
         } else {
@@ -120,7 +121,7 @@ impl Mirror {
 
     /// The receiver's own log covers only its own digests: what it flushed itself may leave it. What the two copies
     /// may differ in is covered by the sender's log and window.
-    fn flush_received(&self) -> Result<(), ImageError> {
+    pub(super) fn flush_received(&self) -> Result<(), ImageError> {
         if self.mutations.no_receiver_flush {
             return Ok(());
         }
@@ -201,7 +202,10 @@ impl Mirror {
             }
         }
         match self.env.note_version(version) {
-            Ok(()) => self.deliver(Event::Stored { token }),
+            Ok(()) => {
+                self.tell_of_undo();
+                self.deliver(Event::Stored { token });
+            }
             Err(text) => {
                 self.env.order(Order::Tell(Notice::Fault { text }));
                 self.deliver(Event::StoreFailed { token });

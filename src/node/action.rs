@@ -79,6 +79,10 @@ pub enum Notice {
     GrowFailed {
         text: String,
     },
+    /// There was no room for what the resync overwrites: this copy cannot go back.
+    UndoGivenUp,
+    /// This copy is what it was before the resync.
+    WentBack,
     LeaseLapsed,
     HandedOver {
         to: NodeId,
@@ -141,7 +145,7 @@ pub enum Action {
         refusal: Refusal,
     },
     /// Execute a received operation on the local image, in stream order where blocks overlap, payload as received;
-    /// then `Applied`. `undo`: save the old content first where this is the first overwrite.
+    /// then `Applied`.
     Apply {
         session: Session,
         seq: Seq,
@@ -224,8 +228,14 @@ pub enum Action {
         first: BlockNo,
         count: u64,
     },
-    /// Both copies are equal and recorded so: clear both bitmaps, notes and undo (but not the activity log).
+    /// Both copies are equal and recorded so: clear both bitmaps and notes (but not the activity log).
     ClearMarks,
+
+    /// Put back what a resync overwrote, behind everything that the peer sent; then `WentBack`, or `NoWayBack` with the
+    /// copy half overwritten as before.
+    GoBack {
+        token: Token,
+    },
 
     // Verify, to the mirror.
     /// Look at the next extents from there on, as many as make a step; answer with `Looked`. Not answered if the link

@@ -114,6 +114,12 @@ pub struct Mutations {
     pub keep_discarded: bool,
     /// For the mirror: what differs at first sight is reported without a second look under the lock.
     pub verify_unlocked: bool,
+    /// For the mirror: a target overwrites before it saves, or saves without a flush.
+    pub undo_unflushed: bool,
+    /// For the mirror: a target does not save what a discard forgets.
+    pub undo_skips_discard: bool,
+    /// For the mirror: a target saves what the resync overwrites and not what the primary writes meanwhile.
+    pub undo_skips_writes: bool,
     /// For the mirror: verify takes this node's content for good without looking at its digest.
     pub export_rot: bool,
 }
@@ -148,4 +154,6 @@ pub struct StartInfo {
     pub hot: bool,
     /// The node state file agrees: present, same incarnation, its `v` not above the image's, not marked unusable.
     pub file_agrees: bool,
+    /// The copy was on its way back to its last consistent state.
+    pub going_back: bool,
 }

@@ -23,6 +23,9 @@ pub struct PathId(pub u8);
 pub enum Operator {
     /// Become primary. `peer_is_down` is the operator's statement of fact that the peer does not serve.
     Promote { peer_is_down: bool },
+    /// Become primary from a copy that is out of date or half overwritten: the operator's statement of fact that the
+    /// peer is down, and that what only the peer has is given up.
+    PromoteOld,
     /// Stop serving and stay stopped until told otherwise; the peer does not take over.
     Demote,
     /// The primary hands over to the peer (may be asked on either node).
@@ -123,6 +126,15 @@ pub enum Event {
     CopyExhausted {
         session: Session,
         busy: u64,
+    },
+
+    /// What the resync overwrote is put back, stable and marked.
+    WentBack {
+        token: Token,
+    },
+    /// It cannot be: nothing that was saved can be trusted, or nothing was.
+    NoWayBack {
+        token: Token,
     },
 
     // Verify, from the mirror.

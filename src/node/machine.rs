@@ -10,6 +10,7 @@ use crate::resync::Decision;
 use crate::wire::{Hello, Session};
 
 use super::action::Action;
+use super::back::Back;
 use super::config::{NodeConfig, StartInfo};
 use super::detach::Farewell;
 use super::event::{Event, LinkId, Token};
@@ -99,6 +100,7 @@ pub struct Node {
     pub(super) witness_note: Option<&'static str>,
     pub(super) enrol: bool,
 
+    pub(super) back: Option<Back>,
     pub(super) handing: Option<Handing>,
     pub(super) failback_at: Moment,
     pub(super) store: Option<Storing>,
@@ -172,6 +174,7 @@ impl Node {
             witness_incarnation,
             witness_note: None,
             enrol: false,
+            back: info.going_back.then(|| Back::at_start(now)),
             handing: None,
             failback_at,
             store: None,
@@ -235,6 +238,8 @@ impl Node {
             Event::CopyReady { session, total } => self.copy_ready(session, total, out),
             Event::CopyRead { op, first, count, hole } => self.copy_read(op, first, count, hole, out),
             Event::CopyExhausted { session, busy } => self.copy_exhausted(session, busy),
+            Event::WentBack { token } => self.went_back(token, out),
+            Event::NoWayBack { token } => self.no_way_back(token),
             Event::Looked { token, upto, blocks, findings } => {
                 self.looked(token, upto, blocks, &findings, out);
             }
@@ -261,6 +266,7 @@ impl Node {
     fn advance(&mut self, out: &mut Vec<Action>) {
         self.lease(out);
         self.peer_timeouts(out);
+        self.back_step(out);
         self.greet(out);
         self.pause_step(out);
         self.farewell_step(out);

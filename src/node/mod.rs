@@ -4,6 +4,7 @@
 //! Does not know sockets, disks, clocks or block contents. Invariants: see `Node::check`.
 
 mod action;
+mod back;
 mod config;
 mod data;
 mod detach;

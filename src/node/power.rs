@@ -246,6 +246,7 @@ impl Node {
             || self.handing.is_some()
             || self.store.is_some()
             || self.marking.is_some()
+            || self.is_going_back()
             || self.taking();
         if waits || !self.is_primary() {
             return;
@@ -286,6 +287,7 @@ impl Node {
             && self.failed.is_none()
             && self.store.is_none()
             && self.marking.is_none()
+            && !self.is_going_back()
             && self.serve != (Serve::Dropping { graceful: false });
         if !may {
             return None;
@@ -356,6 +358,7 @@ impl Node {
         self.lost_at = None;
         self.peer_gave_up = false;
         self.forced = None;
+        self.back_ended();
         self.join_unsent = false;
         self.confirmed = false;
         self.last_session = None;
@@ -386,6 +389,7 @@ impl Node {
                     self.ask_handover(out);
                 }
             }
+            Operator::PromoteOld => self.promote_old(out),
             Operator::Demote => {
                 self.idle = Some("demoted by the operator".into());
                 self.drop_gracefully(out);

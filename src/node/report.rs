@@ -131,6 +131,9 @@ impl Node {
         if self.split {
             return text("both nodes wrote on their own; nothing is copied until one side is chosen", None);
         }
+        if self.is_going_back() {
+            return text("going back to the state before the resync", None);
+        }
         if let Some(decision) = self.refused {
             return text(decision.reason, None);
         }
@@ -181,8 +184,14 @@ impl Node {
             _ if self.state.record.is_none() => {
                 ("this copy has never been in sync: waiting for the peer", None)
             }
-            _ if self.state.resync != ResyncMark::None => ("half overwritten: waiting for the peer", None),
-            _ if !self.both() => ("out of date by record: waiting for the peer", None),
+            _ if self.state.resync != ResyncMark::None => (
+                "half overwritten: waiting for the peer, or for `twinfs promote --peer-is-down --force`",
+                None,
+            ),
+            _ if !self.both() => (
+                "out of date by record: waiting for the peer, or for `twinfs promote --peer-is-down --force`",
+                None,
+            ),
             _ if self.hold => ("held by the operator", None),
             _ if self.lost_at.is_some() && self.data_open() => {
                 ("the peer is gone: operations wait", self.lost_at.map(|at| at + t.slow_peer))

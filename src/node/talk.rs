@@ -158,6 +158,7 @@ impl Node {
             || self.marking.is_some()
             || self.vote.as_ref().is_some_and(|vote| vote.is_swapping())
             || !self.inbox.drained()
+            || self.is_going_back()
             || self.serve == Serve::Dropping { graceful: false };
         // A peer that connects but never answers may not keep this node from asking the witness.
         let asking = self.failed_greets > 0

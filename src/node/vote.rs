@@ -97,11 +97,11 @@ impl Node {
             return;
         }
         if let Some(mut vote) = self.vote {
-            let patience = self.forced.is_some() && self.passed(vote.started, self.cfg.timing.slow_peer);
+            let patience = self.insists() && self.passed(vote.started, self.cfg.timing.slow_peer);
             if let (Goal::Solo { entry }, true) = (vote.goal, patience && self.store.is_none()) {
                 // The operator's word. A swap that arrives late after all carries the same generation.
                 self.vote = None;
-                return self.store_solo(entry, Right::Forced, out);
+                return self.store_solo(entry, right_of(&entry), out);
             }
             if self.passed(vote.asked_at, self.cfg.timing.keepalive) {
                 vote.asked_at = self.now;
@@ -174,6 +174,13 @@ impl Node {
         if matches!(vote.goal, Goal::Take(record) if record == shown.record) {
             return self.taken(vote, incarnation, out);
         }
+        if matches!(vote.goal, Goal::Solo { entry } if entry.reason == GenReason::WentBack) {
+            // The operator's word against whatever the witness shows.
+            return self.go_on(vote, shown, out);
+        }
+        if self.outbid(shown.record, out) {
+            return self.give_up(None, out);
+        }
         match standing(self.me(), &self.state, shown) {
             Standing::InStep => {
                 self.witness_incarnation = incarnation;
@@ -220,7 +227,11 @@ impl Node {
                 self.swap(vote, shown, next, false, out);
             }
             Goal::Solo { entry } => {
-                let entry = GenEntry { at_v: shown.record.v + 1, ..entry };
+                let v = match entry.reason {
+                    GenReason::WentBack => entry.at_v.max(shown.record.v + 1),
+                    _ => shown.record.v + 1,
+                };
+                let entry = GenEntry { at_v: v, ..entry };
                 let record = solo_record(&self.state, entry);
                 let mut gens = self.state.gens.clone();
                 gens.push(entry);
@@ -259,8 +270,7 @@ impl Node {
             Goal::Solo { entry } => {
                 self.vote = None;
                 self.in_step = true;
-                let right = if entry.reason == GenReason::Forced { Right::Forced } else { Right::Won };
-                self.store_solo(entry, right, out);
+                self.store_solo(entry, right_of(&entry), out);
             }
             Goal::Take(_) => self.taken(vote, self.witness_incarnation, out),
             Goal::Follow => self.vote = None,
@@ -278,6 +288,14 @@ impl Node {
         if waits || (next && self.both()) {
             self.store_taken(record, out);
         }
+    }
+}
+
+fn right_of(entry: &GenEntry) -> Right {
+    match entry.reason {
+        GenReason::Forced => Right::Forced,
+        GenReason::WentBack => Right::Old,
+        _ => Right::Won,
     }
 }
 

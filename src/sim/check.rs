@@ -123,6 +123,7 @@ impl World {
             Notice::Found(_) => "found-rotten",
             Notice::Verified { end: VerifyEnd::Finished, .. } => "verified",
             Notice::SplitBrain => "split-brain",
+            Notice::UndoGivenUp => "undo-given-up",
             _ => "told",
         };
         let mut oracle = lock(&self.oracle);
@@ -136,6 +137,10 @@ impl World {
         drop(oracle);
         match notice {
             Notice::Found(finding) => self.check_finding(owner, finding),
+            Notice::WentSolo { .. } => self.left_behind(owner.node),
+            Notice::ResyncStarted { source, .. } => self.resync_began(usize::from(source.index())),
+            Notice::WentBack => self.went_back(owner),
+            Notice::SplitBrain if self.is_forked() => {}
             Notice::SplitBrain => {
                 self.sched.violate(format!("I10: {} reports divergence", NAMES[owner.node]))
             }
@@ -214,7 +219,9 @@ impl World {
     fn check_covered(&self) {
         let (Some(a), Some(b)) = (self.image_of(0), self.image_of(1)) else { return };
         let states = [a.state(), b.state()];
-        let excused = states.iter().any(|state| state.full || state.resync != ResyncMark::None);
+        let excused = states
+            .iter()
+            .any(|state| state.full || state.resync != ResyncMark::None || state.gens.is_empty());
         let mut doubtful: BTreeSet<u64> = {
             let mut oracle = lock(&self.oracle);
             std::mem::take(&mut oracle.doubtful)

@@ -163,6 +163,8 @@ impl Env for SimEnv {
     fn note_version(&self, v: u64) -> Result<(), String> {
         let mut machine = self.world.machine(self.owner.node);
         machine.file.v = machine.file.v.max(v);
+        drop(machine);
+        self.world.stored(self.owner);
         Ok(())
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use crate::base::Generation;
-use crate::format::State;
+use crate::format::{State, UndoStage};
 use crate::image::{DiskError, Image, ImageError, OpenOptions};
 use crate::mirror::{Mirror, Worker};
-use crate::node::{Event, Node, NodeConfig, StartInfo};
+use crate::node::{Event, Node, NodeConfig, Operator, StartInfo};
 
 use super::baton::lock;
 use super::disk::{LifeDisk, Loss, Switch};
@@ -20,7 +20,7 @@ impl World {
     pub fn start_node(self: &Arc<Self>, node: usize) {
         let (owner, switch) = {
             let mut machine = self.machine(node);
-            if machine.up.is_some() {
+            if machine.up.is_some() || self.is_gone(node) {
                 return;
             }
             machine.lives += 1;
@@ -79,6 +79,7 @@ impl World {
         }) else {
             return Ok(());
         };
+        self.stored(owner);
         for worker in Worker::ALL {
             let mirror = mirror.clone();
             self.spawn(owner, move || mirror.work(worker));
@@ -89,6 +90,9 @@ impl World {
             self.spawn(owner, move || server.write_registers(writer));
         }
         self.spawn(owner, move || server.drive());
+        if self.is_given_up(owner.node) {
+            mirror.deliver(Event::Operator(Operator::Demote));
+        }
         mirror.deliver(Event::Tick);
         Ok(())
     }
@@ -104,6 +108,7 @@ impl World {
             marks: image.dirty_blocks() > 0,
             hot: !image.hot_ranges().is_empty(),
             file_agrees: !file.unusable && file.incarnation == state.incarnation && file.v <= version,
+            going_back: image.undo().stage == UndoStage::GoingBack,
         }
     }
 

@@ -11,6 +11,7 @@ mod env;
 mod faults;
 mod files;
 mod life;
+mod lost_source;
 mod model;
 mod mutations;
 mod net;

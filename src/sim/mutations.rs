@@ -40,6 +40,9 @@ const NONE: Mutations = Mutations {
     keep_discarded: false,
     verify_unlocked: false,
     export_rot: false,
+    undo_unflushed: false,
+    undo_skips_discard: false,
+    undo_skips_writes: false,
 };
 
 const fn bug(name: &'static str, within: u64, on: Mutations) -> Mutation {
@@ -70,6 +73,8 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("verify-unlocked", 100, Mutations { verify_unlocked: true, ..NONE }),
     bug("export-rot", 500, Mutations { export_rot: true, ..NONE }),
     bug("pause-for-ever", 100, Mutations { pause_for_ever: true, ..NONE }),
+    bug("undo-unflushed", 500, Mutations { undo_unflushed: true, ..NONE }),
+    bug("undo-skips-writes", 500, Mutations { undo_skips_writes: true, ..NONE }),
     bug("keep-discarded", 500, Mutations { keep_discarded: true, ..NONE }),
     BOTH_LOGS,
 ];
@@ -83,7 +88,8 @@ pub const BOTH_LOGS: Mutation =
 pub const RECEIVER_LOG: Mutation = bug("no-receiver-marks", 0, Mutations { no_receiver_marks: true, ..NONE });
 
 /// Not seen in 40 seeds: other rules hide what they do, or the world lacks what would show it.
-const UNSEEN: [Mutation; 2] = [
+const UNSEEN: [Mutation; 3] = [
+    bug("undo-skips-discard", 0, Mutations { undo_skips_discard: true, ..NONE }),
     bug("ignore-target-marks", 0, Mutations { ignore_target_marks: true, ..NONE }),
     bug("joiner-first", 0, Mutations { joiner_first: true, ..NONE }),
 ];

@@ -53,6 +53,8 @@ pub struct Plan {
     pub resync: Limits,
     /// Clocks may break their promise: whoever trusts them alone is excused, nobody else.
     pub bad_clocks: bool,
+    /// The source of a resync dies for good in the middle of it.
+    pub loses_source: bool,
     /// Look only at what happens to data, not at the rules that prevent it.
     pub effects_only: bool,
 }
@@ -80,6 +82,7 @@ impl Plan {
                 _ => Limits { max: rng.range(1, 8) << 20, min: 256 << 10 },
             },
             bad_clocks: rng.permille(100),
+            loses_source: rng.permille(200),
             effects_only: options.effects_only,
         }
     }

@@ -95,6 +95,13 @@ impl Oracle {
         self.busy.values().any(|busy| (busy.first..busy.first + busy.count).contains(&block))
     }
 
+    /// The operator has an old state served: what was acknowledged under later records is given up.
+    pub fn give_up(&mut self, model: Model, registers: Registers) {
+        (self.model, self.registers) = (model, registers);
+        self.done.clear();
+        (self.server, self.acked) = (None, None);
+    }
+
     /// Promise 1: acknowledgements come from one node under one record, and never from an older one.
     pub fn acknowledged(&mut self, node: usize, record: Record) -> Option<String> {
         let by = usize::from(record.primary.index());

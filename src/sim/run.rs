@@ -187,6 +187,7 @@ fn build(plan: Plan, mut rng: Rng, shown: usize) -> Result<Arc<World>, String> {
         machines: [Mutex::new(a), Mutex::new(b)],
         witness: Mutex::new(witness),
         oracle: Mutex::new(Oracle::default()),
+        lost_source: Mutex::default(),
         data_offset: super::options::DATA_OFFSET_PAGES,
         over: std::sync::atomic::AtomicBool::new(false),
         spree_until: std::sync::atomic::AtomicU64::new(0),

@@ -12,6 +12,7 @@ use crate::wire::{Heartbeat, Message, WitnessReply, WitnessRequest};
 
 use super::baton::lock;
 use super::disk::{Loss, SimDisk, Switch};
+use super::lost_source::LostSource;
 use super::net::{Arrival, Net};
 use super::options::Plan;
 use super::oracle::Oracle;
@@ -41,6 +42,9 @@ pub enum Ev {
     Answer { owner: Owner, nonce: u128, reply: WitnessReply },
     Deliver { owner: Owner, event: Event },
     Start { node: usize },
+    SourceDies { source: usize },
+    Insist,
+    NewDisk { node: usize },
     Fault,
     Undo(super::faults::Undo),
     Look,
@@ -89,6 +93,7 @@ pub struct World {
     pub machines: [Mutex<Machine>; 2],
     pub witness: Mutex<SimWitness>,
     pub oracle: Mutex<Oracle>,
+    pub lost_source: Mutex<LostSource>,
     /// Pages of the disk before the data area.
     pub data_offset: u64,
     /// The run is over: everybody unwinds.
@@ -306,6 +311,9 @@ impl World {
             }
             Ev::Deliver { owner, event } => self.deliver(owner, event),
             Ev::Start { node } => self.start_node(node),
+            Ev::SourceDies { source } => self.source_dies(source),
+            Ev::Insist => self.insist(),
+            Ev::NewDisk { node } => self.new_disk(node),
             Ev::Fault => self.fault(),
             Ev::Undo(undo) => self.undo(undo),
             Ev::Look => self.look(),
