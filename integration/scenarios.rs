@@ -876,8 +876,8 @@ fn a_node_of_the_version_before_is_sent_nothing_that_it_does_not_know() {
     }
 }
 
-/// B followed A and was away while A wrote alone; it is back and half overwritten when A dies for good. What B held when
-/// it left.
+/// B followed A and was away while A wrote alone; it is back and half overwritten when A dies for good. What B held
+/// when it left.
 fn half_overwritten(arbitration: Arbitration) -> (World, Vec<u32>) {
     let mut w = whole(arbitration);
     for block in 0..3 {

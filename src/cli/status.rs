@@ -117,6 +117,22 @@ fn labelled(lines: &mut Vec<String>, label: &str, text: &str) {
     }
 }
 
+/// How old a copy is, and whether a half overwritten one can go back.
+fn old_state(volume: &VolumeStatus, peer: &str) -> Option<(&'static str, String)> {
+    match (volume.way_back, volume.behind_ms) {
+        (Some(false), _) => {
+            Some(("way back", format!("none: should {peer} die before all is copied, this copy is lost")))
+        }
+        (Some(true), ago) => {
+            let ago = ago.map_or(String::new(), |ms| format!(", of {} ago", age(ms)));
+            let kept = bytes(volume.kept_blocks * 4096);
+            Some(("way back", format!("to the last consistent state{ago}: {kept} of it are kept")))
+        }
+        (None, Some(ms)) => Some(("age", format!("this copy was current {} ago", age(ms)))),
+        (None, None) => None,
+    }
+}
+
 fn lines(volume: &VolumeStatus, peer: &str, output: &Output) -> Vec<String> {
     let name = output.bold(&volume.name);
     let mut lines = vec![format!("{name}: {}", output.health(volume.health as u8, &volume.role))];
@@ -159,17 +175,8 @@ fn lines(volume: &VolumeStatus, peer: &str, output: &Output) -> Vec<String> {
     if volume.dirty_blocks > 0 && volume.resync_total_blocks.is_none() {
         say("to copy", &format!("{} that {peer} may lack", bytes(volume.dirty_blocks * 4096)));
     }
-    match (volume.way_back, volume.behind_ms) {
-        (Some(false), _) => {
-            say("way back", &format!("none: should {peer} die before all is copied, this copy is lost"));
-        }
-        (Some(true), ago) => {
-            let ago = ago.map_or(String::new(), |ms| format!(", of {} ago", age(ms)));
-            let kept = bytes(volume.kept_blocks * 4096);
-            say("way back", &format!("to the last consistent state{ago}: {kept} of it are kept"));
-        }
-        (None, Some(ms)) => say("age", &format!("this copy was current {} ago", age(ms))),
-        (None, None) => {}
+    if let Some((label, text)) = old_state(volume, peer) {
+        say(label, &text);
     }
     if let Some(run) = &volume.verify {
         say("verify", &run.line());

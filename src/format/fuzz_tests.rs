@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::fs_log::seal_raw_record;
 use super::fs_super::seal_raw_slot;
-use super::tests::{label, page, state, superblock, transaction};
+use super::tests::{batch, label, page, state, superblock, transaction};
 use super::*;
 use crate::base::{BlockNo, Ino};
 
@@ -59,6 +59,17 @@ const TARGETS: &[Target] = &[
     }),
     ("state and geometry", |bytes| {
         let _ = (State::decode(&mut Take::new(bytes)), Geometry::decode(&mut Take::new(bytes)));
+    }),
+    ("undo log", |bytes| {
+        for len in [4096, 8192] {
+            let _ = UndoBatch::decode(bytes, SALT, 4096);
+            let batch = sealed(SALT, bytes, len, 0..32, 32..len);
+            let claim = UndoBatch::header_len(&batch[..4096], 8, 3, 4096);
+            if let Ok(batch) = UndoBatch::decode(&batch[..len], SALT, 4096) {
+                assert!(batch.bytes() >= 4096 && batch.entries.iter().all(|entry| entry.first < 4096));
+                assert!(claim.is_none() || batch.encode(SALT).len() as u64 == claim.unwrap_or(0));
+            }
+        }
     }),
     ("activity log", |bytes| {
         let _ = Transaction::decode(bytes, SALT, 64, 4096);
@@ -149,6 +160,8 @@ fn corpus() -> Vec<Vec<u8>> {
         put.done(),
         transaction().encode(SALT),
         page().encode(SALT, 6),
+        batch(5).encode(SALT),
+        batch(200).encode(SALT),
         sectors.to_vec(),
         slot,
         record.to_vec(),
@@ -241,6 +254,10 @@ fn the_targets_reach_what_lies_behind_the_hashes() {
     bytes[16] ^= 1;
     assert!(DigestPage::decode(&bytes, SALT, 6).is_err());
     assert!(DigestPage::decode(&sealed(SALT, &bytes, PAGE_BYTES, 480..512, 0..480), SALT, 6).is_ok());
+    let mut bytes = batch(5).encode(SALT);
+    bytes[48] ^= 1;
+    assert!(UndoBatch::decode(&bytes, SALT, 4096).is_err());
+    assert!(UndoBatch::decode(&sealed(SALT, &bytes, 4096, 0..32, 32..4096), SALT, 4096).is_ok());
     let mut bytes = label().encode().to_vec();
     bytes[72] ^= 1;
     assert!(Label::decode(&bytes).is_err());

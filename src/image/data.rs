@@ -130,6 +130,11 @@ impl Image {
             return Err(ImageError::OutOfRange { first: first.plus(odd as u64), count: 1 });
         }
         self.check_hot(first, count)?;
+        if self.is_saving() {
+            // What is overwritten is saved first, and for that all digests are needed first.
+            let data = Pages::gathered(blocks);
+            return self.write(guard, first, &data, &Digest::of_blocks(&data));
+        }
         let mut digests = Vec::with_capacity(blocks.len());
         let offset = self.geometry.block_at(first.0);
         let offsets = (offset..).step_by(PART_BLOCKS * BlockNo::SIZE);

@@ -124,7 +124,9 @@ impl Image {
         let mut undo = self.undo_log();
         if matches!(undo.head.stage, UndoStage::Saving | UndoStage::GoingBack) {
             // New data would take the place of what is kept.
-            return Err(ImageError::Failed("what a resync overwrites is kept here: it grows once both are in sync".into()));
+            return Err(ImageError::Failed(
+                "what a resync overwrites is kept here: it grows once both are in sync".into(),
+            ));
         }
         let mut meta = self.meta();
         self.core().check()?;

@@ -47,6 +47,7 @@ pub use make::{AL_SLOTS_DEFAULT, format, probe};
 pub use mem::{DiskCounts, Event, MemDisk, SECTOR};
 pub use overlay::OverlayBlocks;
 pub use range::{RangeGuard, RangeLocks};
+pub use undo::Overwrite;
 
 /// Names a flush: everything done before it began is stable on this member. Later flushes compare greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

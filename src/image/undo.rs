@@ -12,7 +12,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
-use crate::base::{BlockNo, Digest, Pages};
+use crate::base::{BlockNo, Digest, FastSet, Pages};
 use crate::format::{
     BLOCK, BlockRec, Old, ResyncMark, State, UNDO_ENTRIES_MAX, UndoBatch, UndoEntry, UndoHead, UndoStage,
 };
@@ -57,6 +57,15 @@ impl Undo {
             (ResyncMark::None, _) => UndoHead { id: seq, stage: UndoStage::Saving },
         }
     }
+}
+
+/// Blocks about to be overwritten with these contents, or discarded.
+#[derive(Clone, Copy, Debug)]
+pub struct Overwrite<'a> {
+    pub first: BlockNo,
+    pub count: u64,
+    /// One digest a block; `None`: a discard.
+    pub new: Option<&'a [Digest]>,
 }
 
 /// What is to be saved before an operation: entries, and the content of the `Saved` ones in their order.
@@ -155,11 +164,22 @@ impl Image {
         if !self.saving.load(Ordering::SeqCst) {
             return Ok(());
         }
+        self.save(&[Overwrite { first, count, new }])
+    }
+
+    /// The same for several operations that follow each other, so that they share their flushes. Of all of them only if
+    /// the first one needs it. Nobody else may change these blocks before they are carried out.
+    pub fn save_ahead(&self, ops: &[Overwrite<'_>]) -> Result<(), ImageError> {
+        ops.iter().try_for_each(|op| self.check_range(op.first, op.count))?;
+        self.save(ops)
+    }
+
+    fn save(&self, ops: &[Overwrite<'_>]) -> Result<(), ImageError> {
         let mut undo = self.undo_log();
         if undo.head.stage != UndoStage::Saving || undo.damage.is_some() {
             return Ok(());
         }
-        let olds = self.olds(&undo, first, count, new)?;
+        let olds = self.olds(&undo, ops)?;
         let mut at = 0;
         for entries in olds.entries.chunks(UNDO_ENTRIES_MAX) {
             let len = entries.iter().filter(|entry| matches!(entry.old, Old::Saved(_))).count();
@@ -173,19 +193,35 @@ impl Image {
         Ok(())
     }
 
-    fn olds(
+    fn olds(&self, undo: &Undo, ops: &[Overwrite<'_>]) -> Result<Olds, ImageError> {
+        let mut entries: Vec<UndoEntry> = Vec::new();
+        let mut seen: FastSet<u64> = FastSet::default();
+        for op in ops {
+            self.add_olds(undo, op, &mut seen, &mut entries)?;
+            if entries.is_empty() {
+                break;
+            }
+            if ops.len() > 1 {
+                seen.extend(op.first.0..op.first.0 + op.count);
+            }
+        }
+        let content = self.read_olds(&mut entries)?;
+        Ok(Olds { entries, content })
+    }
+
+    /// Entries for the blocks of one operation that are in the log neither as yet nor through `seen`.
+    fn add_olds(
         &self,
         undo: &Undo,
-        first: BlockNo,
-        count: u64,
-        new: Option<&[Digest]>,
-    ) -> Result<Olds, ImageError> {
-        let recs = self.recs(first, count)?;
-        let mut entries: Vec<UndoEntry> = Vec::new();
-        for ((index, rec), block) in recs.iter().enumerate().zip(first.0..) {
-            let written = new.and_then(|new| new.get(index));
+        op: &Overwrite<'_>,
+        seen: &mut FastSet<u64>,
+        entries: &mut Vec<UndoEntry>,
+    ) -> Result<(), ImageError> {
+        let recs = self.recs(op.first, op.count)?;
+        for ((index, rec), block) in recs.iter().enumerate().zip(op.first.0..) {
+            let written = op.new.and_then(|new| new.get(index));
             let old = match (rec, written) {
-                _ if undo.saved.has(BlockNo(block)) => continue,
+                _ if undo.saved.has(BlockNo(block)) || seen.contains(&block) => continue,
                 (BlockRec::Unwritten, None) => continue,
                 (BlockRec::Unwritten, Some(_)) => Old::Unwritten,
                 // The same content once more is no overwrite.
@@ -204,8 +240,7 @@ impl Image {
                 _ => entries.push(UndoEntry { first: block, count: 1, old }),
             }
         }
-        let content = self.read_olds(&mut entries)?;
-        Ok(Olds { entries, content })
+        Ok(())
     }
 
     /// The content of the entries that have one. A block that cannot be read is lost; one whose digest a crash left in

@@ -4,27 +4,31 @@
 //! before is done first; when `WentBack` is delivered, what was put back is stable; a way back that failed is given up
 //! before anything else may be written.
 
-use crate::image::{BackCursor, DiskError, ImageError};
+use crate::base::Digest;
+use crate::image::{BackCursor, DiskError, ImageError, Overwrite};
 use crate::node::{Event, Notice, Order, Token};
 use crate::wire::{Kind, Run};
 
-use super::Mirror;
+use super::core::Job;
+use super::{Mirror, Payload, Worker};
+
+/// Blocks of operations that share a flush of the undo log.
+const AHEAD_BLOCKS_MAX: u64 = 1024;
 
 impl Mirror {
     /// Runs an operation of the peer; tells if it made the image give up the way back.
     pub(super) fn keeping_old(
         &self,
-        kind: Kind,
+        op: (Kind, Run, &Payload),
         act: impl FnOnce() -> Result<(), ImageError>,
     ) -> Result<(), ImageError> {
         if !self.image.is_saving() {
             return act();
         }
-        let unsaved = match kind {
-            Kind::Discard | Kind::CopyHole => self.mutations.undo_skips_discard,
-            Kind::Write | Kind::WriteFlush => self.mutations.undo_skips_writes,
-            _ => false,
-        };
+        let unsaved = self.mutations.undo_skips_writes && matches!(op.0, Kind::Write | Kind::WriteFlush);
+        if !self.mutations.undo_skips_writes {
+            self.save_ahead(op)?;
+        }
         if unsaved {
             self.image.switch_saving(false);
         }
@@ -36,6 +40,35 @@ impl Mirror {
             self.tell_of_undo();
         }
         done
+    }
+
+    /// Saves what this operation overwrites, and with it what those behind it will: they share the flush. Nobody but
+    /// this worker changes a block of a target.
+    fn save_ahead(&self, (kind, run, payload): (Kind, Run, &Payload)) -> Result<(), ImageError> {
+        let mut ops = vec![(kind, run, payload.clone())];
+        let mut blocks = run.count;
+        {
+            let core = self.lock();
+            for job in &core.jobs[Worker::Apply as usize] {
+                let Job::Apply { kind, run, payload, .. } = job else { break };
+                blocks += run.count;
+                if blocks > AHEAD_BLOCKS_MAX {
+                    break;
+                }
+                ops.push((*kind, *run, payload.clone()));
+            }
+        }
+        ops.retain(|(kind, run, _)| kind.writes() && run.count > 0);
+        let digests: Vec<Vec<Digest>> = ops.iter().map(|(.., payload)| payload.digests()).collect();
+        let overwrites: Vec<Overwrite<'_>> = ops
+            .iter()
+            .zip(&digests)
+            .map(|((kind, run, _), digests)| {
+                let discards = matches!(kind, Kind::Discard | Kind::CopyHole);
+                Overwrite { first: run.first, count: run.count, new: (!discards).then_some(&digests[..]) }
+            })
+            .collect();
+        self.image.save_ahead(&overwrites)
     }
 
     pub(super) fn tell_of_undo(&self) {

@@ -424,7 +424,12 @@ impl Mirror {
             Action::Order(order @ (Order::Promote | Order::Demote { .. })) => {
                 self.push(core, Worker::Apply, Job::Order(order));
             }
-            Action::Order(order) => self.env.order(order),
+            Action::Order(order) => {
+                if matches!(order, Order::CloseLink(link) if core.link == Some(link)) {
+                    self.link_changed(core, None);
+                }
+                self.env.order(order);
+            }
         }
     }
 

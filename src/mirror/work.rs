@@ -70,7 +70,8 @@ impl Mirror {
         }
         let done = if kind.writes() || kind == Kind::Back {
             let Ok(guard) = self.lock_range(run.first, run.count) else { return };
-            let done = self.keeping_old(kind, || self.apply_locked(&guard, kind, run, payload));
+            let done =
+                self.keeping_old((kind, run, payload), || self.apply_locked(&guard, kind, run, payload));
             self.unlock(guard);
             done
         } else {

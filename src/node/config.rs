@@ -114,10 +114,8 @@ pub struct Mutations {
     pub keep_discarded: bool,
     /// For the mirror: what differs at first sight is reported without a second look under the lock.
     pub verify_unlocked: bool,
-    /// For the mirror: a target overwrites before it saves, or saves without a flush.
+    /// For the mirror: what a target saves is not flushed before it is overwritten.
     pub undo_unflushed: bool,
-    /// For the mirror: a target does not save what a discard forgets.
-    pub undo_skips_discard: bool,
     /// For the mirror: a target saves what the resync overwrites and not what the primary writes meanwhile.
     pub undo_skips_writes: bool,
     /// For the mirror: verify takes this node's content for good without looking at its digest.

@@ -113,9 +113,12 @@ impl World {
             let waits = story.stage == Stage::Waiting;
             waits && times.is_some_and(|(left, before)| left.at < before.at)
         };
-        let overwritten = image.undo().stage == UndoStage::Saving && image.undo().blocks > 0;
-        if !fits || !overwritten || self.machine(source).up.is_none() {
+        let undo = image.undo();
+        if !fits || undo.stage != UndoStage::Saving || self.machine(source).up.is_none() {
             return;
+        }
+        if undo.blocks == 0 {
+            return self.sched.after(5 * MS, Ev::SourceDies { source });
         }
         lock(&self.lost_source).stage = Stage::Gone { source };
         lock(&self.oracle).count("lost-source");
