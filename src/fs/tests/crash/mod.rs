@@ -27,9 +27,9 @@ use twinfs::image::{self, Disk, Image, LocalBlocks, OpenOptions};
 use disk::{CrashDisk, Snapshot};
 
 /// Two extents: the smallest volume, so that an image costs little.
-const SMALL: u64 = 9 << 20;
+const SMALL: u64 = 10 << 20;
 /// Five extents, for workloads that need room.
-pub const ROOMY: u64 = 22 << 20;
+pub const ROOMY: u64 = 24 << 20;
 
 pub const NOW: Time = Time { secs: 1_700_000_000, nanos: 1 };
 
