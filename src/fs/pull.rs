@@ -94,13 +94,15 @@ impl Store {
 }
 
 impl Core {
+    /// The log does not know all of the file yet: data, or only how far it reaches, when the buffers of a write were
+    /// zeroed away.
     fn is_dirty(&self, ino: &Ino) -> bool {
-        self.files.get(ino).is_some_and(|file| !file.pages.is_empty())
+        self.files.contains_key(ino)
     }
 
     /// The record that holds the open transaction needs the data that is dirty now.
     pub(super) fn pull(&mut self, ino: Ino) {
-        if let Some(file) = self.files.get(&ino).filter(|file| !file.pages.is_empty()) {
+        if let Some(file) = self.files.get(&ino) {
             let bytes = record_bytes(file);
             self.pull_bytes += bytes - self.pulls.insert(ino, bytes).unwrap_or(0).min(bytes);
         }

@@ -161,6 +161,17 @@ fn a_rename_over_a_file_without_fsync_never_leaves_an_empty_one() {
 }
 
 #[test]
+fn a_rename_over_a_file_takes_along_a_size_that_no_buffer_shows() {
+    // Zeroing takes the written buffers away: what is left of the write is how far the file reaches.
+    let words = "create dst; write dst 0..6000; sync; begin; create tmp; write tmp 0..12288; zero tmp 0..12288; \
+                 rename tmp dst; create other; fsync other; create more; sync";
+    let off = Rules { skip_pulls: true, ..Rules::default() };
+    holds_by(words, &[Style::Idle, Style::CheckpointBehind], &[off], &|history, _, found| {
+        whole(history, found, "/dst")
+    });
+}
+
+#[test]
 fn a_file_cut_to_nothing_and_written_again_is_never_seen_empty() {
     // Somebody else's fsync comes after the write: what it makes stable of the cut comes with the data.
     let words = "create f; write f 0..6000; sync; begin; truncate f 0; write f 0..9000; create other; fsync other; \
