@@ -88,6 +88,11 @@ impl SimDisk {
         Arc::new(SimDisk { len, content: Mutex::new(Content { now, ..Content::default() }) })
     }
 
+    /// As if it had been made with this size.
+    pub fn resize(&self, len: u64) {
+        self.len.store(len, Ordering::SeqCst);
+    }
+
     /// The power goes: what was not flushed meets its fate.
     pub fn lose_power(&self, loss: Loss, rng: &mut Rng) {
         let mut content = lock(&self.content);

@@ -193,7 +193,8 @@ impl World {
         }
     }
 
-    /// The dead node gets a new, blank disk.
+    /// The dead node gets a new, blank disk, as large as the volume is where it lives on: a growth that was cut off may
+    /// have left the old one larger.
     pub fn new_disk(self: &Arc<Self>, node: usize) {
         self.kill(node, Loss::Nothing);
         let (disk, incarnation) = {
@@ -216,6 +217,9 @@ impl World {
                 witness_incarnation: 0,
                 ..old.state()
             };
+            if let Some(other) = self.image_of(1 - node) {
+                blank.resize(other.geometry().image_bytes);
+            }
             let al_slots = self.plan.al_slots[node];
             let options = crate::image::FormatOptions { state, uuid: 1, label: "sim".to_string(), al_slots };
             crate::image::format(&medium, &options)
