@@ -2,7 +2,7 @@
 //!
 //! Decides freshness: boot epoch, nonce echo, a window of 64 sequence numbers over all paths. Does not know what
 //! the lease is used for. Invariant: a lease is counted from the *sending* of a heartbeat that claimed it and that
-//! the peer accepted; what was sent while releasing gives none.
+//! the peer accepted; what was sent while releasing gives none, nor does a claim made before, whenever it comes back.
 
 use std::collections::VecDeque;
 
@@ -38,7 +38,8 @@ struct Peer {
 pub struct Pulse {
     nonce: u128,
     seq: u64,
-    sent: VecDeque<(u64, Moment, bool)>,
+    /// Claims that may still come back.
+    sent: VecDeque<(u64, Moment)>,
     peer: Option<Peer>,
     /// Heartbeats of earlier starts of the peer are refused.
     epoch_floor: u64,
@@ -53,7 +54,12 @@ impl Pulse {
     /// sender follows, and its promise stands behind the echo.
     pub fn send(&mut self, now: Moment, claims: bool, echoes: bool, heartbeat: &mut Heartbeat) {
         self.seq += 1;
-        self.sent.push_back((self.seq, now, claims));
+        if claims {
+            self.sent.push_back((self.seq, now));
+        } else {
+            // The peer's promise ends with this one, whatever it promised for earlier ones.
+            self.sent.clear();
+        }
         if self.sent.len() > SENT_MAX {
             self.sent.pop_front();
         }
@@ -96,11 +102,7 @@ impl Pulse {
         }
         let newest = heartbeat.seq > peer.accepted;
         peer.accepted = peer.accepted.max(heartbeat.seq);
-        let lease_from = self
-            .sent
-            .iter()
-            .find(|(seq, _, claims)| *seq == heartbeat.echo_seq && *claims)
-            .map(|(_, at, _)| *at);
+        let lease_from = self.sent.iter().find(|(seq, _)| *seq == heartbeat.echo_seq).map(|(_, at)| *at);
         Heard::Accepted { newest, lease_from }
     }
 
@@ -167,6 +169,18 @@ mod tests {
         let echo = beat(&mut b, 35, true);
         assert_eq!(a.hear(&echo), Heard::Accepted { newest: true, lease_from: Some(Moment(30)) });
         assert_eq!(a.hear(&echo), Heard::Stale, "a replayed heartbeat counted");
+    }
+
+    #[test]
+    fn a_claim_from_before_a_release_gives_no_lease_after_it() {
+        let (mut a, mut b) = (Pulse::new(1, 0), Pulse::new(2, 0));
+        b.hear(&beat(&mut a, 10, true));
+        a.hear(&beat(&mut b, 11, true));
+        b.hear(&beat(&mut a, 20, true));
+        let echo = beat(&mut b, 21, true);
+        let released = beat(&mut a, 30, false);
+        assert!(released.released);
+        assert_eq!(a.hear(&echo), Heard::Accepted { newest: true, lease_from: None });
     }
 
     #[test]

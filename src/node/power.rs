@@ -43,6 +43,10 @@ impl Node {
             echo_seq: 0,
         };
         let claims = self.claims();
+        if !claims {
+            // With this heartbeat the peer's promise ends, and with it every lease that stands on it.
+            self.lease_from = None;
+        }
         self.pulse.send(self.now, claims, follows, &mut heartbeat);
         out.push(Order::Heartbeat(heartbeat).into());
         if let Some(seconds_left) = self.lease_seconds() {
