@@ -157,13 +157,16 @@ impl Server {
         Ok(())
     }
 
-    /// An error is right only if the node lost the right to serve, its disk, or its life.
+    /// An error is right only if the node lost the right to serve, its disk, or its life; a mount may meet a block that
+    /// cannot be read here at the moment, when nobody can be asked.
     fn failed(&self, what: &str, error: &str) -> Result<(), End> {
         if self.env.halted() {
             return Err(End::Halted);
         }
         self.note("gives-up", || format!("{what}: {error}"));
-        if !error.contains("may not serve") && !self.env.switch.has_failed() {
+        let is_told = |block: &u64| error.contains(&format!("block {block} is unreadable"));
+        let met = what == "mount" && lock(&self.world.oracle).rotten.iter().any(is_told);
+        if !met && !error.contains("may not serve") && !self.env.switch.has_failed() {
             self.world.sched.violate(format!("{}: {what}: {error}", NAMES[self.owner.node]));
         }
         Ok(())
