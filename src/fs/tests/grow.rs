@@ -1,46 +1,15 @@
 //! Growing: the new room can be used, and a cut at any event loses neither a file nor a block of it.
 
+use super::stack::{local, open_on};
 use super::*;
-use crate::base::{ExtentNo, Generation, NodeId, VolumeId};
-use crate::format::{ResyncMark, State};
-use crate::image::{self, Blocks, Disk, Image, LocalBlocks, MemDisk, OpenOptions};
+use crate::base::ExtentNo;
+use crate::image::{Blocks, MemDisk};
 
 const LEN: u64 = 48 << 20;
 const MORE: u64 = 8 * ExtentNo::BLOCKS;
 
-fn local(disk: &Arc<MemDisk>) -> Arc<LocalBlocks> {
-    let image = Image::open(disk.clone(), &OpenOptions::read_write()).unwrap();
-    Arc::new(LocalBlocks::new(Arc::new(image)).unwrap())
-}
-
-fn open_on(blocks: &Arc<LocalBlocks>) -> Store {
-    Store::open(blocks.clone(), &StoreOptions { cache_bytes: 4 << 20, ..StoreOptions::default() }).unwrap()
-}
-
 fn made() -> Arc<MemDisk> {
-    let disk = Arc::new(MemDisk::new(LEN));
-    let state = State {
-        volume: VolumeId(7),
-        node: NodeId::A,
-        incarnation: 0x77,
-        record: None,
-        gens: Vec::new(),
-        bitmap_base: Generation(0),
-        full: false,
-        resync: ResyncMark::None,
-        diverged: false,
-        boot_epoch: 1,
-        peer_boot_epoch: 0,
-        retired: Vec::new(),
-        witness_incarnation: 0,
-    };
-    let options = image::FormatOptions { state, uuid: 1, label: "t".to_string(), al_slots: 16 };
-    image::format(&(disk.clone() as Arc<dyn Disk>), &options).unwrap();
-    let blocks = local(&disk);
-    let opts = FormatOptions { log_id: 77, now: NOW, ring_blocks: Some(256), ..FormatOptions::default() };
-    Store::format(blocks.clone(), &opts).unwrap();
-    blocks.image().close().unwrap();
-    disk
+    stack::disk(LEN, 16, 256)
 }
 
 /// Free blocks as the tables say, with everything sealed and checkpointed.
@@ -54,7 +23,7 @@ fn free(store: &Store) -> u64 {
 fn a_full_file_system_grows_and_takes_more() {
     let disk = made();
     let blocks = local(&disk);
-    let store = open_on(&blocks);
+    let store = open_on(blocks.clone());
     let file = create(&store, b"f");
     let mut at = 0;
     let step = vec![5; 1 << 20];
@@ -78,7 +47,7 @@ fn a_full_file_system_grows_and_takes_more() {
     drop(store);
     blocks.image().close().unwrap();
     drop(blocks);
-    let store = open_on(&local(&disk));
+    let store = open_on(local(&disk));
     assert_eq!(store.statfs().blocks, before.blocks + MORE);
     assert_eq!(store.read(file, at - 10, 10).unwrap(), vec![5; 10]);
 }
@@ -87,7 +56,7 @@ fn a_full_file_system_grows_and_takes_more() {
 fn a_cut_while_it_grows_loses_no_block() {
     let disk = made();
     let blocks = local(&disk);
-    let store = open_on(&blocks);
+    let store = open_on(blocks.clone());
     let file = create(&store, b"f");
     store.write(file, 0, &[7; 300_000], NOW).unwrap();
     let (old, was) = (store.statfs().blocks, free(&store));
@@ -108,14 +77,14 @@ fn a_cut_while_it_grows_loses_no_block() {
                 _ => (event * 7 + piece).is_multiple_of(2),
             };
             let after = Arc::new(MemDisk::crash_image(&base, &events, cut, &mut keep));
-            let store = open_on(&local(&after));
+            let store = open_on(local(&after));
             let found = store.statfs();
             unfinished += u32::from(found.blocks != old && found.free < was + MORE / 2);
             assert_eq!(store.grow_volume(), Ok(old + MORE), "cut {cut}");
             assert!(about(free(&store)), "cut {cut} mode {mode}: {} blocks, {was} before", free(&store));
             assert_eq!(store.read(file, 0, 300_000).unwrap(), vec![7; 300_000]);
             drop(store);
-            let store = open_on(&local(&after));
+            let store = open_on(local(&after));
             assert!(about(free(&store)), "cut {cut} mode {mode}: after another start");
         }
     }

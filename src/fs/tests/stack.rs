@@ -26,18 +26,19 @@ fn state() -> State {
     }
 }
 
-fn local(disk: &Arc<MemDisk>) -> Arc<LocalBlocks> {
+pub(super) fn local(disk: &Arc<MemDisk>) -> Arc<LocalBlocks> {
     let image = Image::open(disk.clone(), &OpenOptions::read_write()).unwrap();
     Arc::new(LocalBlocks::new(Arc::new(image)).unwrap())
 }
 
 /// A disk with an image with an empty file system.
-fn disk(len: u64, al_slots: u32) -> Arc<MemDisk> {
+pub(super) fn disk(len: u64, al_slots: u32, ring_blocks: u64) -> Arc<MemDisk> {
     let disk = Arc::new(MemDisk::new(len));
     let options = image::FormatOptions { state: state(), uuid: 1, label: "t".to_string(), al_slots };
     image::format(&(disk.clone() as Arc<dyn Disk>), &options).unwrap();
     let blocks = local(&disk);
-    let opts = FormatOptions { log_id: 77, now: NOW, ring_blocks: Some(1024), ..FormatOptions::default() };
+    let opts =
+        FormatOptions { log_id: 77, now: NOW, ring_blocks: Some(ring_blocks), ..FormatOptions::default() };
     Store::format(blocks.clone(), &opts).unwrap();
     blocks.flush().unwrap();
     blocks.image().close().unwrap();
@@ -58,7 +59,7 @@ fn flush_count_table() {
 }
 
 fn flush_counts(rules: Rules) {
-    let disk = disk(200 << 20, 16);
+    let disk = disk(200 << 20, 16, 1024);
     let blocks = local(&disk);
     let store = open_on(blocks.clone());
     store.core_write().rules = rules;
@@ -94,7 +95,7 @@ fn flush_counts(rules: Rules) {
     assert_eq!(count(0, 4096), 1, "small, always hot");
 }
 
-fn open_on(blocks: Arc<LocalBlocks>) -> Store {
+pub(super) fn open_on(blocks: Arc<LocalBlocks>) -> Store {
     Store::open(blocks, &StoreOptions { cache_bytes: 4 << 20, ..StoreOptions::default() }).unwrap()
 }
 
@@ -108,7 +109,7 @@ fn host_disk_full_under_sparse_image() {
 }
 
 fn full_host() {
-    let disk = disk(400 << 20, 16);
+    let disk = disk(400 << 20, 16, 1024);
     let store = open_on(local(&disk));
     let ino = create(&store, b"f");
     store.write(ino, 0, &[7; 100_000], NOW).unwrap();
