@@ -11,7 +11,7 @@ mod pair;
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
-use pair::{A, B, World, id};
+use pair::{A, Agent, B, World, id};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use twinfs::base::{Members, Span};
 use twinfs::node::{Arbitration, Event, Mutations, Operator, StateWord};
@@ -63,6 +63,8 @@ enum Step {
     Stored(usize),
     Ask,
     Answer(usize),
+    /// The oldest request to a fence agent is carried out.
+    Shoot(Agent),
     /// So many rounds of the usual order, at most until nothing moves.
     Usual(u8),
     Jump(usize, u64),
@@ -77,6 +79,8 @@ enum Step {
 }
 
 struct Pair {
+    /// Every link is cut, and stays so.
+    severed: bool,
     arbitration: Arbitration,
     mutations: Mutations,
     leases: bool,
@@ -105,7 +109,7 @@ fn calm(mut state: State) -> State {
 impl Pair {
     /// One round of the usual order; what is broken on the way stays broken.
     fn round(&self, w: &mut World) -> bool {
-        let mut moved = w.ask();
+        let mut moved = w.ask() || w.shoot(Agent::Works);
         for n in [A, B] {
             if !self.leases {
                 w.beats[n].clear();
@@ -136,13 +140,17 @@ fn heals(state: &State) -> bool {
     w.connect();
     for _ in 0..60 {
         w.run(1_000);
-        let in_sync = w.word(A) == StateWord::InSync && w.word(B) == StateWord::InSync;
-        if w.check().is_err() || (in_sync && w.mounted[A] != w.mounted[B]) {
+        for n in [A, B] {
+            // Whom a fence agent shot starts again.
+            if w.nodes[n].is_none() {
+                w.boot(n);
+            }
+        }
+        if w.check().is_err() || (in_sync(&w) && w.mounted[A] != w.mounted[B]) {
             break;
         }
     }
-    let in_sync = w.word(A) == StateWord::InSync && w.word(B) == StateWord::InSync;
-    let healed = w.check().is_ok() && in_sync && w.mounted[A] != w.mounted[B];
+    let healed = w.check().is_ok() && in_sync(&w) && w.mounted[A] != w.mounted[B];
     if !healed {
         eprintln!("does not heal: {}", w.why());
     }
@@ -170,12 +178,17 @@ impl Model for Pair {
 
     fn init_states(&self) -> Vec<State> {
         let mutations = Mutations { no_lease: !self.leases, ..self.mutations };
-        vec![calm(State { world: World::whole(self.arbitration, mutations), used: Used::default(), key: 0 })]
+        let mut world = World::whole(self.arbitration, mutations);
+        if self.severed {
+            world.part();
+        }
+        vec![calm(State { world, used: Used::default(), key: 0 })]
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         let (w, used, most) = (&state.world, &state.used, &self.bounds);
         let busy = !w.questions.is_empty()
+            || !w.shots.is_empty()
             || [A, B]
                 .into_iter()
                 .any(|n| !w.wire[n].is_empty() || !w.owed[n].is_empty() || !w.answers[n].is_empty());
@@ -208,13 +221,19 @@ impl Model for Pair {
         if used.single < most.single && !w.questions.is_empty() {
             steps.push(Step::Ask);
         }
+        if !w.shots.is_empty() {
+            steps.extend((used.single < most.single).then_some(Step::Shoot(Agent::Works)));
+            if used.faults < most.faults {
+                steps.extend([Agent::Fails, Agent::Silent, Agent::ShootsSilently].map(Step::Shoot));
+            }
+        }
         if self.leases && used.jumps < most.jumps {
             steps.push(Step::Beats);
         }
         if w.link.is_some() && used.faults < most.faults {
             steps.push(Step::Cut);
         }
-        if w.link.is_none() && w.nodes.iter().all(Option::is_some) {
+        if !self.severed && w.link.is_none() && w.nodes.iter().all(Option::is_some) {
             steps.push(Step::Connect);
         }
     }
@@ -223,14 +242,17 @@ impl Model for Pair {
         let mut state = last.clone();
         let (w, used) = (&mut state.world, &mut state.used);
         used.single +=
-            u8::from(matches!(step, Step::Deliver(_) | Step::Stored(_) | Step::Ask | Step::Answer(_)));
+            u8::from(matches!(step, Step::Deliver(_) | Step::Stored(_) | Step::Ask | Step::Answer(_)))
+                + u8::from(step == Step::Shoot(Agent::Works));
         used.jumps += u8::from(matches!(step, Step::Jump(..) | Step::Beats));
-        used.faults += u8::from(matches!(step, Step::Cut | Step::Crash(..)));
+        let agent = matches!(step, Step::Shoot(agent) if agent != Agent::Works);
+        used.faults += u8::from(matches!(step, Step::Cut | Step::Crash(..)) || agent);
         match step {
             Step::Deliver(n) => drop(w.deliver(n)),
             Step::Stored(n) => drop(w.pay(n)),
             Step::Ask => drop(w.ask()),
             Step::Answer(n) => drop(w.answer(n)),
+            Step::Shoot(agent) => drop(w.shoot(agent)),
             Step::Usual(rounds) => self.usual(w, rounds),
             Step::Connect => w.connect(),
             Step::Boot(n) => w.boot(n),
@@ -325,12 +347,14 @@ fn states() -> usize {
 #[test]
 fn no_order_of_events_breaks_a_promise_and_everything_heals() {
     for leases in [false, true] {
-        for arbitration in [Arbitration::Witness, Arbitration::Yield, Arbitration::Manual] {
+        for arbitration in [Arbitration::Witness, Arbitration::Fence, Arbitration::Yield, Arbitration::Manual]
+        {
             let mut found = BTreeSet::new();
             let mut wanted = BTreeSet::new();
             let mut sum = 0;
             for bounds in [WIDE, DEEP] {
-                let pair = Pair { arbitration, mutations: Mutations::default(), leases, bounds };
+                let pair =
+                    Pair { severed: false, arbitration, mutations: Mutations::default(), leases, bounds };
                 wanted.extend(pair.properties().into_iter().map(|p| p.name).skip(2));
                 let explored = explore(pair, states());
                 println!("{arbitration:?}, leases {leases}, {bounds:?}: {} states", explored.states);
@@ -360,7 +384,8 @@ fn the_model_itself_finds_what_a_broken_protocol_does() {
         ),
     ];
     for (name, arbitration, mutations, bounds) in broken {
-        let explored = explore(Pair { arbitration, mutations, leases: false, bounds }, 100_000);
+        let explored =
+            explore(Pair { severed: false, arbitration, mutations, leases: false, bounds }, 100_000);
         println!("{name}: {} states", explored.states);
         assert!(explored.found.contains(PROMISES), "{name}: {} states saw nothing", explored.states);
     }
@@ -501,6 +526,107 @@ fn nobody_asked_the_witness(mutations: Mutations) -> bool {
     w.check().is_err()
 }
 
+/// The agent of the secondary does not answer; the primary lives and serves.
+fn silence_taken_for_success(mutations: Mutations) -> bool {
+    let mut w = World::whole(Arbitration::Fence, mutations);
+    w.agents = [Agent::Silent; 2];
+    w.part();
+    w.run(30_000);
+    w.check().is_err()
+}
+
+/// The secondary was fenced, restarts while the link is cut, and fences the only current copy.
+fn fenced_after_a_restart(mutations: Mutations) -> bool {
+    let mut w = World::whole(Arbitration::Fence, mutations);
+    w.part();
+    w.run(4_000);
+    assert!(alone(&w, A) && w.nodes[B].is_none(), "{}", w.why());
+    w.write(A, Kind::WriteFlush, 1);
+    w.settle();
+    w.boot(B);
+    w.run(60_000);
+    w.check().is_err()
+}
+
+/// The secondary fences the primary; the primary restarts and wins the witness.
+fn fenced_instead_of_asking_the_witness(mutations: Mutations) -> bool {
+    let mut w = World::whole(Arbitration::Witness, mutations);
+    w.witness_cut[B] = true;
+    // The primary is asleep beyond the deadtime, as far as the secondary can tell.
+    w.deaf[B] = true;
+    w.part();
+    w.jump(B, 16_000);
+    w.settle();
+    if w.nodes[A].is_none() {
+        w.boot(A);
+    }
+    w.run(60_000);
+    w.check().is_err()
+}
+
+/// The record of a handover is stored here and nowhere else; the link is cut, and both believe they follow.
+fn a_right_given_away_and_kept(mutations: Mutations) -> bool {
+    let mut w = World::whole(Arbitration::Yield, mutations);
+    w.operator(A, Operator::Switchover);
+    assert!(w.until(|w| w.disks[A].state.record.is_some_and(|r| r.v == 2)));
+    w.part();
+    w.run(30_000);
+    w.check().is_err()
+}
+
+/// The joiner stored the join and the link is cut: the primary holds the lease that the join gave it.
+fn a_joiner_that_promises_nothing(mutations: Mutations) -> bool {
+    let mut w = World::whole(Arbitration::Yield, mutations);
+    w.crash(B, true);
+    w.run(30_000);
+    w.operator(A, Operator::Promote { peer_is_down: true });
+    w.run(1_000);
+    assert!(alone(&w, A), "{}", w.why());
+    w.boot(B);
+    w.connect();
+    assert!(w.until(|w| w.disks[B].state.record.is_some_and(|r| r.members == Members::BOTH && r.v > 2)));
+    while w.pay(B) {}
+    w.part();
+    let mut both = false;
+    for _ in 0..300 {
+        w.run(50);
+        both |= w.mounted[B] && w.nodes[A].as_ref().unwrap().may_answer(w.clocks[A]);
+    }
+    both || w.check().is_err()
+}
+
+/// A failed disk works again after a restart, and its image knows nothing of what the node noted elsewhere.
+fn a_failed_copy_that_is_believed(mutations: Mutations) -> bool {
+    let mut w = World::whole(Arbitration::Manual, mutations);
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.step(A, Event::LocalFailed { op });
+    w.run(300);
+    assert!(alone(&w, B), "{}", w.why());
+    w.part();
+    w.crash(A, false);
+    w.boot(A);
+    w.run(60_000);
+    w.check().is_err()
+}
+
+/// The old primary of a completed handover has a generation of its own, and a crash leaves its log as if it had written.
+fn a_false_split_brain(mutations: Mutations) -> bool {
+    let mut w = World::whole(Arbitration::Witness, mutations);
+    w.operator(A, Operator::Switchover);
+    w.run(2_000);
+    assert!(w.mounted[B] && !w.mounted[A], "{}", w.why());
+    w.write(B, Kind::Write, 1);
+    w.settle();
+    w.crash(A, true);
+    w.run(5_000);
+    assert!(alone(&w, B), "{}", w.why());
+    w.write(B, Kind::WriteFlush, 2);
+    w.settle();
+    w.boot(A);
+    w.run(6_000);
+    w.check().is_err() || !in_sync(&w)
+}
+
 /// A mutation by name, and whether what it does is seen in a run with the given ones.
 type Script = (&'static str, Mutations, fn(Mutations) -> bool);
 
@@ -521,6 +647,17 @@ fn scripts() -> Vec<Script> {
         ("serve_before_copy", Mutations { serve_before_copy: true, ..none }, served_before_the_copy),
         ("no_lease", Mutations { no_lease: true, ..none }, answered_beside_the_new_primary),
         ("no_witness_vote", Mutations { no_witness_vote: true, ..none }, nobody_asked_the_witness),
+        ("fence_unanswered", Mutations { fence_unanswered: true, ..none }, silence_taken_for_success),
+        ("fence_after_restart", Mutations { fence_after_restart: true, ..none }, fenced_after_a_restart),
+        ("fence_as_vote", Mutations { fence_as_vote: true, ..none }, fenced_instead_of_asking_the_witness),
+        (
+            "handover_keeps_right",
+            Mutations { handover_keeps_right: true, ..none },
+            a_right_given_away_and_kept,
+        ),
+        ("forget_promise", Mutations { forget_promise: true, ..none }, a_joiner_that_promises_nothing),
+        ("ignore_state_file", Mutations { ignore_state_file: true, ..none }, a_failed_copy_that_is_believed),
+        ("handover_mints", Mutations { handover_mints: true, ..none }, a_false_split_brain),
     ]
 }
 
@@ -550,4 +687,37 @@ fn every_deliberate_fault_is_caught_somewhere_and_nothing_is_caught_without_one(
     }
     let all = format!("{:?}", Mutations::default()).matches(": false").count();
     assert_eq!(caught.len(), all, "a flag that no script and no run of the simulator catches: {caught:?}");
+}
+
+/// A step as the manual says it.
+fn in_words(step: Step) -> String {
+    let who = |n: usize| if n == A { "the primary" } else { "the secondary" };
+    match step {
+        Step::Jump(n, ms) => format!("{} hears nothing for {}", who(n), Span::from_millis(ms)),
+        Step::Usual(_) => "what each node then does by itself".to_string(),
+        Step::Stored(n) => format!("{} stores its record", who(n)),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Nothing promises that there is one primary, and the manual prints what the model finds.
+#[test]
+fn a_bare_deadtime_serves_twice_and_the_manual_shows_how() {
+    let mutations = Mutations::default();
+    // Time alone is enough.
+    let bounds = Used { jumps: 2, ..Used::default() };
+    let pair = Pair { severed: true, arbitration: Arbitration::Deadtime, mutations, leases: false, bounds };
+    let checker = pair.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let found = checker.discoveries();
+    let path = found.get(PROMISES).expect("two primaries");
+    let last = path.last_state().world.check().unwrap_err();
+    assert!(last.contains("I1"), "{last}");
+    let mut steps = vec!["every link is cut, both nodes live".to_string()];
+    steps.extend(path.clone().into_actions().into_iter().map(in_words));
+    println!("{} states: {steps:#?}\n{last}", checker.unique_state_count());
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/man/twinfs.7");
+    let page = std::fs::read_to_string(page).expect("the manual").replace('\n', " ");
+    for step in steps {
+        assert!(page.contains(&step), "twinfs.7 does not say: {step}");
+    }
 }

@@ -4,7 +4,7 @@ mod pair;
 
 use std::collections::BTreeMap;
 
-use pair::{A, B, BLOCKS, World};
+use pair::{A, Agent, B, BLOCKS, World};
 use twinfs::base::{Members, NodeId, Span};
 use twinfs::cluster::{Witness, WitnessImage};
 use twinfs::node::{Arbitration, Event, Limits, Mutations, Operator, StateWord, Task, VerifyProgress};
@@ -14,7 +14,13 @@ fn whole(arbitration: Arbitration) -> World {
     World::whole(arbitration, Mutations::default())
 }
 
-const ALL: [Arbitration; 3] = [Arbitration::Witness, Arbitration::Yield, Arbitration::Manual];
+const ALL: [Arbitration; 5] = [
+    Arbitration::Witness,
+    Arbitration::Fence,
+    Arbitration::Yield,
+    Arbitration::Manual,
+    Arbitration::Deadtime,
+];
 
 #[test]
 fn s1_a_write_is_acknowledged_when_both_have_it_and_not_before() {
@@ -31,7 +37,8 @@ fn s1_a_write_is_acknowledged_when_both_have_it_and_not_before() {
 
 #[test]
 fn s2_when_the_secondary_dies_the_primary_waits_asks_and_goes_on_alone() {
-    for arbitration in [Arbitration::Witness, Arbitration::Manual] {
+    for arbitration in [Arbitration::Witness, Arbitration::Fence, Arbitration::Manual, Arbitration::Deadtime]
+    {
         let mut w = whole(arbitration);
         w.crash(B, false);
         let op = w.write(A, Kind::WriteFlush, 1);
@@ -48,7 +55,7 @@ fn s2_when_the_secondary_dies_the_primary_waits_asks_and_goes_on_alone() {
 
 #[test]
 fn s3_when_the_primary_dies_the_secondary_serves_after_the_deadtime_with_everything() {
-    for arbitration in [Arbitration::Witness, Arbitration::Yield] {
+    for arbitration in [Arbitration::Witness, Arbitration::Fence, Arbitration::Yield, Arbitration::Deadtime] {
         let mut w = whole(arbitration);
         w.write(A, Kind::WriteFlush, 1);
         w.settle();
@@ -56,7 +63,7 @@ fn s3_when_the_primary_dies_the_secondary_serves_after_the_deadtime_with_everyth
         w.crash(A, true);
         w.run(9_000);
         assert!(!w.mounted[B], "took over within the deadtime");
-        w.run(3_000);
+        w.run(if arbitration == Arbitration::Fence { 8_000 } else { 3_000 });
         assert!(w.mounted[B], "{}", w.why());
         let op = w.write(B, Kind::WriteFlush, 0);
         w.settle();
@@ -123,7 +130,7 @@ fn s4_a_switchover_cut_anywhere_is_completed_or_undone_when_the_link_is_back() {
 
 #[test]
 fn s5_a_cut_link_leaves_one_primary() {
-    for arbitration in ALL {
+    for arbitration in ALL.into_iter().filter(|a| *a != Arbitration::Deadtime) {
         let mut w = whole(arbitration);
         w.part();
         let op = w.write(A, Kind::WriteFlush, 1);
@@ -134,6 +141,10 @@ fn s5_a_cut_link_leaves_one_primary() {
         assert!(!(w.mounted[A] && w.mounted[B]));
         assert_eq!(w.is_done(op), arbitration != Arbitration::Yield);
         assert_eq!(w.mounted[B], arbitration == Arbitration::Yield, "{}", w.why());
+        assert_eq!(w.nodes[B].is_none(), arbitration == Arbitration::Fence, "fenced by the primary");
+        if w.nodes[B].is_none() {
+            w.boot(B);
+        }
         w.connect();
         w.run(5_000);
         w.assert_in_sync();
@@ -195,6 +206,10 @@ fn s7_both_lose_power_and_one_returns() {
         (Arbitration::Manual, B, false),
         (Arbitration::Yield, A, false),
         (Arbitration::Yield, B, false),
+        (Arbitration::Fence, A, false),
+        (Arbitration::Fence, B, false),
+        (Arbitration::Deadtime, A, true),
+        (Arbitration::Deadtime, B, false),
     ] {
         let mut w = whole(arbitration);
         w.write(A, Kind::WriteFlush, 1);
@@ -335,7 +350,7 @@ fn a_link_that_comes_back_quickly_costs_no_ownership_change() {
 
 #[test]
 fn a_disk_error_on_the_primary_moves_the_service_to_the_peer_at_once_whoever_decides() {
-    for arbitration in [Arbitration::Witness, Arbitration::Yield, Arbitration::Manual] {
+    for arbitration in ALL {
         let mut w = whole(arbitration);
         let op = w.write(A, Kind::WriteFlush, 1);
         w.step(A, twinfs::node::Event::LocalFailed { op });
@@ -354,7 +369,7 @@ fn a_disk_error_on_the_primary_moves_the_service_to_the_peer_at_once_whoever_dec
 
 #[test]
 fn a_disk_error_on_the_secondary_holds_the_primary_up_no_longer_than_it_takes_to_say_so() {
-    for arbitration in [Arbitration::Witness, Arbitration::Yield, Arbitration::Manual] {
+    for arbitration in ALL {
         let mut w = whole(arbitration);
         let op = w.write(A, Kind::WriteFlush, 1);
         w.step(B, twinfs::node::Event::ApplyFailed { session: Session(0), seq: Seq(0) });
@@ -981,4 +996,199 @@ fn s12_nobody_goes_back_while_the_peer_answers_or_from_nothing() {
     w.connect();
     w.run(20_000);
     w.assert_in_sync();
+}
+
+/// The only member by its record.
+fn alone(w: &World, n: usize) -> bool {
+    w.mounted[n] && w.disks[n].state.record.is_some_and(|r| r.members.solo() == Some(pair::id(n)))
+}
+
+#[test]
+fn fence_an_agent_that_fails_gives_no_right_and_the_next_level_does() {
+    let mut w = World::new(Arbitration::Fence, Mutations::default());
+    w.config.fence_levels = 2;
+    w.agents = [Agent::Fails, Agent::Works];
+    w.boot(A);
+    w.boot(B);
+    w.connect();
+    w.run(3_000);
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.part();
+    w.run(2_900);
+    assert!(!w.is_done(op) && w.nodes[B].is_some());
+    w.run(1_000);
+    assert!(w.is_done(op) && alone(&w, A) && w.nodes[B].is_none(), "{}", w.why());
+}
+
+#[test]
+fn fence_without_an_answer_nobody_serves_until_a_retry_or_a_person_helps() {
+    for agent in [Agent::Fails, Agent::Silent] {
+        let mut w = whole(Arbitration::Fence);
+        w.agents = [agent; 2];
+        w.crash(B, false);
+        let op = w.write(A, Kind::WriteFlush, 1);
+        w.run(60_000);
+        assert!(!w.is_done(op) && !alone(&w, A), "{agent:?}: {}", w.why());
+        let fencing = w.node(A).view().fencing.expect("it goes on trying");
+        assert!(fencing.retry_at.is_some());
+        w.operator(A, Operator::FenceConfirm { nonce: fencing.nonce + 1 });
+        w.run(100);
+        assert!(!alone(&w, A), "another request was confirmed");
+        let nonce = w.node(A).view().fencing.expect("it goes on trying").nonce;
+        w.operator(A, Operator::FenceConfirm { nonce });
+        w.run(1_000);
+        assert!(alone(&w, A), "{agent:?}: {}", w.why());
+        w.boot(B);
+        w.run(5_000);
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn fence_a_slow_agent_costs_the_mount_and_not_the_service() {
+    // The lease lapses while the agents fail; then one of them works after all.
+    let mut w = whole(Arbitration::Fence);
+    w.agents = [Agent::Fails; 2];
+    w.crash(B, false);
+    w.run(20_000);
+    assert!(!w.mounted[A], "the lease is over: {}", w.why());
+    w.agents = [Agent::Works; 2];
+    w.run(12_000);
+    assert!(alone(&w, A), "{}", w.why());
+}
+
+#[test]
+fn fence_both_shot_wait_for_each_other() {
+    let mut w = whole(Arbitration::Fence);
+    w.part();
+    w.crash(A, true);
+    w.crash(B, true);
+    w.boot(A);
+    w.boot(B);
+    w.run(120_000);
+    assert!(!w.mounted[A] && !w.mounted[B], "a restarted node used a right that it no longer has");
+    assert!(w.shots.is_empty() && w.nodes.iter().all(Option::is_some), "it did not even shoot");
+    w.connect();
+    w.run(5_000);
+    w.assert_in_sync();
+}
+
+#[test]
+fn fence_an_unanswered_request_is_settled_before_a_session_even_after_a_restart() {
+    let mut w = whole(Arbitration::Fence);
+    w.part();
+    w.jump(A, 3_500);
+    while w.pay(A) {}
+    assert_eq!(w.shots.len(), 1, "the primary asks");
+    w.connect();
+    for _ in 0..50 {
+        let _ = w.pay(A) || w.pay(B) || w.deliver(A) || w.deliver(B) || w.beat(A) || w.beat(B);
+    }
+    assert_ne!(w.word(A), StateWord::InSync, "a session began while the peer may be shot");
+    w.crash(A, true);
+    w.boot(A);
+    assert!(w.disks[A].fence_note.is_some());
+    w.step(A, Event::Tick);
+    assert!(w.node(A).view().fencing.is_some_and(|fencing| fencing.leftover));
+    w.connect();
+    w.run(5_000);
+    assert!(w.shots.is_empty() && w.nodes[B].is_some() && w.disks[A].fence_note.is_none());
+    w.assert_in_sync();
+}
+
+#[test]
+fn fence_a_late_answer_of_an_earlier_request_is_worth_nothing() {
+    let mut w = whole(Arbitration::Fence);
+    w.part();
+    w.jump(A, 3_500);
+    while w.pay(A) {}
+    let nonce = w.node(A).view().fencing.expect("asked").nonce;
+    w.agents = [Agent::Fails; 2];
+    w.settle();
+    w.step(A, Event::FenceResult { nonce, end: twinfs::node::FenceEnd::Done });
+    w.run(500);
+    assert!(!alone(&w, A), "an answer counted twice");
+}
+
+#[test]
+fn fence_a_lying_agent_makes_two_and_the_first_contact_says_so() {
+    let mut w = whole(Arbitration::Fence);
+    w.agents = [Agent::Lies; 2];
+    w.part();
+    for _ in 0..30 {
+        w.run(1_000);
+    }
+    assert!(alone(&w, A) && alone(&w, B), "outside the assumption: {}", w.why());
+    w.write(A, Kind::WriteFlush, 1);
+    w.write(B, Kind::WriteFlush, 2);
+    w.settle();
+    w.connect();
+    w.run(5_000);
+    assert_eq!((w.word(A), w.word(B)), (StateWord::Diverged, StateWord::Diverged), "{}", w.why());
+}
+
+#[test]
+fn deadtime_a_full_cut_makes_two_and_the_first_contact_says_so() {
+    let mut w = whole(Arbitration::Deadtime);
+    w.part();
+    w.run(30_000);
+    assert!(alone(&w, A) && alone(&w, B), "{}", w.why());
+    w.write(A, Kind::WriteFlush, 1);
+    w.write(B, Kind::WriteFlush, 2);
+    w.settle();
+    w.connect();
+    w.run(5_000);
+    assert_eq!((w.word(A), w.word(B)), (StateWord::Diverged, StateWord::Diverged), "{}", w.why());
+}
+
+#[test]
+fn deadtime_a_heartbeat_that_still_arrives_keeps_the_other_one_out() {
+    let mut w = whole(Arbitration::Deadtime);
+    // The stream is gone, one heartbeat path works.
+    w.cut_link();
+    for _ in 0..60 {
+        for n in [A, B] {
+            w.clocks[n] = w.clocks[n] + Span::from_secs(1);
+            w.step(n, Event::Tick);
+        }
+        w.settle();
+        w.check().unwrap();
+    }
+    assert!(alone(&w, A) && !w.mounted[B], "{}", w.why());
+}
+
+#[test]
+fn deadtime_a_node_that_reaches_nobody_neither_takes_over_nor_serves_alone() {
+    for cut_off in [A, B] {
+        let mut w = World::new(Arbitration::Deadtime, Mutations::default());
+        w.config.pings = true;
+        w.boot(A);
+        w.boot(B);
+        for n in [A, B] {
+            w.step(n, Event::Reach(true));
+        }
+        w.connect();
+        w.run(3_000);
+        w.step(cut_off, Event::Reach(false));
+        assert!(w.mounted[A], "a pair that is whole needs no gateway");
+        w.part();
+        for _ in 0..60 {
+            w.run(1_000);
+            w.check().unwrap();
+        }
+        assert!(alone(&w, 1 - cut_off) && !w.mounted[cut_off], "{}", w.why());
+        if cut_off == A {
+            // The one that serves alone is cut off as well: nobody reaches it, it stops, and goes on when somebody does.
+            w.step(B, Event::Reach(false));
+            w.run(12_000);
+            assert!(!w.mounted[B], "{}", w.why());
+            w.step(B, Event::Reach(true));
+            w.run(1_000);
+            assert!(w.mounted[B], "{}", w.why());
+        }
+        w.step(cut_off, Event::Reach(true));
+        w.connect();
+        w.run(6_000);
+        w.assert_in_sync();
+    }
 }

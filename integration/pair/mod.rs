@@ -10,8 +10,8 @@ use twinfs::base::{BlockNo, Generation, Members, Moment, NodeId, Record, Span, V
 use twinfs::cluster::{Witness, WitnessImage, witness_record};
 use twinfs::format::{GenEntry, GenReason, ResyncMark, State};
 use twinfs::node::{
-    Action, Arbitration, Event, Limits, LinkId, Mark, Mutations, Node, NodeConfig, OpId, Operator, Order,
-    PathId, Refusal, StartInfo, StateWord, Timing,
+    Action, Arbitration, Event, FenceEnd, Limits, LinkId, Mark, Mutations, Node, NodeConfig, OpId, Operator,
+    Order, PathId, Refusal, StartInfo, StateWord, Timing,
 };
 use twinfs::wire::{CopyKind, Heartbeat, Kind, Message, Run, WitnessReply, WitnessRequest};
 
@@ -34,6 +34,8 @@ pub struct Disk {
     /// The image holds so many.
     pub blocks: u64,
     file_agrees: bool,
+    /// The node state file: a request to a fence agent whose answer is not noted.
+    pub fence_note: Option<u128>,
     /// What a target held before it was overwritten, and whether it is being put back.
     pub undo: BTreeMap<u64, u32>,
     pub going_back: bool,
@@ -48,6 +50,29 @@ struct Running {
     value: u32,
     /// What the block held before a local part that may still turn out not to have happened.
     before: Option<u32>,
+}
+
+/// What a fence agent does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Agent {
+    Works,
+    Fails,
+    /// Neither shoots nor answers.
+    Silent,
+    /// Shoots, and nobody hears of it.
+    ShootsSilently,
+    /// Says that it shot, and did not: outside assumption A5.
+    Lies,
+}
+
+/// A request on its way to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shot {
+    pub by: usize,
+    nonce: u128,
+    level: u32,
+    /// Whoever asked is dead: nobody waits for the answer.
+    orphan: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +106,9 @@ pub struct World {
     pub witness_cut: [bool; 2],
     pub questions: VecDeque<(usize, u128, WitnessRequest)>,
     pub answers: [VecDeque<(u128, WitnessReply)>; 2],
+    /// What the agents of level 0 and of every higher level do.
+    pub agents: [Agent; 2],
+    pub shots: VecDeque<Shot>,
     running: [BTreeMap<OpId, Running>; 2],
     links: u64,
     ops: u64,
@@ -145,6 +173,7 @@ impl World {
             sent: BTreeSet::new(),
             blocks: BLOCKS,
             file_agrees: true,
+            fence_note: None,
             undo: BTreeMap::new(),
             going_back: false,
             writing: None,
@@ -154,6 +183,8 @@ impl World {
             arbitration,
             timing: Timing::default(),
             failback_to: None,
+            fence_levels: 1,
+            pings: false,
             blocks: BLOCKS,
             copy_blocks_max: 4,
             features: twinfs::wire::FEATURES,
@@ -179,6 +210,8 @@ impl World {
             witness_cut: [false; 2],
             questions: VecDeque::new(),
             answers: Default::default(),
+            agents: [Agent::Works; 2],
+            shots: VecDeque::new(),
             running: Default::default(),
             links: 0,
             ops: 0,
@@ -218,7 +251,9 @@ impl World {
         disk.state.boot_epoch += 1;
         self.seeds += 1;
         let (file_agrees, going_back) = (disk.file_agrees, disk.going_back);
-        let info = StartInfo { seed: self.seeds, marks: marks || hot, hot, file_agrees, going_back };
+        let fence_left = disk.fence_note;
+        let info =
+            StartInfo { seed: self.seeds, marks: marks || hot, hot, file_agrees, going_back, fence_left };
         let blocks = disk.blocks;
         let config = NodeConfig { me: id(n), blocks, features: self.features[n], ..self.config.clone() };
         self.nodes[n] = Some(Node::new(config, disk.state.clone(), info, self.clocks[n]));
@@ -239,7 +274,32 @@ impl World {
         self.answers[n].clear();
         self.running[n].clear();
         self.mounted[n] = false;
+        for shot in self.shots.iter_mut().filter(|shot| shot.by == n) {
+            shot.orphan = true;
+        }
         self.cut_link();
+    }
+
+    /// The oldest request is carried out.
+    pub fn shoot(&mut self, agent: Agent) -> bool {
+        let Some(shot) = self.shots.pop_front() else { return false };
+        if matches!(agent, Agent::Works | Agent::ShootsSilently) && self.nodes[1 - shot.by].is_some() {
+            self.crash(1 - shot.by, true);
+        }
+        let end = match agent {
+            Agent::Works | Agent::Lies => FenceEnd::Done,
+            Agent::Fails => FenceEnd::Failed,
+            Agent::Silent | Agent::ShootsSilently => FenceEnd::Unanswered,
+        };
+        if !shot.orphan {
+            self.disks[shot.by].fence_note = None;
+            self.owed[shot.by].push_back(Event::FenceResult { nonce: shot.nonce, end });
+        }
+        true
+    }
+
+    fn agent_of(&self) -> Agent {
+        self.agents[usize::from(self.shots.front().is_some_and(|shot| shot.level > 0))]
     }
 
     /// A new, blank disk that nobody has counted a start on.
@@ -390,6 +450,15 @@ impl World {
             }
             Action::Order(Order::AskWitness { nonce, request }) => {
                 self.questions.push_back((n, nonce, request));
+            }
+            Action::Order(Order::Fence { nonce, level }) => {
+                self.disks[n].fence_note = Some(nonce);
+                self.shots.push_back(Shot { by: n, nonce, level, orphan: false });
+            }
+            Action::Order(Order::SettleFence { nonce }) => {
+                self.shots.retain(|shot| shot.by != n || shot.nonce != nonce);
+                self.disks[n].fence_note = None;
+                self.owed[n].push_back(Event::FenceResult { nonce, end: FenceEnd::Failed });
             }
             Action::Order(Order::Promote) => {
                 self.promotions += 1;
@@ -681,7 +750,7 @@ impl World {
     /// Everything that can happen without time passing.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
-            let mut moved = self.ask();
+            let mut moved = self.ask() || self.shoot(self.agent_of());
             for n in [A, B] {
                 moved |= self.pay(n) || self.deliver(n) || self.beat(n) || self.answer(n);
             }

@@ -29,6 +29,9 @@ Who decides which node may be primary when the two cannot hear each other? Choos
            the secondary dies, the primary stops serving, until you say \"twinfs promote --peer-is-down\".
   manual   Two machines only. When the secondary or the link dies, the primary goes on alone. Costs: when the
            primary dies, the service is down until you say \"twinfs promote --peer-is-down\" on the other node.
+
+Two more ways are chosen in the file itself, see twinfs.toml(5): fence (an agent that stops the other machine, such as
+its management board, decides) and deadtime (silence decides: two primaries when every link is cut).
 ";
 
 #[derive(clap::Args, Debug)]
@@ -254,6 +257,11 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
         "witness" => Arbitration::Witness,
         "yield" => Arbitration::Yield,
         "manual" => Arbitration::Manual,
+        "fence" | "deadtime" => {
+            let text = "needs more than init asks for: choose witness, yield or manual, and edit the file that it \
+                        writes, see twinfs.toml(5)";
+            return Err(usage(format!("--arbitration {way} {text}")));
+        }
         other => return Err(usage(format!("--arbitration {other}: choose witness, yield or manual"))),
     };
     let [a, b] = args.peers.as_slice() else {
@@ -272,7 +280,16 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
     let image = args.image.clone().unwrap_or_else(|| format!("/var/lib/twinfs/{}.img", args.volume).into());
     let key_file = args.here.config.with_file_name("key");
     let config = Config {
-        cluster: config::Cluster { name: args.cluster.clone(), key_file, arbitration, witness },
+        cluster: config::Cluster {
+            name: args.cluster.clone(),
+            key_file,
+            arbitration,
+            witness,
+            accepts_split_brain: None,
+            after_split_brain: None,
+            ping: Vec::new(),
+        },
+        fences: Vec::new(),
         timing: config::Timing::defaults(arbitration),
         nodes: [node(a)?, node(b)?],
         volumes: vec![config::Volume {

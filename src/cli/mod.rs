@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod demo;
 pub mod dump;
 pub mod events;
+mod fence;
 pub mod fsck;
 mod grow;
 pub mod init;
@@ -88,11 +89,15 @@ pub enum Verb {
     Dump(dump::Args),
     /// Show what happened
     Events(events::Args),
+    /// State that the peer has stopped, where no fence agent could say so
+    FenceConfirm(fence::ConfirmArgs),
     /// Check an image that is not in use
     #[command(disable_version_flag = true)]
     Fsck(fsck::Args),
     /// Give a volume more room while it is in use, on both nodes
     Grow(grow::Args),
+    /// Take no step without the peer, over restarts, until told otherwise
+    Hold(fence::HoldArgs),
     /// Make configuration, key and image on the first node
     Init(init::InitArgs),
     /// Put the program, its helper names, manual pages and units in place
@@ -145,6 +150,8 @@ impl Verb {
             Verb::Down(args) => updown::down(args, output),
             Verb::Dump(args) => dump::run(args, output),
             Verb::Events(args) => events::run(args, output),
+            Verb::FenceConfirm(args) => fence::confirm(args, output),
+            Verb::Hold(args) => fence::hold(args, output),
             Verb::Fsck(args) => fsck::run(args, output),
             Verb::Grow(args) => grow::run(args, output),
             Verb::Init(args) => init::init(args, output),

@@ -82,6 +82,15 @@ fn print(status: &NodeStatus, output: &Output) {
         };
         labelled(&mut about, "witness", &text);
     }
+    labelled(&mut about, "risk", &status.risk);
+    for agent in status.fence.iter() {
+        let state = match (&agent.problem, agent.looked) {
+            (Some(problem), _) => problem.as_str(),
+            (None, true) => "works",
+            (None, false) => "is being asked",
+        };
+        labelled(&mut about, "fence", &format!("{}: {state}", agent.agent));
+    }
     for advice in &status.advice {
         labelled(&mut about, "do", advice);
     }

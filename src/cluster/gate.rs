@@ -15,6 +15,10 @@ pub enum Right {
     Agreed,
     /// The witness's record was moved to this node.
     Won,
+    /// `fence`: an agent, or a person, said that the peer has stopped; this node ran since both agreed.
+    Fenced,
+    /// `deadtime`: the peer is silent.
+    Silent,
     /// `manual`: the recorded primary goes on.
     Recorded,
     /// `yield`: the confirmed secondary's promise is over.
@@ -56,10 +60,12 @@ mod tests {
     use crate::base::{Generation, Members, Record, VolumeId};
     use crate::format::{GenEntry, GenReason};
 
-    const RIGHTS: [Right; 8] = [
+    const RIGHTS: [Right; 10] = [
         Right::Sole,
         Right::Agreed,
         Right::Won,
+        Right::Fenced,
+        Right::Silent,
         Right::Recorded,
         Right::Yielded,
         Right::Forced,
@@ -110,7 +116,7 @@ mod tests {
         let passes = |primary| {
             RIGHTS.map(|right| gate_promote(NodeId::A, &state(Members::BOTH, primary), right).is_ok())
         };
-        assert_eq!(passes(NodeId::A), [false, true, true, true, false, true, true, true]);
-        assert_eq!(passes(NodeId::B), [false, false, true, false, true, true, true, true]);
+        assert_eq!(passes(NodeId::A), [false, true, true, true, true, true, false, true, true, true]);
+        assert_eq!(passes(NodeId::B), [false, false, true, true, true, false, true, true, true, true]);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::arbitration;
 use super::parse::{Raw, Reader, Value, Values};
 use super::types::{Arbitration, Cluster, Config, HostPort, Node, Timing, Volume, WriteAck};
 use super::units::{format_size, format_span, parse_span};
@@ -30,13 +31,17 @@ pub(super) fn assemble(raw: &Raw, reader: &mut Reader) -> Option<Config> {
     if volumes.len() > VOLUMES_MAX {
         reader.problem_at("volume", format!("more than {VOLUMES_MAX} volumes"));
     }
+    let fences = arbitration::agents(raw, &nodes, reader);
+    if let Some(cluster) = &cluster {
+        arbitration::demands(cluster, &timing, &nodes, &fences, reader);
+    }
     distinct(&volumes, &nodes, reader);
     if volumes.iter().any(|v| !v.address.is_empty()) && timing.release_time < Span::from_millis(1_500) {
         // The kernel counts the lifetime of an address in whole seconds.
         let text = "release_time must be at least 1500ms while a volume has an address";
         reader.problem_at("timing.release_time", text.to_string());
     }
-    Some(Config { cluster: cluster?, timing, nodes, volumes })
+    Some(Config { cluster: cluster?, timing, nodes, fences, volumes })
 }
 
 fn text(values: &Values, key: &str) -> Option<String> {
@@ -56,7 +61,9 @@ fn cluster(values: &Values, reader: &mut Reader) -> Option<Cluster> {
     };
     let arbitration = match text(values, "arbitration")?.as_str() {
         "witness" => Arbitration::Witness,
+        "fence" => Arbitration::Fence,
         "yield" => Arbitration::Yield,
+        "deadtime" => Arbitration::Deadtime,
         _ => Arbitration::Manual,
     };
     let witness: Option<HostPort> = match values.get("witness") {
@@ -68,17 +75,23 @@ fn cluster(values: &Values, reader: &mut Reader) -> Option<Cluster> {
             let text = "arbitration = \"witness\" needs witness = \"HOST:PORT\"";
             reader.problem_at("cluster.arbitration", text.to_string());
         }
-        (Arbitration::Yield | Arbitration::Manual, Some(_)) => {
+        (Arbitration::Witness, Some(_)) | (_, None) => {}
+        (_, Some(_)) => {
             let text = format!(
                 "a witness is not used with arbitration = \"{}\": remove it, or choose \"witness\"",
                 arbitration.as_str()
             );
             reader.problem_at("cluster.witness", text);
         }
-        _ => {}
     }
     let key_file = PathBuf::from(text(values, "key_file").unwrap_or_else(|| "/etc/twinfs/key".to_string()));
-    Some(Cluster { name, key_file, arbitration, witness })
+    let ping = match values.get("ping") {
+        Some(Value::Hosts(hosts)) => hosts.clone(),
+        _ => Vec::new(),
+    };
+    let accepts_split_brain = text(values, "i_accept_split_brain").filter(|text| !text.is_empty());
+    let after_split_brain = text(values, "after_split_brain");
+    Some(Cluster { name, key_file, arbitration, witness, accepts_split_brain, after_split_brain, ping })
 }
 
 fn timing(values: &Values, arbitration: Arbitration) -> Timing {
@@ -97,6 +110,9 @@ fn timing(values: &Values, arbitration: Arbitration) -> Timing {
         slow_peer: pick("slow_peer", defaults.slow_peer),
         release_time: pick("release_time", defaults.release_time),
         witness_timeout: pick("witness_timeout", defaults.witness_timeout),
+        fence_delay: pick("fence_delay", defaults.fence_delay),
+        fence_timeout: pick("fence_timeout", defaults.fence_timeout),
+        fence_retry: pick("fence_retry", defaults.fence_retry),
     }
 }
 

@@ -13,6 +13,8 @@ pub enum Section {
     Timing,
     /// `[node.NAME]`
     Node,
+    /// `[fence.NAME]`
+    Fence,
     /// `[volume.NAME]`
     Volume,
 }
@@ -50,6 +52,14 @@ pub enum Kind {
     Prefixes,
     /// A list of `exec:/path` and systemd units.
     Services,
+    /// A program with its arguments: an absolute path first.
+    Argv,
+    /// A list of `key=value`.
+    Options,
+    /// Any one line of text.
+    Line,
+    /// A list of IP addresses.
+    Hosts,
     /// A node's name or `never`.
     NodeOrNever,
 }
@@ -101,11 +111,26 @@ pub const KEYS: &[Key] = &[
     key(
         Section::Cluster,
         "arbitration",
-        Kind::Choice(&["witness", "yield", "manual"]),
+        Kind::Choice(&["witness", "fence", "yield", "manual", "deadtime"]),
         None,
         "who decides which node may be primary when they cannot hear each other",
     ),
     key(Section::Cluster, "witness", Kind::HostPort, Some(""), "where the witness listens"),
+    key(
+        Section::Cluster,
+        "i_accept_split_brain",
+        Kind::Line,
+        Some(""),
+        "the sentence without which deadtime is refused",
+    ),
+    key(
+        Section::Cluster,
+        "after_split_brain",
+        Kind::Choice(&["manual"]),
+        Some(""),
+        "what becomes of two copies that both were written",
+    ),
+    key(Section::Cluster, "ping", Kind::Hosts, Some("[]"), "whoever serves alone reaches one of these"),
     key(Section::Timing, "keepalive", span(50, 10_000), Some("500ms"), "time between two heartbeats"),
     key(
         Section::Timing,
@@ -137,7 +162,16 @@ pub const KEYS: &[Key] = &[
         Some("500ms"),
         "for one request to the witness",
     ),
+    key(Section::Timing, "fence_delay", span(1_000, 600_000), Some("5s"), "the primary may fence first"),
+    key(Section::Timing, "fence_timeout", span(1_000, 600_000), Some("60s"), "for one run of an agent"),
+    key(Section::Timing, "fence_retry", span(1_000, 600_000), Some("10s"), "after all agents failed"),
     key(Section::Node, "addresses", Kind::SocketAddresses, None, "one address per path to the peer"),
+    key(Section::Fence, "target", Kind::Name, None, "the node that it stops"),
+    key(Section::Fence, "agent", Kind::Argv, None, "program and arguments, an absolute path first"),
+    key(Section::Fence, "level", Kind::Number { min: 1, max: 9 }, Some("1"), "lower ones are tried first"),
+    key(Section::Fence, "action", Kind::Choice(&["reboot", "off"]), Some("reboot"), "what it is told to do"),
+    key(Section::Fence, "options", Kind::Options, Some("[]"), "key=value lines on its standard input"),
+    key(Section::Fence, "secrets", Kind::Path, Some(""), "a private file with further such lines"),
     key(Section::Volume, "image", Kind::PathPerNode, None, "file or block device that holds the copy"),
     key(Section::Volume, "size", Kind::Size { min: SIZE_MIN, max: SIZE_MAX }, None, "size of a new image"),
     key(Section::Volume, "mount", Kind::Path, None, "where the primary mounts it"),
@@ -204,6 +238,7 @@ impl Section {
             Section::Cluster => "[cluster]",
             Section::Timing => "[timing]",
             Section::Node => "[node.NAME]",
+            Section::Fence => "[fence.NAME]",
             Section::Volume => "[volume.NAME]",
         }
     }

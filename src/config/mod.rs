@@ -6,6 +6,7 @@
 //! Invariant: a `Config` that left [`Config::parse`] satisfies every relation of `check.rs`; [`Config::render`]
 //! followed by `parse` gives the same `Config`.
 
+mod arbitration;
 mod check;
 mod keys;
 mod parse;
@@ -19,8 +20,8 @@ pub use keys::{KEYS, Key, Kind, RATE_MAX, RATE_MIN, Section};
 pub use parse::{ConfigError, Problem};
 pub use secret::{ClusterKey, KeyError, Purpose, WitnessKeys};
 pub use types::{
-    Arbitration, Cluster, Config, DEFAULT_PORT, DEFAULT_WITNESS_PORT, HostPort, IpPrefix, Node, Service,
-    Timing, Volume, WriteAck,
+    Arbitration, Cluster, Config, DEFAULT_PORT, DEFAULT_WITNESS_PORT, FenceAction, FenceAgent, HostPort,
+    IpPrefix, Node, Service, Timing, Volume, WriteAck,
 };
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub(super) enum Value {
     Sockets(Vec<SocketAddr>),
     Prefixes(Vec<IpPrefix>),
     Services(Vec<Service>),
+    Texts(Vec<String>),
+    Hosts(Vec<IpAddr>),
     /// Node name -> text.
     PerNode(BTreeMap<String, String>),
 }
@@ -75,6 +77,7 @@ pub(super) struct Raw {
     pub timing: Values,
     /// In the order of the file.
     pub nodes: Vec<(String, Values)>,
+    pub fences: Vec<(String, Values)>,
     pub volumes: Vec<(String, Values)>,
 }
 
@@ -152,13 +155,12 @@ impl Reader {
                 "cluster" => raw.cluster = self.section(Section::Cluster, "cluster", at, value),
                 "timing" => raw.timing = self.section(Section::Timing, "timing", at, value),
                 "node" => raw.nodes = self.named(Section::Node, "node", at, value),
+                "fence" => raw.fences = self.named(Section::Fence, "fence", at, value),
                 "volume" => raw.volumes = self.named(Section::Volume, "volume", at, value),
                 other => {
-                    let hint = nearest(other, ["cluster", "timing", "node", "volume"]);
-                    self.problem(
-                        at,
-                        unknown("section", other, hint, "[cluster], [timing], [node.NAME], [volume.NAME]"),
-                    );
+                    let hint = nearest(other, ["cluster", "timing", "node", "fence", "volume"]);
+                    let all = "[cluster], [timing], [node.NAME], [fence.NAME], [volume.NAME]";
+                    self.problem(at, unknown("section", other, hint, all));
                 }
             }
         }
@@ -268,11 +270,15 @@ fn read_value(key: &Key, value: &DeValue<'_>) -> Result<Value, String> {
             given => rate(given, min, max).map_err(|why| format!("{why}, or \"unlimited\"")),
         },
         Kind::Number { min, max } => number(value, min, max),
-        Kind::Choice(choices) => choice(key, text(value)?, choices),
+        Kind::Choice(choices) => choice(text(value)?, choices),
         Kind::HostPort => host_port(text(value)?).map(Value::HostPort),
         Kind::SocketAddresses => each(value, socket).map(Value::Sockets),
         Kind::Prefixes => each(value, prefix).map(Value::Prefixes),
         Kind::Services => each(value, service).map(Value::Services),
+        Kind::Argv => argv(value),
+        Kind::Options => each(value, option).map(Value::Texts),
+        Kind::Line => line(text(value)?).map(Value::Text),
+        Kind::Hosts => each(value, host).map(Value::Hosts),
         Kind::NodeOrNever => Ok(Value::Text(text(value)?.to_string())),
     }
 }
@@ -307,6 +313,40 @@ fn per_node(value: &DeValue<'_>, read: impl Fn(&str) -> Result<String, String>) 
         found.insert(node.get_ref().to_string(), read(text(value.get_ref())?)?);
     }
     Ok(Value::PerNode(found))
+}
+
+/// No line can be smuggled into what a program reads.
+fn line(text: &str) -> Result<String, String> {
+    if text.len() <= 1024 && !text.contains(char::is_control) {
+        return Ok(text.to_string());
+    }
+    Err("must be one line of at most 1024 characters".to_string())
+}
+
+fn argv(value: &DeValue<'_>) -> Result<Value, String> {
+    let words = each(value, line)?;
+    match words.first() {
+        Some(program) => path(program).map(|_| Value::Texts(words.clone())),
+        None => Err("must name a program by its absolute path".to_string()),
+    }
+}
+
+/// `key=value`. What decides what happens is no option.
+fn option(text: &str) -> Result<String, String> {
+    let text = line(text)?;
+    let key = text.split_once('=').map_or("", |(key, _)| key);
+    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    match key {
+        _ if !plain => Err(format!("\"{text}\" must be key=value, such as \"ip=192.0.2.9\"")),
+        "action" | "option" => Err(format!("\"{text}\": what an agent does is said by the key \"action\"")),
+        _ => Ok(text),
+    }
+}
+
+fn host(text: &str) -> Result<IpAddr, String> {
+    let ip: Option<IpAddr> = text.parse().ok();
+    ip.filter(|ip| !ip.is_unspecified() && !ip.is_multicast())
+        .ok_or_else(|| format!("\"{text}\" must be the IP address of a machine, such as a gateway"))
 }
 
 fn path(text: &str) -> Result<&str, String> {
@@ -357,14 +397,11 @@ fn number(value: &DeValue<'_>, min: u64, max: u64) -> Result<Value, String> {
     }
 }
 
-fn choice(key: &Key, text: &str, choices: &[&str]) -> Result<Value, String> {
+fn choice(text: &str, choices: &[&str]) -> Result<Value, String> {
     if choices.contains(&text) {
         return Ok(Value::Text(text.to_string()));
     }
     let all = choices.iter().map(|c| format!("\"{c}\"")).collect::<Vec<_>>().join(", ");
-    if key.name == "arbitration" && ["fence", "deadtime"].contains(&text) {
-        return Err(format!("\"{text}\" is not available in this version: choose one of {all}"));
-    }
     match nearest(text, choices.iter().copied()) {
         Some(hint) => Err(format!("\"{text}\" is unknown: did you mean \"{hint}\"?")),
         None => Err(format!("\"{text}\" is unknown: choose one of {all}")),

@@ -129,12 +129,12 @@ fn each_wrong_value_gets_one_line_that_says_what_to_write() {
         (
             "arbitration = \"witness\"",
             "arbitration = \"fence\"",
-            "\"fence\" is not available in this version",
+            "arbitration = \"fence\" needs an agent that stops \"beta\": add [fence.NAME]",
         ),
         (
             "arbitration = \"witness\"",
             "arbitration = \"deadtime\"",
-            "choose one of \"witness\", \"yield\", \"manual\"",
+            "to accept that, write i_accept_split_brain = \"yes, losing writes go to salvage\"",
         ),
         ("arbitration = \"witness\"", "arbitration = \"wittness\"", "did you mean \"witness\"?"),
         (
@@ -349,4 +349,117 @@ fn key_files_are_read_back_and_wrong_ones_named() {
     let short = &witness.render()[..101];
     assert!(WitnessKeys::parse(short).err().unwrap().to_string().contains("the wrong length"));
     assert!(!format!("{key:?}{witness:?}").contains("a5"), "no key material in a debug print");
+}
+
+const FENCED: &str = r#"
+[cluster]
+name = "office"
+arbitration = "fence"
+
+[timing]
+fence_delay = "7s"
+
+[node.alpha]
+addresses = "10.0.0.1"
+
+[node.beta]
+addresses = "10.0.0.2"
+
+[fence.bmc-alpha]
+target = "alpha"
+agent = "/usr/sbin/fence_ipmilan"
+options = ["ip=10.9.0.1", "username=twinfs"]
+secrets = "/etc/twinfs/bmc"
+
+[fence.switch-alpha]
+target = "alpha"
+level = 2
+agent = ["/usr/sbin/fence_apc", "--verbose"]
+action = "off"
+
+[fence.bmc-beta]
+target = "beta"
+agent = "/usr/sbin/fence_ipmilan"
+
+[volume.mail]
+image = "/i"
+size = "1G"
+mount = "/replicated"
+"#;
+
+const SILENT: &str = r#"
+[cluster]
+name = "office"
+arbitration = "deadtime"
+i_accept_split_brain = "yes, losing writes go to salvage"
+after_split_brain = "manual"
+ping = ["10.0.0.254"]
+
+[node.alpha]
+addresses = ["10.0.0.1", "10.1.0.1"]
+
+[node.beta]
+addresses = ["10.0.0.2", "10.1.0.2"]
+
+[volume.mail]
+image = "/i"
+size = "1G"
+mount = "/replicated"
+"#;
+
+#[test]
+fn agents_are_tried_level_after_level_and_only_against_their_node() {
+    let config = Config::parse(FENCED).unwrap();
+    let levels = config.fence_levels(NodeId::A);
+    let names: Vec<Vec<&str>> =
+        levels.iter().map(|level| level.iter().map(|agent| agent.name.as_str()).collect()).collect();
+    assert_eq!(names, [["bmc-alpha"], ["switch-alpha"]]);
+    assert_eq!(levels[1][0].argv, ["/usr/sbin/fence_apc", "--verbose"]);
+    assert_eq!((levels[0][0].action, levels[1][0].action), (FenceAction::Reboot, FenceAction::Off));
+    assert_eq!(levels[0][0].secrets, Some(PathBuf::from("/etc/twinfs/bmc")));
+    assert_eq!(config.fence_levels(NodeId::B).len(), 1);
+    assert_eq!(config.timing.fence_delay, Span::from_secs(7));
+    assert_eq!(Config::parse(&config.render()).unwrap(), config, "{}", config.render());
+    let silent = Config::parse(SILENT).unwrap();
+    assert_eq!(silent.timing.deadtime, Span::from_secs(120));
+    assert_eq!(Config::parse(&silent.render()).unwrap(), silent, "{}", silent.render());
+}
+
+#[test]
+fn what_does_not_go_with_a_way_of_arbitration_is_refused_with_the_reason() {
+    let told = |text: &str, from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        Config::parse(&text.replacen(from, to, 1)).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    for (from, to, why) in [
+        ("target = \"beta\"", "target = \"alpha\"", "needs an agent that stops \"beta\""),
+        ("target = \"beta\"", "target = \"gamma\"", "must be the node that it stops: \"alpha\" or \"beta\""),
+        ("\"fence\"", "\"witness\"\nwitness = \"w\"", "beside a witness would be a second judge"),
+        ("\"fence\"", "\"manual\"", "does not go with arbitration = \"manual\""),
+        ("\"/usr/sbin/fence_ipmilan\"", "\"fence_ipmilan\"", "must be an absolute path"),
+        ("ip=10.9.0.1", "action=on", "what an agent does is said by the key \"action\""),
+        ("ip=10.9.0.1", "nothing", "must be key=value"),
+        ("username=twinfs", "username=x\\naction=on", "must be one line"),
+        ("fence_delay = \"7s\"", "fence_delay = \"0ms\"", "out of range"),
+        ("level = 2", "level = 0", "must be a number from 1 to 9"),
+        ("action = \"off\"", "action = \"of\"", "did you mean \"off\"?"),
+        ("target = \"beta\"", "targets = \"beta\"", "did you mean \"target\"?"),
+        ("arbitration = \"fence\"", "arbitration = \"fence\"\nping = \"10.0.0.9\"", "ping goes with"),
+    ] {
+        let told = told(FENCED, from, to);
+        assert!(told.contains(why), "{to}: expected {why:?} in {told:?}");
+    }
+    for (from, to, why) in [
+        ("i_accept_split_brain = \"yes, losing writes go to salvage\"", "", "makes two primaries whenever"),
+        ("\"yes, losing writes go to salvage\"", "\"yes\"", "to accept that, write i_accept_split_brain"),
+        ("after_split_brain = \"manual\"", "", "needs after_split_brain"),
+        (", \"10.1.0.2\"", ", \"10.0.0.2:99\"", "at least 2 independent links: node \"beta\""),
+        ("[node.alpha]", "[timing]\ndeadtime = \"29s\"\n[node.alpha]", "at least 30s"),
+        ("[node.alpha]", "[timing]\ninitdead = \"200s\"\n[node.alpha]", "at least 2 * deadtime"),
+        ("\"deadtime\"", "\"yield\"", "i_accept_split_brain goes with arbitration = \"deadtime\" only"),
+        ("10.0.0.254", "gateway", "must be the IP address of a machine"),
+    ] {
+        let told = told(SILENT, from, to);
+        assert!(told.contains(why), "{to}: expected {why:?} in {told:?}");
+    }
 }

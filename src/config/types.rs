@@ -22,6 +22,8 @@ pub struct Config {
     /// `nodes[0]` is A, the first `[node.NAME]` of the file.
     pub nodes: [Node; 2],
     /// In the order of the file.
+    pub fences: Vec<FenceAgent>,
+    /// In the order of the file.
     pub volumes: Vec<Volume>,
 }
 
@@ -33,14 +35,55 @@ pub struct Cluster {
     pub arbitration: Arbitration,
     /// Set exactly when `arbitration = "witness"`.
     pub witness: Option<HostPort>,
+    /// Set exactly when `arbitration = "deadtime"`: the sentence that accepts two primaries.
+    pub accepts_split_brain: Option<String>,
+    /// What becomes of two copies that both were written; set exactly when `arbitration = "deadtime"`.
+    pub after_split_brain: Option<String>,
+    /// Machines of which a node that may serve alone reaches at least one.
+    pub ping: Vec<IpAddr>,
 }
 
 /// Who decides which node may be primary when they cannot hear each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arbitration {
     Witness,
+    Fence,
     Yield,
     Manual,
+    Deadtime,
+}
+
+/// `[fence.NAME]`: a program that stops a machine, called as the fence agents of the Linux clusters are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FenceAgent {
+    pub name: String,
+    /// The node that it stops.
+    pub target: NodeId,
+    /// Levels are tried in rising order; all agents of one level must succeed.
+    pub level: u64,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// `key=value`, given on standard input.
+    pub options: Vec<String>,
+    /// A private file with further such lines: what nobody else may read.
+    pub secrets: Option<PathBuf>,
+    pub action: FenceAction,
+}
+
+/// What an agent is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FenceAction {
+    Reboot,
+    Off,
+}
+
+impl FenceAction {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FenceAction::Reboot => "reboot",
+            FenceAction::Off => "off",
+        }
+    }
 }
 
 /// `[timing]`; the symbols are those of twinfs(7).
@@ -60,6 +103,12 @@ pub struct Timing {
     pub release_time: Span,
     /// One request to the witness, until it is repeated.
     pub witness_timeout: Span,
+    /// The secondary lets the primary fence first.
+    pub fence_delay: Span,
+    /// For one run of one fence agent.
+    pub fence_timeout: Span,
+    /// Between two rounds through the agents.
+    pub fence_retry: Span,
 }
 
 /// `[node.NAME]`.
@@ -156,6 +205,15 @@ impl Config {
         &self.nodes[usize::from(id.index())]
     }
 
+    /// The agents that stop `target`, level after level.
+    pub fn fence_levels(&self, target: NodeId) -> Vec<Vec<FenceAgent>> {
+        let mut levels = std::collections::BTreeMap::<u64, Vec<FenceAgent>>::new();
+        for agent in self.fences.iter().filter(|agent| agent.target == target) {
+            levels.entry(agent.level).or_default().push(agent.clone());
+        }
+        levels.into_values().collect()
+    }
+
     pub fn volume(&self, name: &str) -> Option<&Volume> {
         self.volumes.iter().find(|volume| volume.name == name)
     }
@@ -189,16 +247,24 @@ impl Volume {
 impl Timing {
     /// What an empty `[timing]` means.
     pub fn defaults(arbitration: Arbitration) -> Timing {
-        let yields = arbitration == Arbitration::Yield;
-        let pick = |usual: u64, yielding: u64| Span::from_millis(if yields { yielding } else { usual });
+        let pick = |usual: u64, yielding: u64, silent: u64| {
+            Span::from_millis(match arbitration {
+                Arbitration::Yield => yielding,
+                Arbitration::Deadtime => silent,
+                _ => usual,
+            })
+        };
         Timing {
-            keepalive: pick(500, 1_000),
-            deadtime: pick(10_000, 30_000),
-            warntime: pick(3_333, 10_000),
-            initdead: pick(30_000, 120_000),
-            slow_peer: pick(5_000, 15_000),
-            release_time: pick(2_000, 4_000),
+            keepalive: pick(500, 1_000, 1_000),
+            deadtime: pick(10_000, 30_000, 120_000),
+            warntime: pick(3_333, 10_000, 40_000),
+            initdead: pick(30_000, 120_000, 240_000),
+            slow_peer: pick(5_000, 15_000, 15_000),
+            release_time: pick(2_000, 4_000, 4_000),
             witness_timeout: Span::from_millis(500),
+            fence_delay: Span::from_millis(5_000),
+            fence_timeout: Span::from_millis(60_000),
+            fence_retry: Span::from_millis(10_000),
         }
     }
 
@@ -216,6 +282,8 @@ impl Arbitration {
     pub fn as_str(self) -> &'static str {
         match self {
             Arbitration::Witness => "witness",
+            Arbitration::Fence => "fence",
+            Arbitration::Deadtime => "deadtime",
             Arbitration::Yield => "yield",
             Arbitration::Manual => "manual",
         }

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 use std::path::Path;
 
 use super::keys::{KEYS, Section};
-use super::types::{Config, Node, Timing, Volume};
+use super::types::{Config, FenceAgent, Node, Timing, Volume};
 use super::units::{format_size, format_span};
 use crate::base::NodeId;
 
@@ -25,10 +25,24 @@ impl Config {
         if let Some(witness) = &self.cluster.witness {
             out.key(Section::Cluster, "witness", quoted(witness));
         }
+        for (name, value) in [
+            ("i_accept_split_brain", &self.cluster.accepts_split_brain),
+            ("after_split_brain", &self.cluster.after_split_brain),
+        ] {
+            if let Some(value) = value {
+                out.key(Section::Cluster, name, quoted(value));
+            }
+        }
+        if !self.cluster.ping.is_empty() {
+            out.key(Section::Cluster, "ping", list(&self.cluster.ping));
+        }
         out.timing(&self.timing);
         for node in &self.nodes {
             out.section(&format!("node.{}", bare_or_quoted(&node.name)));
             out.key(Section::Node, "addresses", list(&node.addresses));
+        }
+        for agent in &self.fences {
+            out.fence(agent, &self.nodes);
         }
         for volume in &self.volumes {
             out.volume(volume, &self.nodes);
@@ -62,9 +76,24 @@ impl Lines {
             ("slow_peer", timing.slow_peer),
             ("release_time", timing.release_time),
             ("witness_timeout", timing.witness_timeout),
+            ("fence_delay", timing.fence_delay),
+            ("fence_timeout", timing.fence_timeout),
+            ("fence_retry", timing.fence_retry),
         ];
         for (name, span) in rows {
             self.key(Section::Timing, name, quoted(format_span(span)));
+        }
+    }
+
+    fn fence(&mut self, agent: &FenceAgent, nodes: &[Node; 2]) {
+        self.section(&format!("fence.{}", bare_or_quoted(&agent.name)));
+        self.key(Section::Fence, "target", quoted(&nodes[usize::from(agent.target.index())].name));
+        self.key(Section::Fence, "agent", list(&agent.argv));
+        self.key(Section::Fence, "level", agent.level.to_string());
+        self.key(Section::Fence, "action", quoted(agent.action.as_str()));
+        self.key(Section::Fence, "options", list(&agent.options));
+        if let Some(secrets) = &agent.secrets {
+            self.key(Section::Fence, "secrets", quoted(secrets.display()));
         }
     }
 

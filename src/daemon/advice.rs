@@ -41,6 +41,12 @@ fn about_node(node: &NodeStatus, around: &Around<'_>) -> Vec<String> {
             around.peer
         ));
     }
+    for agent in &node.fence {
+        if let Some(problem) = &agent.problem {
+            let cost = "a failure now would stop the service until it works";
+            advice.push(format!("mend the fence agent {} ({problem}): {cost}", agent.agent));
+        }
+    }
     if let (true, Some(at)) = (around.witness_silent, around.witness) {
         let risk = "a failure now would stop the service";
         advice.push(format!("start \"twinfs witness\" at {at}, or let its UDP port through: {risk}"));
@@ -60,7 +66,8 @@ fn next(volume: &VolumeStatus, around: &Around<'_>) -> String {
         ("frozen", _) if volume.connected => "goes on as soon as both nodes agree".into(),
         ("frozen", _) => match around.arbitration {
             "witness" => format!("asks the witness {in_time}, and with its word goes on without {peer}"),
-            "manual" => format!("goes on without {peer} {in_time}"),
+            "manual" | "deadtime" => format!("goes on without {peer} {in_time}"),
+            "fence" => format!("goes on without {peer} as soon as a fence agent says that it has stopped"),
             _ => format!("stops serving {in_time}; {peer} takes over if it is there"),
         },
         // The record cannot change without it.

@@ -18,6 +18,7 @@ use crate::node::{Operator, Role, StateWord, Task};
 use crate::services::adopt;
 use crate::sys::clock;
 
+use super::confirm;
 use super::grow;
 use super::orders;
 use super::pace;
@@ -120,6 +121,14 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         Request::LimitResync { volume, max, min } => {
             each(running, volume.as_deref(), async |v| pace::limit(&v, max, min)).await
         }
+        Request::FenceConfirm { volume, code } => {
+            each(running, volume.as_deref(), |v| confirm::confirm(running, v, code.clone())).await
+        }
+        Request::Hold { node: Some(node), .. } if node != running.name(running.me) => {
+            let text = format!("this is node {}: say it on {node}", running.name(running.me));
+            Reply::new(Verdict::Usage, text)
+        }
+        Request::Hold { on, .. } => each(running, None, |v| confirm::hold(running, v, on)).await,
         Request::Sync { volume } => each(running, volume.as_deref(), sync).await,
         Request::AdoptedChanged { volume } => each(running, Some(&volume), |v| adopted(running, v)).await,
         Request::Stop { hand_over } => {
@@ -173,7 +182,7 @@ fn reason(volume: &Volume) -> String {
     volume.view().map(|view| view.reason.text).unwrap_or_default()
 }
 
-fn serves(volume: &Volume) -> bool {
+pub fn serves(volume: &Volume) -> bool {
     let mounted = volume.slot.lock().unwrap_or_else(PoisonError::into_inner).is_some();
     mounted && volume.view().is_some_and(|view| view.role == Role::Primary)
 }
@@ -294,7 +303,7 @@ async fn demote(volume: Arc<Volume>) -> Reply {
     }
 }
 
-async fn switchover(running: &Running, volume: Arc<Volume>) -> Reply {
+pub async fn switchover(running: &Running, volume: Arc<Volume>) -> Reply {
     let (name, peer) = (volume.name.clone(), running.name(running.me.other()).to_string());
     let Some(view) = volume.view() else { return Reply::new(Verdict::Failed, format!("{name}: no state")) };
     if !view.connected || view.state != StateWord::InSync {
@@ -396,6 +405,8 @@ pub fn node_status(running: &Running) -> NodeStatus {
         version: env!("CARGO_PKG_VERSION").to_string(),
         pid: std::process::id(),
         arbitration: running.config.cluster.arbitration.as_str().to_string(),
+        risk: running.config.cluster.arbitration.risk().to_string(),
+        fence: running.fencer.seen(),
         config_hash: running.config.short_hash(),
         config_equal: running.config_equal(),
         witness: running.witness.as_ref().map(witness_status),
@@ -477,6 +488,10 @@ fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
     status.witness_unknown =
         running.witness.as_ref().is_some_and(|watch| watch.seen().unknown.contains(&volume.id));
     status.verify = view.verify.as_ref().map(VerifyStatus::running);
+    status.held = view.held;
+    status.fencing_ms = view.fencing.map(|fencing| since(fencing.since));
+    status.fence_code = view.fencing.map(|fencing| confirm::code(&fencing));
+    status.reaches_nobody = view.reaches_nobody;
     status.demoted = view.demoted;
     status.disconnected = view.disconnected;
     status.refused = running.refused(&volume.name);

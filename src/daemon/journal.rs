@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::base::NodeId;
 use crate::events::{Entry, Event, Names, Severity};
 use crate::history::History;
-use crate::node::{Finding, Notice, Trouble, VerifyEnd};
+use crate::node::{FenceEnd, Finding, Notice, Trouble, VerifyEnd};
 use crate::sys::clock;
 
 /// Entries kept in memory.
@@ -108,6 +108,11 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         Notice::GrowFailed { text } => Event::GrowFailed { reason: text },
         Notice::UndoGivenUp => Event::UndoGivenUp {},
         Notice::WentBack => Event::WentBack {},
+        Notice::FenceAsked { level } => Event::FenceAsked { peer, level: level + 1 },
+        Notice::FenceDone { word, .. } => Event::FenceDone { peer, word },
+        Notice::FenceFailed { level, end, more } => fence_failed(peer, level, end, more),
+        Notice::FenceLeftover => Event::FenceLeftover { peer },
+        Notice::ReachesNobody => Event::ReachesNobody { peer },
         Notice::LeaseLapsed => Event::LeaseLapsed { peer },
         Notice::HandedOver { to } => Event::StoppedPrimary {
             reason: if to == me { "handed over to this node".to_string() } else { "handed over".to_string() },
@@ -137,6 +142,11 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         },
         Notice::Fault { text } => Event::Fault { text },
     })
+}
+
+fn fence_failed(peer: NodeId, level: u32, end: FenceEnd, more: bool) -> Event {
+    let why = if end == FenceEnd::Unanswered { "gave no answer in time" } else { "failed" };
+    Event::FenceFailed { peer, level: level + 1, why: why.to_string(), more }
 }
 
 fn found(finding: Finding, me: NodeId, file: Option<String>) -> Event {

@@ -6,8 +6,10 @@
 //! before anything new begins.
 
 mod advice;
+mod confirm;
 mod control;
 mod dial;
+mod fence;
 mod files;
 mod grow;
 mod journal;
@@ -18,6 +20,7 @@ mod node_file;
 mod orders;
 mod pace;
 mod peer;
+mod ping;
 pub mod protocol;
 mod pulse;
 mod reflexes;

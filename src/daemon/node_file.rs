@@ -28,6 +28,12 @@ pub struct Known {
     /// When this copy was last known to be current, by the wall clock: for people, decides nothing.
     #[serde(default)]
     pub current_unix_ms: Option<u64>,
+    /// A request to a fence agent whose answer is not known.
+    #[serde(default)]
+    pub fence: Option<String>,
+    /// "twinfs hold" is in force.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// The file of one volume.
@@ -71,7 +77,9 @@ impl NodeFile {
     pub fn note_start(&self, state: &State) -> Result<(), String> {
         self.change(|known| {
             if known.incarnation != hex(state.incarnation) {
-                *known = Known::default();
+                // What the node was told and what it asked for does not go with a disk.
+                let (fence, held) = (known.fence.take(), known.held);
+                *known = Known { fence, held, ..Known::default() };
             }
             known.volume = hex(state.volume.0);
             known.incarnation = hex(state.incarnation);
@@ -88,6 +96,29 @@ impl NodeFile {
     /// The image's disk failed.
     pub fn note_unusable(&self, v: u64) -> Result<(), String> {
         self.change(|known| known.unusable_since = Some(v))
+    }
+
+    /// A fence agent is about to be asked, or its answer is known (`None`).
+    pub fn note_fence(&self, nonce: Option<u128>) -> Result<(), String> {
+        self.change(|known| known.fence = nonce.map(hex))
+    }
+
+    /// The request whose answer was not noted.
+    pub fn fence_left(&self) -> Option<u128> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = known.as_ref()?.fence.clone()?;
+        // What cannot be read is a request all the same.
+        Some(u128::from_str_radix(&text, 16).unwrap_or(1))
+    }
+
+    /// The administrator holds this node, or lets it go.
+    pub fn note_held(&self, held: bool) -> Result<(), String> {
+        self.change(|known| known.held = held)
+    }
+
+    pub fn is_held(&self) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().is_some_and(|known| known.held)
     }
 
     /// This copy is current at this moment; noted at most once a minute unless it is about to change.
@@ -165,10 +196,21 @@ mod tests {
         assert_eq!(file.current_unix_ms(), Some(1_000_000), "not more than once a minute");
         file.note_current(1_040_000, true).unwrap();
         assert_eq!(NodeFile::open(&dir, "mail").unwrap().current_unix_ms(), Some(1_040_000));
+        assert_eq!(file.fence_left(), None);
+        file.note_fence(Some(77)).unwrap();
+        file.note_held(true).unwrap();
+        let again = NodeFile::open(&dir, "mail").unwrap();
+        assert!(again.fence_left() == Some(77) && again.is_held(), "not kept over a restart");
         file.note_unusable(7).unwrap();
         assert!(!NodeFile::open(&dir, "mail").unwrap().agrees(&state(8, 9)));
         file.note_start(&state(1, 11)).unwrap();
         assert!(file.agrees(&state(1, 11)), "a copy made anew begins anew");
+        assert!(
+            file.fence_left() == Some(77) && file.is_held(),
+            "a new disk does not end what the node asked for"
+        );
+        file.note_fence(None).unwrap();
+        assert_eq!(NodeFile::open(&dir, "mail").unwrap().fence_left(), None);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

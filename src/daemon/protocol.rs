@@ -56,6 +56,16 @@ pub enum Request {
     Sync {
         volume: Option<String>,
     },
+    /// The peer has stopped, by the word of whoever asks; `code`: the one that this request is known by.
+    FenceConfirm {
+        volume: Option<String>,
+        code: Option<String>,
+    },
+    /// Takes no step without the peer, over restarts, until told otherwise; `node`: this one.
+    Hold {
+        node: Option<String>,
+        on: bool,
+    },
     /// Looks through the copies, or goes on with a run of the same kind.
     Verify {
         volume: Option<String>,

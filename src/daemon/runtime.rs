@@ -30,6 +30,7 @@ use crate::services::address::Addresses;
 use crate::services::run::{self, Services};
 use crate::sys::{clock, notify, secret};
 
+use super::fence::Fencer;
 use super::journal::Journal;
 use super::peer;
 use super::protocol::SOCKET_NAME;
@@ -37,7 +38,7 @@ use super::pulse::{self, HeartbeatKeys};
 use super::shell::Outgoing;
 use super::volume::{Shared, Volume};
 use super::witness_watch::WitnessWatch;
-use super::{DaemonError, Options, control, dial, leftovers, orders, pace, witness_watch};
+use super::{DaemonError, Options, control, dial, leftovers, orders, pace, ping, witness_watch};
 
 /// For a hand-over before the daemon stops.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
@@ -56,6 +57,7 @@ pub struct Running {
     pub journal: Arc<Journal>,
     pub paths: Arc<Paths>,
     pub strangers: AtomicU64,
+    pub fencer: Fencer,
     volumes: Vec<Arc<Volume>>,
     heard: Mutex<Vec<Option<Moment>>>,
     pub config_differs: Arc<AtomicBool>,
@@ -249,7 +251,10 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     remove_leftovers(&config, me, &journal);
     let (out, out_queue) = tokio::sync::mpsc::unbounded_channel();
     let dirs = options.dirs.clone();
-    let shared = Shared { config: Arc::clone(&config), me, dirs, journal: Arc::clone(&journal), out };
+    let fencer = Fencer::start(&config, me, Arc::clone(&journal));
+    let journal_too = Arc::clone(&journal);
+    let (config_too, fencer_too) = (Arc::clone(&config), fencer.clone());
+    let shared = Shared { config: config_too, me, dirs, journal: journal_too, fencer: fencer_too, out };
     let mut volumes = Vec::new();
     for settings in &config.volumes {
         volumes.push(Volume::open(&shared, settings)?);
@@ -266,6 +271,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         config,
         journal,
         strangers: AtomicU64::new(0),
+        fencer,
         heard: Mutex::new(vec![None; ways.len()]),
         config_differs: differs,
         refusals: Refusals::default(),
@@ -276,6 +282,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         hand_over: AtomicBool::new(true),
     });
     running.volumes().iter().for_each(|volume| dial::start(&running, volume));
+    ping::start(&running.config, running.volumes(), &running.journal);
     let version = env!("CARGO_PKG_VERSION").to_string();
     running.journal.tell(None, Told::DaemonStarted { version });
     let served = control_plane(&running, &key, &ways, out_queue, &options.dirs.run);

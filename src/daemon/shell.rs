@@ -5,14 +5,15 @@
 #![allow(clippy::disallowed_methods, reason = "a shell: queues between threads")]
 
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::base::{Moment, Span, VolumeId};
-use crate::mirror::{Env, Halted, Key, Parking, Payload};
-use crate::node::{LinkId, Notice, Order, VerifyEnd, VerifyProgress};
+use crate::mirror::{Env, Halted, Key, Mirror, Parking, Payload};
+use crate::node::{Event, LinkId, Notice, Order, VerifyEnd, VerifyProgress};
 use crate::sys::clock;
 use crate::wire::{Heartbeat, Message, WitnessRequest};
 
+use super::fence::{Fencer, Shot};
 use super::links::Links;
 use super::node_file::NodeFile;
 use super::reflexes::Reflexes;
@@ -45,6 +46,8 @@ pub struct Shell {
     reflexes: Arc<Reflexes>,
     out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
     node_file: Arc<NodeFile>,
+    fencer: Fencer,
+    mirror: Arc<OnceLock<Weak<Mirror>>>,
 }
 
 #[derive(Default)]
@@ -60,11 +63,29 @@ impl Shell {
         queues: (Sender<Task>, Sender<Telling>),
         reflexes: Arc<Reflexes>,
         out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
-        node_file: Arc<NodeFile>,
+        (node_file, fencer): (Arc<NodeFile>, Fencer),
     ) -> Shell {
         let (parking, ticker) = (Parking::default(), Ticker::default());
         let (tasks, tellings) = queues;
-        Shell { volume, parking, links, ticker, tasks, tellings, reflexes, out, node_file }
+        let mirror = Arc::default();
+        Shell { volume, parking, links, ticker, tasks, tellings, reflexes, out, node_file, fencer, mirror }
+    }
+
+    /// Where answers of others go.
+    pub fn answer(&self, mirror: &Arc<Mirror>) {
+        let _ = self.mirror.set(Arc::downgrade(mirror));
+    }
+
+    /// Never held up, whatever the agents do: the answer comes on another thread.
+    fn shot(&self, nonce: u128, level: Option<u32>) -> Shot {
+        // The machine's first step may ask before anybody knows its mirror.
+        let mirror = Arc::clone(&self.mirror);
+        let answer = move |end| {
+            if let Some(mirror) = mirror.wait().upgrade() {
+                mirror.deliver(Event::FenceResult { nonce, end });
+            }
+        };
+        Shot { nonce, level, node_file: Arc::clone(&self.node_file), answer: Box::new(answer) }
     }
 
     /// Ends every wait of the mirror, now and later, and the ticker.
@@ -125,6 +146,8 @@ impl Env for Shell {
                 let _ = self.tasks.send(Task::Demote { graceful });
             }
             Order::Grown => drop(self.tasks.send(Task::Grow)),
+            Order::Fence { nonce, level } => self.fencer.ask(self.shot(nonce, Some(level))),
+            Order::SettleFence { nonce } => self.fencer.ask(self.shot(nonce, None)),
             Order::Freeze => self.reflexes.freeze(),
             Order::Thaw => self.reflexes.thaw(),
             Order::RenewAddress { seconds_left } => self.reflexes.renew(seconds_left),

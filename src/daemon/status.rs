@@ -35,6 +35,12 @@ pub struct NodeStatus {
     pub health: Health,
     /// Where `arbitration` is `witness`.
     pub witness: Option<WitnessStatus>,
+    /// What the way of arbitration costs.
+    #[serde(default)]
+    pub risk: String,
+    /// Where `arbitration` is `fence`: the agents that stop the peer.
+    #[serde(default)]
+    pub fence: Vec<FenceStatus>,
     /// What somebody should do about the node itself.
     pub advice: Vec<String>,
     pub volumes: Vec<VolumeStatus>,
@@ -47,6 +53,16 @@ pub struct WitnessStatus {
     /// Since its last answer; `None`: never answered.
     pub answered_ms: Option<u64>,
     /// Why it does not answer; `None` while it does.
+    pub problem: Option<String>,
+}
+
+/// A fence agent as this node sees it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct FenceStatus {
+    pub agent: String,
+    /// It was asked something since the start.
+    pub looked: bool,
+    /// Why it does not work; `None` while it does.
     pub problem: Option<String>,
 }
 
@@ -108,6 +124,17 @@ pub struct VolumeStatus {
     /// "twinfs demote" and "twinfs disconnect" are in force.
     pub demoted: bool,
     pub disconnected: bool,
+    /// "twinfs hold" is in force.
+    #[serde(default)]
+    pub held: bool,
+    /// The peer is to be stopped by an agent, for so long; and what "twinfs fence-confirm" wants to hear.
+    #[serde(default)]
+    pub fencing_ms: Option<u64>,
+    #[serde(default)]
+    pub fence_code: Option<String>,
+    /// There are ping targets, and none answers.
+    #[serde(default)]
+    pub reaches_nobody: bool,
     /// Why the peer and this node do not talk, if one of them refuses.
     pub refused: Option<String>,
     /// The verify run that is under way, and how the last one ended.
@@ -223,7 +250,8 @@ impl NodeStatus {
         let unknown =
             |v: &VolumeStatus| v.witness_unknown && v.state == "in-sync" && v.state_since_ms > 30_000;
         let unknown = self.volumes.iter().any(unknown);
-        let hurt = self.config_equal == Some(false) || silent || unknown;
+        let unarmed = self.fence.iter().any(|agent| agent.problem.is_some());
+        let hurt = self.config_equal == Some(false) || silent || unknown || unarmed;
         self.health = if hurt { worst.max(Health::Degraded) } else { worst };
     }
 }

@@ -30,6 +30,7 @@ use crate::sys::lock::ImageLock;
 use crate::sys::{clock, random};
 
 use super::DaemonError;
+use super::fence::Fencer;
 use super::files::{Files, MountGate};
 use super::journal::Journal;
 use super::links::Links;
@@ -95,6 +96,7 @@ pub struct Shared {
     pub me: NodeId,
     pub dirs: Dirs,
     pub journal: Arc<Journal>,
+    pub fencer: Fencer,
     pub out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
 }
 
@@ -105,6 +107,8 @@ impl Shared {
             me: self.me,
             arbitration: match self.config.cluster.arbitration {
                 config::Arbitration::Witness => Arbitration::Witness,
+                config::Arbitration::Fence => Arbitration::Fence,
+                config::Arbitration::Deadtime => Arbitration::Deadtime,
                 config::Arbitration::Yield => Arbitration::Yield,
                 config::Arbitration::Manual => Arbitration::Manual,
             },
@@ -114,9 +118,13 @@ impl Shared {
                 initdead: t.initdead,
                 slow_peer: t.slow_peer,
                 release: t.release_time,
+                fence_delay: t.fence_delay,
+                fence_retry: t.fence_retry,
                 ..Timing::default()
             },
             failback_to: settings.failback,
+            fence_levels: u32::try_from(self.config.fence_levels(self.me.other()).len()).unwrap_or(0),
+            pings: !self.config.cluster.ping.is_empty(),
             blocks,
             copy_blocks_max: COPY_BLOCKS_MAX,
             features: crate::wire::FEATURES,
@@ -222,9 +230,10 @@ impl Volume {
             queues,
             Arc::clone(&reflexes),
             shared.out.clone(),
-            Arc::clone(&node_file),
+            (Arc::clone(&node_file), shared.fencer.clone()),
         ));
-        let mirror = start_mirror(shared, settings, &image, &shell, agrees)?;
+        let mirror = start_mirror(shared, settings, &image, &shell, (agrees, &node_file))?;
+        shell.answer(&mirror);
         gate.ask(&mirror);
         links.serve(&mirror);
         let services = Arc::new(make_services(shared, settings, &mirror, &tell));
@@ -264,10 +273,18 @@ impl Volume {
         };
         let teller = shared.storyteller(node_file, &volume);
         volume.start_threads(serving, task_queue, teller, telling_queue);
-        if let Some(progress) = verify.cut_off() {
-            volume.order(Operator::Verify(progress));
-        }
+        volume.go_on();
         Ok(volume)
+    }
+
+    /// What the administrator asked for before a restart.
+    fn go_on(&self) {
+        if self.node_file.is_held() {
+            self.order(Operator::Hold(true));
+        }
+        if let Some(progress) = self.verify.cut_off() {
+            self.order(Operator::Verify(progress));
+        }
     }
 
     fn start_threads(
@@ -336,7 +353,7 @@ fn start_mirror(
     settings: &config::Volume,
     image: &Arc<Image>,
     shell: &Arc<Shell>,
-    file_agrees: bool,
+    (file_agrees, node_file): (bool, &NodeFile),
 ) -> Result<Arc<Mirror>, DaemonError> {
     let info = StartInfo {
         seed: random::id128(),
@@ -344,6 +361,7 @@ fn start_mirror(
         hot: image.was_unclean(),
         file_agrees,
         going_back: image.undo().stage == UndoStage::GoingBack,
+        fence_left: node_file.fence_left(),
     };
     let node_config = shared.node_config(settings, image.block_count());
     let node = Node::new(node_config, image.state(), info, clock::now());

@@ -184,10 +184,33 @@ events! {
         n.of(*peer));
     Frozen { reason: String } Critical decision |_n| format!("writes wait: {reason}");
     Thawed { frozen_ms: u64 } Notice decision |_n| format!("writes go on after {}", ms(*frozen_ms));
+    Held { on: bool } Warning decision |_n| if *on {
+        "is held by an administrator: takes no step without its peer until \"twinfs hold --off\"".to_string()
+    } else {
+        "is not held any more".to_string()
+    };
     Forced { command: String, who: String } Critical decision |_n|
         format!("{who} forced it: {command}");
     Waiting { reason: String, until_ms: u64 } Info plain |_n|
         format!("waits: {reason} (at most {})", ms(*until_ms));
+
+    // Fencing.
+    FenceAsked { peer: NodeId, level: u32 } Critical decision |n| format!(
+        "{} is silent: its fence agents of level {level} are asked to stop it", n.of(*peer));
+    FenceDone { peer: NodeId, word: bool } Critical decision |n| format!(
+        "{} has stopped, {}", n.of(*peer),
+        if *word { "by the word of an administrator" } else { "says the fence agent" });
+    FenceFailed { peer: NodeId, level: u32, why: String, more: bool } Critical decision |n| format!(
+        "the fence agents of level {level} could not stop {} ({why}); {}", n.of(*peer),
+        if *more { "the next level is tried" } else { "nobody serves until one helps; see \"twinfs status\"" });
+    /// An earlier daemon asked and noted no answer.
+    FenceLeftover { peer: NodeId } Warning decision |n| format!(
+        "an earlier daemon asked a fence agent to stop {} and noted no answer: that is settled first", n.of(*peer));
+    FenceAgent { agent: String, reason: String } Warning plain |_n| format!(
+        "the fence agent {agent} does not work: {reason}; a takeover would wait for it");
+    FenceAgentBack { agent: String } Notice plain |_n| format!("the fence agent {agent} works again");
+    ReachesNobody { peer: NodeId } Critical decision |n| format!(
+        "reaches no ping target, nor {}: stops serving, for it may be primary", n.of(*peer));
 
     // The witness.
     WitnessSilent { address: String } Warning plain |_n| format!(

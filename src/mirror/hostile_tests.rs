@@ -272,6 +272,8 @@ fn start(role: Role) -> (Arc<crate::image::MemDisk>, Arc<Shell>, Arc<Mirror>) {
         arbitration: Arbitration::Manual,
         timing: Timing::default(),
         failback_to: None,
+        fence_levels: 0,
+        pings: false,
         blocks: image.block_count(),
         copy_blocks_max: 16,
         features: crate::wire::FEATURES,
@@ -279,7 +281,14 @@ fn start(role: Role) -> (Arc<crate::image::MemDisk>, Arc<Shell>, Arc<Mirror>) {
         mutations: Mutations::default(),
     };
     let state = Mirror::raise_epoch(&image).unwrap();
-    let info = StartInfo { seed: 5, marks: false, hot: false, file_agrees: true, going_back: false };
+    let info = StartInfo {
+        seed: 5,
+        marks: false,
+        hot: false,
+        file_agrees: true,
+        going_back: false,
+        fence_left: None,
+    };
     let node = Node::new(config, state, info, Moment(1));
     let mirror = Mirror::new(image, shell.clone(), Box::new(node), Mutations::default()).unwrap();
     (disk, shell, mirror)

@@ -6,6 +6,7 @@ use crate::resync::{Finding, Task, VerifyProgress};
 use crate::wire::{CopyKind, Heartbeat, Kind, Message, Row, Run, Seq, Session, WitnessRequest};
 
 use super::event::{LinkId, OpId, Token};
+use super::fence::FenceEnd;
 
 /// Which bits the caller sets, with or before the local write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,25 @@ pub enum Notice {
     /// This copy is what it was before the resync.
     WentBack,
     LeaseLapsed,
+    /// An agent was asked to stop the peer.
+    FenceAsked {
+        level: u32,
+    },
+    /// The peer has stopped, by an agent or by a person's word.
+    FenceDone {
+        level: u32,
+        word: bool,
+    },
+    /// It has not, or nobody knows; `more`: another level is tried at once.
+    FenceFailed {
+        level: u32,
+        end: FenceEnd,
+        more: bool,
+    },
+    /// An earlier process asked an agent and knows no answer.
+    FenceLeftover,
+    /// No ping target answers, nor the peer: this node stops serving.
+    ReachesNobody,
     HandedOver {
         to: NodeId,
     },
@@ -281,6 +301,16 @@ pub enum Order {
     AskWitness {
         nonce: u128,
         request: WitnessRequest,
+    },
+    /// Note the request outside the image, stable; then have the agents of this level (from 0) stop the peer; answer
+    /// `Event::FenceResult`, and take the note away first.
+    Fence {
+        nonce: u128,
+        level: u32,
+    },
+    /// See to it that no agent of that request, made by an earlier process, can do anything any more; answer as above.
+    SettleFence {
+        nonce: u128,
     },
     /// Mount, raise the address, start services; answer `Event::Promoted` or `Event::PromoteFailed`.
     Promote,

@@ -3,16 +3,20 @@
 use crate::base::{NodeId, Span};
 use crate::resync::Limits;
 
-/// Who decides when the nodes cannot agree. More ways (a fencing agent, a bare deadtime) fit beside these.
+/// Who decides when the nodes cannot agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Arbitration {
     /// A third process with a compare-and-swap record.
     Witness,
+    /// An agent's word that the other one has stopped, by a node with unbroken continuity.
+    Fence,
     /// The cut-off primary stops; the confirmed secondary takes over.
     Yield,
     /// The primary goes on alone; a person promotes the secondary.
     Manual,
+    /// Silence: both may serve when every link is cut and both live.
+    Deadtime,
 }
 
 /// The times of the protocol.
@@ -32,6 +36,10 @@ pub struct Timing {
     pub drift_ppm: u64,
     /// Failback waits this long after in-sync.
     pub failback_delay: Span,
+    /// The secondary gives the primary so long to shoot first.
+    pub fence_delay: Span,
+    /// Between two rounds through the agents when none of them helped.
+    pub fence_retry: Span,
 }
 
 impl Default for Timing {
@@ -44,6 +52,8 @@ impl Default for Timing {
             release: Span::from_secs(2),
             drift_ppm: 10_000,
             failback_delay: Span::from_secs(60),
+            fence_delay: Span::from_secs(5),
+            fence_retry: Span::from_secs(10),
         }
     }
 }
@@ -120,6 +130,20 @@ pub struct Mutations {
     pub undo_skips_writes: bool,
     /// For the mirror: verify takes this node's content for good without looking at its digest.
     pub export_rot: bool,
+    /// An agent that gives no answer has done what it was asked for.
+    pub fence_unanswered: bool,
+    /// A restarted node fences as if it had agreed on its record.
+    pub fence_after_restart: bool,
+    /// Beside a witness the secondary takes an agent's word for a vote.
+    pub fence_as_vote: bool,
+    /// Whoever hands over may take over all the same.
+    pub handover_keeps_right: bool,
+    /// A node that starts, joins or hands over waits for nothing that it promised.
+    pub forget_promise: bool,
+    /// What is noted outside the image does not count.
+    pub ignore_state_file: bool,
+    /// A handover is a data generation.
+    pub handover_mints: bool,
 }
 
 /// Settings of one node's machine.
@@ -130,6 +154,10 @@ pub struct NodeConfig {
     pub timing: Timing,
     /// Become primary again on this node when in sync (graceful, at most once per hour); `None` = never.
     pub failback_to: Option<NodeId>,
+    /// Levels of fence agents that are tried one after the other.
+    pub fence_levels: u32,
+    /// There are ping targets: `Event::Reach` says whether one answers.
+    pub pings: bool,
     /// Blocks in the data area.
     pub blocks: u64,
     /// Most blocks of resync reads in flight at once.
@@ -154,4 +182,6 @@ pub struct StartInfo {
     pub file_agrees: bool,
     /// The copy was on its way back to its last consistent state.
     pub going_back: bool,
+    /// A request to a fence agent whose answer is not noted.
+    pub fence_left: Option<u128>,
 }

@@ -1,5 +1,6 @@
 //! Everything that can happen to a node.
 
+use super::fence::FenceEnd;
 use crate::base::{BlockNo, ExtentNo, Span};
 use crate::resync::{Finding, Limits, VerifyProgress};
 use crate::wire::{Heartbeat, Kind, Message, Run, Seq, Session, WitnessReply};
@@ -36,6 +37,8 @@ pub enum Operator {
     Disconnect,
     /// Take no one-sided step by yourself (`true`) until released (`false`).
     Hold(bool),
+    /// The operator's statement of fact that the peer has stopped since this request to a fence agent was made.
+    FenceConfirm { nonce: u128 },
     /// Enrol this node's record at a witness that does not know the volume.
     EnrolWitness,
     /// Look whether the copies are as they should be, from there on. Nothing if a run is under way.
@@ -199,6 +202,14 @@ pub enum Event {
     },
     /// The witness may not show what this node last saw it show: look again. Harmless at any time.
     WitnessDoubt,
+
+    /// Answer to `Order::Fence` and `Order::SettleFence`; no agent of that request can do anything any more.
+    FenceResult {
+        nonce: u128,
+        end: FenceEnd,
+    },
+    /// Whether any ping target answers; wanted where there are some, at every change.
+    Reach(bool),
 
     // Serving.
     /// Answer to `Promote`: mounted, address up, services running.

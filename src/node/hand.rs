@@ -92,16 +92,24 @@ impl Node {
         let Some(record) = self.state.record else { return };
         let next = Record { v: record.v + 1, members: Members::BOTH, primary: self.me().other() };
         self.handing = Some(Handing::Storing);
-        self.confirmed = false;
+        if !self.cfg.mutations.handover_keeps_right {
+            (self.confirmed, self.continuity) = (false, false);
+        }
         self.in_step = false;
         self.lease_from = None;
-        self.promise_until = self.promise_until.max(self.after(self.cfg.timing.deadtime));
-        self.put(State { record: Some(next), ..self.state.clone() }, After::HandGiven, out);
+        self.promise_again();
+        let mut gens = self.state.gens.clone();
+        if self.cfg.mutations.handover_mints {
+            let (id, minted_by) = (crate::base::Generation(self.draw()), self.me());
+            let (at_v, reason) = (next.v, crate::format::GenReason::WentSolo);
+            gens.push(crate::format::GenEntry { id, minted_by, at_v, reason, first_txn: 0 });
+        }
+        self.put(State { record: Some(next), gens, ..self.state.clone() }, After::HandGiven, out);
     }
 
     pub(super) fn hand_given(&mut self, out: &mut Vec<Action>) {
         self.handing = None;
-        self.promise_until = self.promise_until.max(self.after(self.cfg.timing.deadtime));
+        self.promise_again();
         let Some(record) = self.state.record else { return };
         let Some((link, conv)) = self.link.zip(self.conv.as_ref()).filter(|_| self.is_member()) else {
             return;
@@ -155,7 +163,7 @@ impl Node {
             return self.protocol_error("the peer took over what was not given", out);
         }
         self.handing = None;
-        self.confirmed = true;
+        (self.confirmed, self.continuity) = (true, true);
         self.in_step = true;
     }
 }

@@ -14,6 +14,7 @@ use super::back::Back;
 use super::config::{NodeConfig, StartInfo};
 use super::detach::Farewell;
 use super::event::{Event, LinkId, Token};
+use super::fence::Fencing;
 use super::grow::Growing;
 use super::hand::Handing;
 use super::pace::Throttle;
@@ -74,6 +75,13 @@ pub struct Node {
     /// The join is stored here and the joiner has not been told: it cannot take over, no lease is needed.
     pub(super) join_unsent: bool,
     pub(super) confirmed: bool,
+    /// The same, but a lapsed lease does not end it: the right to fence needs no clock.
+    pub(super) continuity: bool,
+    pub(super) fencing: Option<Fencing>,
+    pub(super) fence_rest_until: Moment,
+    /// Some ping target answers, and since when it is so.
+    pub(super) reaches: bool,
+    pub(super) reach_since: Moment,
     pub(super) serve: Serve,
     pub(super) frozen: bool,
     pub(super) demote_at: Option<Moment>,
@@ -135,26 +143,23 @@ pub struct Node {
 impl Node {
     /// A node that just started: `state` is what its superblock holds, with the boot epoch already raised and stable.
     pub fn new(cfg: NodeConfig, state: State, info: StartInfo, now: Moment) -> Node {
-        let process = derive(info.seed, 0);
-        let promise_until = now + cfg.timing.deadtime;
-        let failback_at = now + cfg.timing.failback_delay;
-        let pulse = Pulse::new(derive(info.seed, 1), state.peer_boot_epoch);
-        let witness_incarnation = state.witness_incarnation;
-        let split = state.diverged;
-        let throttle = Throttle::new(&cfg, now);
+        let promise_until = if cfg.mutations.forget_promise { now } else { now + cfg.timing.deadtime };
         Node {
-            cfg,
-            state,
             now,
             started: now,
             ids: 2,
-            process,
-            pulse,
+            process: derive(info.seed, 0),
+            pulse: Pulse::new(derive(info.seed, 1), state.peer_boot_epoch),
             next_beat: now,
             promise_until,
             lease_from: None,
             join_unsent: false,
             confirmed: false,
+            continuity: false,
+            fencing: info.fence_left.map(|nonce| Fencing::leftover(nonce, now)),
+            fence_rest_until: now,
+            reaches: !cfg.pings,
+            reach_since: now,
             serve: Serve::Down,
             frozen: false,
             demote_at: None,
@@ -171,12 +176,12 @@ impl Node {
             in_step: false,
             witness_doubt: false,
             witness_seen: None,
-            witness_incarnation,
+            witness_incarnation: state.witness_incarnation,
             witness_note: None,
             enrol: false,
             back: info.going_back.then(|| Back::at_start(now)),
             handing: None,
-            failback_at,
+            failback_at: now + cfg.timing.failback_delay,
             store: None,
             marking: None,
             link: None,
@@ -187,14 +192,14 @@ impl Node {
             last_session: None,
             lost_at: None,
             refused: None,
-            split,
+            split: state.diverged,
             peer_record: None,
             peer_serving: false,
             heard_at: None,
             outbox: Outbox::default(),
             inbox: Inbox::default(),
             verify: None,
-            throttle,
+            throttle: Throttle::new(&cfg, now),
             growing: None,
             grow_note: None,
             marks: info.marks,
@@ -202,6 +207,8 @@ impl Node {
             info,
             word: StateWord::Joining,
             since: now,
+            cfg,
+            state,
         }
     }
 
@@ -255,6 +262,8 @@ impl Node {
             Event::PeerReleased { boot_epoch } => self.peer_released(boot_epoch),
             Event::WitnessReply { nonce, reply } => self.witness_reply(nonce, &reply, out),
             Event::WitnessDoubt => (self.in_step, self.witness_doubt) = (false, true),
+            Event::FenceResult { nonce, end } => self.fence_result(nonce, end, out),
+            Event::Reach(reaches) => self.reach(reaches),
             Event::Promoted => self.promoted(),
             Event::PromoteFailed => self.promote_failed(out),
             Event::Demoted => self.demoted(out),
@@ -273,7 +282,9 @@ impl Node {
         self.source_step(out);
         self.handing_step(out);
         self.take(out);
+        self.fence_step(out);
         self.vote_step(out);
+        self.reach_step(out);
         self.raise(out);
         self.flow(out);
         self.verify_step(out);
@@ -294,6 +305,10 @@ impl Node {
             lease,
             self.demote_at,
             Some(self.promise_until),
+            Some(self.promise_until + t.fence_delay),
+            self.fencing.as_ref().and_then(Fencing::retry_at),
+            Some(self.fence_rest_until),
+            Some(self.reach_since + t.deadtime),
             lost,
             slow,
             Some(self.started + t.initdead),
@@ -381,7 +396,7 @@ impl Node {
             After::Join1 => self.join1_stored(),
             After::Joined => self.joined_stored(out),
             After::TargetMark => self.target_marked(out),
-            After::Out => self.confirmed = false,
+            After::Out => (self.confirmed, self.continuity) = (false, false),
             After::HandGiven => self.hand_given(out),
             After::HandTaken => self.hand_taken(out),
             After::Adopted => self.adopted(),

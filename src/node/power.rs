@@ -114,7 +114,7 @@ impl Node {
 
     /// By the record (of the witness or of the peer) this node is no member any more.
     pub(super) fn removed(&mut self, record: Record, out: &mut Vec<Action>) {
-        self.confirmed = false;
+        (self.confirmed, self.continuity) = (false, false);
         if self.store.is_some() || self.state.record == Some(record) || !self.both() || self.failed.is_some()
         {
             return;
@@ -124,6 +124,13 @@ impl Node {
         out.push(Order::Tell(Notice::Removed { record }).into());
         self.put(State { record: Some(record), ..self.state.clone() }, After::Out, out);
         self.close_link(out);
+    }
+
+    /// What is promised anew at a join and when ownership is given away.
+    pub(super) fn promise_again(&mut self) {
+        if !self.cfg.mutations.forget_promise {
+            self.promise_until = self.promise_until.max(self.after(self.cfg.timing.deadtime));
+        }
     }
 
     pub(super) fn peer_released(&mut self, boot_epoch: u64) {
@@ -261,7 +268,7 @@ impl Node {
                 self.peer_record.zip(self.state.record).is_some_and(|(p, m)| p.v > m.v && self.peer_serving);
             let undecided =
                 matches!(phase, Some(Phase::Greeting | Phase::Comparing | Phase::Resting | Phase::Target(_)));
-            if newer || (undecided && !self.is_stranger()) || self.split {
+            if newer || (undecided && !self.is_stranger()) || self.split || self.is_cut_off() {
                 return;
             }
             Right::Sole
@@ -281,10 +288,11 @@ impl Node {
     pub(super) fn taking(&self) -> bool {
         self.vote.as_ref().is_some_and(|vote| vote.is_solo())
             || self.store.as_ref().is_some_and(|storing| storing.then == After::Solo)
+            || self.is_shooting()
     }
 
     /// Which right would this node use now, if it may try at all?
-    fn solo_right(&self) -> Option<Right> {
+    pub(super) fn solo_right(&self) -> Option<Right> {
         let t = &self.cfg.timing;
         let may = self.both()
             && self.state.resync == ResyncMark::None
@@ -305,18 +313,28 @@ impl Node {
             return None;
         }
         let lost = self.peer_gave_up || self.lost_at.is_some_and(|at| self.passed(at, t.slow_peer));
-        let rested = self.confirmed || (self.passed(self.started, t.initdead) && self.info.file_agrees);
+        let believed = self.info.file_agrees || self.cfg.mutations.ignore_state_file;
+        let rested = self.confirmed || (self.passed(self.started, t.initdead) && believed);
         let promised = self.now < self.promise_until && !self.cfg.mutations.no_promise;
         let silent = self.peer_gave_up || !promised;
         // A primary by agreement gives the link its time to come back; everybody else waits for silence.
         let agreed = self.is_primary() && (self.confirmed || self.data_open());
+        let votes = !self.cfg.mutations.fence_as_vote || self.is_primary();
         match self.cfg.arbitration {
+            Arbitration::Witness if !votes && self.fence_wanted(lost, silent) => Some(Right::Fenced),
             Arbitration::Witness if if agreed { lost } else { rested && silent } => Some(Right::Won),
             Arbitration::Manual if self.is_primary() && if agreed { lost } else { rested } => {
                 Some(Right::Recorded)
             }
             Arbitration::Yield if !self.is_primary() && self.confirmed && silent => Some(Right::Yielded),
-            Arbitration::Manual | Arbitration::Yield if self.peer_gave_up => Some(Right::Given),
+            Arbitration::Witness => None,
+            _ if self.peer_gave_up => Some(Right::Given),
+            Arbitration::Fence if self.fence_wanted(lost, silent) => Some(Right::Fenced),
+            Arbitration::Deadtime if self.was_cut_off() => None,
+            Arbitration::Deadtime if self.is_primary() => {
+                if agreed { lost } else { rested && silent }.then_some(Right::Silent)
+            }
+            Arbitration::Deadtime => (self.confirmed && silent).then_some(Right::Silent),
             _ => None,
         }
     }
@@ -326,6 +344,9 @@ impl Node {
             return;
         }
         let Some(right) = self.solo_right() else { return };
+        if right == Right::Fenced {
+            return self.shoot(out);
+        }
         let Some(mine) = self.state.record else { return };
         let reason = if right == Right::Forced { GenReason::Forced } else { GenReason::WentSolo };
         let asks = self.cfg.arbitration == Arbitration::Witness && !self.cfg.mutations.no_witness_vote;
@@ -364,7 +385,7 @@ impl Node {
         self.forced = None;
         self.back_ended();
         self.join_unsent = false;
-        self.confirmed = false;
+        (self.confirmed, self.continuity, self.fencing) = (false, false, None);
         self.last_session = None;
         self.lease_from = None;
         self.handing = None;
@@ -407,6 +428,7 @@ impl Node {
                 self.close_link(out);
             }
             Operator::Hold(hold) => self.hold = hold,
+            Operator::FenceConfirm { nonce } => self.fence_confirm(nonce, out),
             Operator::Verify(from) => self.verify_start(from, out),
             Operator::PauseResync(span) => self.pause_resync(span, out),
             Operator::ResumeResync => self.resume_resync(false, out),

@@ -54,6 +54,8 @@ impl Node {
             verify: self.verify.as_ref().map(|looking| looking.run.progress()),
             operations: self.outbox.len(),
             witness_seen: self.witness_seen,
+            fencing: self.fence_view(),
+            reaches_nobody: self.cfg.pings && !self.reaches,
             held: self.hold,
             disconnected: self.disconnected,
             demoted: self.idle.is_some(),
@@ -146,6 +148,9 @@ impl Node {
         if let Some(note) = self.witness_note {
             return text(note, Some(self.vote_retry_at));
         }
+        if let Some((words, until)) = self.fence_reason() {
+            return text(words, until);
+        }
         if self.vote.is_some() {
             return text("waiting for the witness to answer", None);
         }
@@ -173,9 +178,25 @@ impl Node {
             None if self.sole() && self.peer_failed => {
                 text("the peer's disk failed: this copy is the only good one", None)
             }
+            None if self.sole() && self.is_cut_off() && !self.data_open() => {
+                text("no ping target answers, nor the peer: not served", None)
+            }
             None if self.sole() => text("the peer's copy is out of date", None),
             None => self.reason_apart(),
         }
+    }
+
+    fn fence_reason(&self) -> Option<(&'static str, Option<Moment>)> {
+        let fencing = self.fence_view()?;
+        Some(match fencing.retry_at {
+            _ if fencing.leftover => ("an earlier request to stop the peer is being settled", None),
+            None => ("waiting for a fence agent to say that the peer has stopped", None),
+            until => (
+                "no fence agent could stop the peer: they are tried again; only if you know that it has stopped: \
+                 `twinfs fence-confirm`",
+                until,
+            ),
+        })
     }
 
     fn reason_apart(&self) -> Reason {
@@ -199,13 +220,27 @@ impl Node {
             Arbitration::Manual if !self.is_primary() => {
                 ("waiting for the peer, or for `twinfs promote --peer-is-down`", None)
             }
+            Arbitration::Fence if !self.continuity => (
+                "out of touch since this node started: waiting for the peer, or for `twinfs promote --peer-is-down`",
+                None,
+            ),
+            Arbitration::Fence if !self.is_primary() => {
+                ("the peer is silent: it is fenced then", Some(self.promise_until + t.fence_delay))
+            }
+            Arbitration::Deadtime if self.is_cut_off() => {
+                ("no ping target answers, nor the peer: neither takes over nor serves alone", None)
+            }
+            Arbitration::Deadtime if !self.is_primary() && !self.confirmed => (
+                "out of touch since this node started: waiting for the peer, or for `twinfs promote --peer-is-down`",
+                None,
+            ),
             Arbitration::Yield if self.is_primary() || !self.confirmed => {
                 ("cut off: waiting for the peer, or for `twinfs promote --peer-is-down`", None)
             }
             _ if !self.confirmed && !self.passed(self.started, t.initdead) => {
                 ("just started: waiting for the peer", Some(self.started + t.initdead))
             }
-            _ if !self.confirmed && !self.info.file_agrees => {
+            _ if !self.confirmed && !self.info.file_agrees && self.cfg.arbitration != Arbitration::Fence => {
                 ("the node state file does not agree with the image: waiting for the peer", None)
             }
             _ => ("the peer is silent", Some(self.promise_until)),

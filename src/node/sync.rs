@@ -136,6 +136,7 @@ impl Node {
         let agreed = matches!(conv.decision.map(|d| d.plan), Some(Plan::Equalise { record, .. })
             if self.state.record == Some(record));
         self.confirmed = equal && agreed && !self.is_primary();
+        self.continuity = self.confirmed;
         let mark = ResyncMark::Target { of };
         if equal || self.state.resync == mark {
             self.target_marked(out);
@@ -400,6 +401,9 @@ impl Node {
         if self.source().is_some_and(|source| source.stage == Stage::Storing) {
             self.set_stage(Stage::Telling);
         }
+        // The only member a moment ago, in this process: whatever the joiner stores, it can go on alone only by ending
+        // this process.
+        self.continuity = true;
         if self.conv.is_none() {
             self.lost_at.get_or_insert(self.now);
         }
@@ -446,7 +450,7 @@ impl Node {
 
     /// This copy is a member by its own record.
     pub(super) fn joined_stored(&mut self, out: &mut Vec<Action>) {
-        self.promise_until = self.promise_until.max(self.after(self.cfg.timing.deadtime));
+        self.promise_again();
         let Some(link) = self.link else { return };
         let Some(conv) = self.conv.as_ref().filter(|conv| conv.receives()) else { return };
         let session = conv.id;

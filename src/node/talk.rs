@@ -1,7 +1,7 @@
 //! The conversation with the peer: link, hello, comparison, session.
 //!
-//! Decides when a session begins and ends. Invariants: no hello while a store, a swap, a mark or an operation of an
-//! earlier session is unfinished (H2); a decision acts only when both sides computed the same one from facts that
+//! Decides when a session begins and ends. Invariants: no hello while a store, a swap, a shot, a mark or an operation
+//! of an earlier session is unfinished (H2); a decision acts only when both sides computed the same one from facts that
 //! still hold.
 
 use crate::base::Moment;
@@ -159,6 +159,7 @@ impl Node {
             || self.vote.as_ref().is_some_and(|vote| vote.is_swapping())
             || !self.inbox.drained()
             || self.is_going_back()
+            || self.fence_pending()
             || self.serve == Serve::Dropping { graceful: false };
         // A peer that connects but never answers may not keep this node from asking the witness.
         let asking = self.failed_greets > 0
@@ -357,7 +358,8 @@ impl Node {
         conv.phase = Phase::Member;
         self.failed_greets = 0;
         self.last_session = Some(conv.id);
-        self.confirmed = true;
+        (self.confirmed, self.continuity) = (true, true);
+        self.fence_rest_until = self.now;
         self.lost_at = None;
         self.forced = None;
         self.marks = false;

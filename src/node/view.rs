@@ -81,6 +81,19 @@ pub struct ResyncView {
     pub stalled: Option<Stall>,
 }
 
+/// A request to a fence agent that is not over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FenceView {
+    pub nonce: u128,
+    /// From 0.
+    pub level: u32,
+    pub since: Moment,
+    /// No level helped; the next round begins then.
+    pub retry_at: Option<Moment>,
+    /// Of an earlier process.
+    pub leftover: bool,
+}
+
 /// A snapshot for status, metrics and tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -113,6 +126,9 @@ pub struct View {
     pub operations: usize,
     /// The witness answered the last question, and when.
     pub witness_seen: Option<Moment>,
+    pub fencing: Option<FenceView>,
+    /// There are ping targets, and none answers.
+    pub reaches_nobody: bool,
     pub held: bool,
     /// The operator asked to leave the peer alone.
     pub disconnected: bool,

@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod adopt;
+pub mod agent;
 mod judge;
 pub mod plan;
 pub mod run;

@@ -137,13 +137,17 @@ impl World {
         drop(oracle);
         match notice {
             Notice::Found(finding) => self.check_finding(owner, finding),
-            Notice::WentSolo { .. } => self.left_behind(owner.node),
+            Notice::WentSolo { .. } => {
+                self.note_split();
+                self.left_behind(owner.node);
+            }
             Notice::ResyncStarted { source, .. } => self.resync_began(usize::from(source.index())),
             Notice::WentBack => self.went_back(owner),
-            Notice::SplitBrain if self.is_forked() => {}
+            Notice::SplitBrain if self.is_forked() || self.sched.is_excused() => {}
             Notice::SplitBrain => {
                 self.sched.violate(format!("I10: {} reports divergence", NAMES[owner.node]))
             }
+            Notice::Refused { .. } if self.sched.is_excused() => {}
             Notice::Refused { row, text } => {
                 self.sched.violate(format!("I10: {} refuses its peer ({row:?}: {text})", NAMES[owner.node]));
             }

@@ -123,6 +123,8 @@ impl Env for SimEnv {
             Order::Freeze => world.set_frozen(owner, true),
             Order::Thaw => world.set_frozen(owner, false),
             Order::RenewAddress { .. } => {}
+            Order::Fence { nonce, .. } => world.fence_asked(owner, nonce),
+            Order::SettleFence { nonce } => world.settle_fence(owner, nonce),
             Order::NoteUnusable { .. } => {
                 world.machine(owner.node).file.unusable = true;
                 world.sched.after(MS, Ev::Deliver { owner, event: Event::UnusableNoted });

@@ -113,7 +113,7 @@ impl World {
         }
     }
 
-    fn loss(&self) -> Loss {
+    pub fn loss(&self) -> Loss {
         [Loss::All, Loss::Writes, Loss::Torn, Loss::Torn][self.sched.with_rng(|rng| rng.index(4))]
     }
 
@@ -178,6 +178,17 @@ impl World {
             self.operator(server.node, Operator::Grow { blocks });
         }
         fits
+    }
+
+    /// Somebody who listened sends old heartbeats again, in any order.
+    fn replay(&self) -> bool {
+        let old: Vec<_> = lock(&self.old_heartbeats).iter().copied().collect();
+        for _ in 0..30.min(old.len()) {
+            let (which, after) = self.sched.with_rng(|rng| (rng.index(old.len()), rng.below(2 * SECOND)));
+            let (to, path, heartbeat) = old[which];
+            self.sched.after(after, Ev::Datagram { to, path, heartbeat });
+        }
+        !old.is_empty()
     }
 
     /// Both lose their power at the same moment.

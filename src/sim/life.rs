@@ -65,6 +65,8 @@ impl World {
             arbitration: self.plan.arbitration,
             timing: World::timing(),
             failback_to: None,
+            fence_levels: 2,
+            pings: false,
             blocks: image.block_count(),
             copy_blocks_max: 256,
             features: crate::wire::FEATURES,
@@ -80,6 +82,7 @@ impl World {
             return Ok(());
         };
         self.stored(owner);
+        self.note_split();
         for worker in Worker::ALL {
             let mirror = mirror.clone();
             self.spawn(owner, move || mirror.work(worker));
@@ -109,6 +112,7 @@ impl World {
             hot: !image.hot_ranges().is_empty(),
             file_agrees: !file.unusable && file.incarnation == state.incarnation && file.v <= version,
             going_back: image.undo().stage == UndoStage::GoingBack,
+            fence_left: file.fence,
         }
     }
 

@@ -217,9 +217,16 @@ impl World {
                 witness_incarnation: 0,
                 ..old.state()
             };
-            if let Some(other) = self.image_of(1 - node) {
-                blank.resize(other.geometry().image_bytes);
-            }
+            let bytes = match self.image_of(1 - node) {
+                Some(other) => other.geometry().image_bytes,
+                // Its machine is down; whoever buys the disk looks all the same.
+                None => {
+                    let disk = self.machine(1 - node).disk.clone();
+                    let medium: Arc<dyn Disk> = Arc::new(LifeDisk { disk, switch: Switch::new() });
+                    Image::open(medium, &OpenOptions::read_only())?.geometry().image_bytes
+                }
+            };
+            blank.resize(bytes);
             let al_slots = self.plan.al_slots[node];
             let options = crate::image::FormatOptions { state, uuid: 1, label: "sim".to_string(), al_slots };
             crate::image::format(&medium, &options)
@@ -230,7 +237,7 @@ impl World {
         {
             let mut machine = self.machine(node);
             machine.disk = blank;
-            machine.file = StateFile { incarnation, v: 0, unusable: false };
+            machine.file = StateFile { incarnation, v: 0, unusable: false, fence: None };
         }
         {
             let mut story = lock(&self.lost_source);

@@ -9,6 +9,7 @@ mod check;
 mod disk;
 mod env;
 mod faults;
+mod fence;
 mod files;
 mod life;
 mod lost_source;

@@ -42,6 +42,13 @@ const NONE: Mutations = Mutations {
     export_rot: false,
     undo_unflushed: false,
     undo_skips_writes: false,
+    fence_unanswered: false,
+    fence_after_restart: false,
+    fence_as_vote: false,
+    handover_keeps_right: false,
+    forget_promise: false,
+    ignore_state_file: false,
+    handover_mints: false,
 };
 
 const fn bug(name: &'static str, within: u64, on: Mutations) -> Mutation {
@@ -51,7 +58,7 @@ const fn bug(name: &'static str, within: u64, on: Mutations) -> Mutation {
 /// Every deliberate bug that is seen.
 pub const MUTATIONS: &[Mutation] = &[
     bug("ack-before-peer", 20, Mutations { ack_before_peer: true, ..NONE }),
-    bug("mark-only-unacked", 300, Mutations { mark_only_unacked: true, ..NONE }),
+    bug("mark-only-unacked", 400, Mutations { mark_only_unacked: true, ..NONE }),
     bug("evict-early", 60, Mutations { evict_early: true, ..NONE }),
     bug("lease-from-echo-arrival", 500, Mutations { lease_from_echo_arrival: true, ..NONE }),
     bug("lease-too-long", 100, Mutations { lease_too_long: true, ..NONE }),

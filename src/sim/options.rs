@@ -53,6 +53,8 @@ pub struct Plan {
     pub resync: Limits,
     /// Clocks may break their promise: whoever trusts them alone is excused, nobody else.
     pub bad_clocks: bool,
+    /// Agents say "done" and did nothing: outside assumption A5.
+    pub agents_lie: bool,
     /// The source of a resync dies for good in the middle of it.
     pub loses_source: bool,
     /// Look only at what happens to data, not at the rules that prevent it.
@@ -61,10 +63,12 @@ pub struct Plan {
 
 impl Plan {
     pub fn draw(options: &Options, rng: &mut Rng) -> Plan {
-        let arbitration = match rng.below(10) {
-            0..=5 => Arbitration::Witness,
-            6..=7 => Arbitration::Yield,
-            _ => Arbitration::Manual,
+        let arbitration = match rng.below(20) {
+            0..=9 => Arbitration::Witness,
+            10..=12 => Arbitration::Yield,
+            13..=14 => Arbitration::Manual,
+            15..=18 => Arbitration::Fence,
+            _ => Arbitration::Deadtime,
         };
         Plan {
             arbitration,
@@ -82,8 +86,14 @@ impl Plan {
                 _ => Limits { max: rng.range(1, 8) << 20, min: 256 << 10 },
             },
             bad_clocks: rng.permille(100),
-            loses_source: rng.permille(200),
+            agents_lie: arbitration == Arbitration::Fence && rng.permille(100),
+            loses_source: rng.permille(200) && arbitration != Arbitration::Deadtime,
             effects_only: options.effects_only,
         }
+    }
+
+    /// Nothing promises that there is one primary; only that two are found out.
+    pub fn may_split(&self) -> bool {
+        self.arbitration == Arbitration::Deadtime || self.agents_lie
     }
 }

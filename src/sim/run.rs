@@ -77,7 +77,9 @@ fn settle(world: &Arc<World>, limit: u64) {
     }
     let now = world.sched.now();
     world.run_until(now + 4 * SECOND);
-    if ok(world) {
+    if world.sched.is_excused() {
+        world.check_split_is_told();
+    } else if ok(world) {
         world.check_quiet();
     }
 }
@@ -164,8 +166,19 @@ fn machine(node: usize, plan: &Plan, rng: &mut Rng) -> Result<Machine, String> {
     name().map_err(|error| error.to_string())?;
     let most = if plan.bad_clocks { 50_000 } else { 9_000 };
     let drift = i64::try_from(rng.range(0, 2 * most)).unwrap_or(0) - i64::try_from(most).unwrap_or(0);
-    let file = StateFile { incarnation: first_state(node).incarnation, v: 1, unusable: false };
-    Ok(Machine { disk, file, lives: 0, up: None, paused_until: 0, drift, skew: 0, conn: None })
+    let file = StateFile { incarnation: first_state(node).incarnation, v: 1, unusable: false, fence: None };
+    Ok(Machine {
+        disk,
+        file,
+        lives: 0,
+        up: None,
+        paused_until: 0,
+        drift,
+        skew: 0,
+        conn: None,
+        shots: vec![],
+        last: None,
+    })
 }
 
 fn build(plan: Plan, mut rng: Rng, shown: usize) -> Result<Arc<World>, String> {

@@ -6,8 +6,9 @@
 use std::sync::{Arc, Mutex};
 
 use crate::base::{Moment, NodeId, Span};
+use crate::format::State;
 use crate::mirror::{Mirror, Payload};
-use crate::node::{Event, LinkId, PathId, Timing};
+use crate::node::{Event, FenceEnd, LinkId, PathId, Timing};
 use crate::wire::{Heartbeat, Message, WitnessReply, WitnessRequest};
 
 use super::baton::lock;
@@ -41,6 +42,8 @@ pub enum Ev {
     AtWitness { owner: Owner, nonce: u128, request: WitnessRequest },
     Answer { owner: Owner, nonce: u128, reply: WitnessReply },
     Deliver { owner: Owner, event: Event },
+    Shot { by: usize, nonce: u128, late: bool },
+    FenceAnswer { owner: Owner, nonce: u128, end: FenceEnd },
     Start { node: usize },
     SourceDies { source: usize },
     Insist,
@@ -56,6 +59,8 @@ pub struct StateFile {
     pub incarnation: u128,
     pub v: u64,
     pub unusable: bool,
+    /// A request to a fence agent whose answer is not noted.
+    pub fence: Option<u128>,
 }
 
 /// One life of a node.
@@ -83,6 +88,10 @@ pub struct Machine {
     /// How far it jumped ahead.
     pub skew: u64,
     pub conn: Option<u64>,
+    /// Fence agents that this machine runs.
+    pub shots: Vec<u128>,
+    /// What its disk held when it was up last.
+    pub last: Option<State>,
 }
 
 /// Everything of one run.
@@ -120,6 +129,8 @@ impl World {
             release: Span::from_secs(1),
             drift_ppm: 10_000,
             failback_delay: Span::from_secs(5),
+            fence_delay: Span::from_secs(1),
+            fence_retry: Span::from_secs(2),
         }
     }
 
@@ -181,6 +192,7 @@ impl World {
                 | Ev::LinkDown { owner, .. }
                 | Ev::Ask { owner, .. }
                 | Ev::Answer { owner, .. }
+                | Ev::FenceAnswer { owner, .. }
                 | Ev::Deliver { owner, .. } => Some(owner.node),
                 Ev::Pump { to, .. } | Ev::Datagram { to, .. } => Some(*to),
                 _ => None,
@@ -310,6 +322,8 @@ impl World {
                 }
             }
             Ev::Deliver { owner, event } => self.deliver(owner, event),
+            Ev::Shot { by, nonce, late } => self.shot(by, nonce, late),
+            Ev::FenceAnswer { owner, nonce, end } => self.fence_answer(owner, nonce, end),
             Ev::Start { node } => self.start_node(node),
             Ev::SourceDies { source } => self.source_dies(source),
             Ev::Insist => self.insist(),
@@ -422,17 +436,6 @@ impl World {
         }
     }
 
-    /// Somebody who listened sends old heartbeats again, in any order.
-    pub fn replay(&self) -> bool {
-        let old: Vec<_> = lock(&self.old_heartbeats).iter().copied().collect();
-        for _ in 0..30.min(old.len()) {
-            let (which, after) = self.sched.with_rng(|rng| (rng.index(old.len()), rng.below(2 * SECOND)));
-            let (to, path, heartbeat) = old[which];
-            self.sched.after(after, Ev::Datagram { to, path, heartbeat });
-        }
-        !old.is_empty()
-    }
-
     /// A cut healed: what was held back moves on after a retransmission.
     pub fn repump(&self) {
         for to in 0..2 {
@@ -474,6 +477,7 @@ impl World {
         let (owner, disk) = {
             let mut machine = self.machine(node);
             let Some(life) = machine.up.take() else { return };
+            machine.last = life.mirror.as_ref().map(|mirror| mirror.image().state()).or(machine.last.take());
             life.switch.kill();
             machine.paused_until = 0;
             (life.owner, machine.disk.clone())

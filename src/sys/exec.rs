@@ -7,9 +7,10 @@
 #![allow(clippy::disallowed_methods, reason = "a shell: processes and the clock")]
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::{Seek, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -86,17 +87,69 @@ pub fn run(program: &Program) -> Result<Outcome, ExecError> {
     run_unless(program, &AtomicBool::new(false))
 }
 
-/// `run`, but as if the time were over as soon as `cancel` becomes true.
-pub fn run_unless(program: &Program, cancel: &AtomicBool) -> Result<Outcome, ExecError> {
-    start(program, cancel).map_err(|source| ExecError { path: program.path.clone(), source })
+/// `run`, with `input` to be read from standard input: what no list of processes may show.
+pub fn run_fed(program: &Program, input: &[u8]) -> Result<Outcome, ExecError> {
+    let fed = || -> std::io::Result<Outcome> {
+        let mut file = File::from(memfd_create("twinfs-input", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(input)?;
+        file.rewind()?;
+        start(program, file.into(), &AtomicBool::new(false))
+    };
+    fed().map_err(|source| ExecError { path: program.path.clone(), source })
 }
 
-fn start(program: &Program, cancel: &AtomicBool) -> std::io::Result<Outcome> {
+/// Whether root alone, or whoever runs this, can change what is executed as `path`: the file and every directory above
+/// it. The error says what is wrong.
+pub fn check_trusted(path: &Path) -> Result<(), String> {
+    let real = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
+    let me = nix::unistd::geteuid().as_raw();
+    for part in real.ancestors() {
+        let meta = part.metadata().map_err(|error| format!("{}: {error}", part.display()))?;
+        let shown = part.display();
+        if meta.uid() != 0 && meta.uid() != me {
+            return Err(format!("{shown} belongs to user {}: chown root {shown}", meta.uid()));
+        }
+        // A sticky directory lets nobody rename what is not his own.
+        let sticky = meta.is_dir() && meta.mode() & 0o1000 != 0;
+        if meta.mode() & 0o022 != 0 && !sticky {
+            return Err(format!("{shown} can be changed by others: chmod go-w {shown}"));
+        }
+    }
+    let meta = real.metadata().map_err(|error| format!("{}: {error}", path.display()))?;
+    if !meta.is_file() || meta.mode() & 0o111 == 0 {
+        return Err(format!("{} is no program", path.display()));
+    }
+    Ok(())
+}
+
+/// Kills every process whose environment holds `mark` (`NAME=VALUE`); answers how many were found.
+pub fn kill_marked(mark: &str) -> std::io::Result<usize> {
+    let mut found = 0;
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        // A process that is gone meanwhile, or is the kernel's, has none.
+        let Ok(environment) = std::fs::read(entry.path().join("environ")) else { continue };
+        if environment.split(|byte| *byte == 0).any(|one| one == mark.as_bytes()) {
+            found += 1;
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    Ok(found)
+}
+
+/// `run`, but as if the time were over as soon as `cancel` becomes true.
+pub fn run_unless(program: &Program, cancel: &AtomicBool) -> Result<Outcome, ExecError> {
+    start(program, Stdio::null(), cancel).map_err(|source| ExecError { path: program.path.clone(), source })
+}
+
+fn start(program: &Program, input: Stdio, cancel: &AtomicBool) -> std::io::Result<Outcome> {
     let output = output_file()?;
     let mut command = Command::new(&program.path);
     command.args(&program.args).env_clear().env("PATH", PATH).env("LANG", "C");
     command.envs(program.env.iter().map(|(name, value)| (name, value))).current_dir("/");
-    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
+    command.stdin(input).stdout(output.try_clone()?).stderr(output.try_clone()?);
     let mut child = command.process_group(0).spawn()?;
     let end = wait(&mut child, program.timeout, cancel)?;
     Ok(Outcome { end, output: printed(&output)? })
@@ -212,6 +265,50 @@ mod tests {
             assert_eq!(run_unless(&program, &cancel).unwrap().end, End::TimedOut);
         });
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn input_is_read_and_a_marked_process_is_found_and_killed() {
+        let mark = format!("mark-{}", std::process::id());
+        let program = Program {
+            path: "sh".into(),
+            args: vec!["-c".into(), "cat; sleep 30 & exit 0".into()],
+            env: vec![("TWINFS_TEST".into(), mark.clone())],
+            timeout: Duration::from_secs(5),
+        };
+        assert_eq!(run_fed(&program, b"action=off\nkey=1\n").unwrap().output, "action=off\nkey=1\n");
+        let begun = Instant::now();
+        while kill_marked(&format!("TWINFS_TEST={mark}")).unwrap() > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(5), "it lives on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(kill_marked(&format!("TWINFS_TEST={mark}x")).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_program_that_others_could_change_is_not_trusted() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = std::env::temp_dir().join(format!("twinfs-trust-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).unwrap();
+        let file = dir.join("agent");
+        std::fs::write(&file, "#!/bin/sh\n").unwrap();
+        let chmod = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        chmod(&dir, 0o755);
+        chmod(&file, 0o644);
+        assert!(check_trusted(&file).unwrap_err().contains("is no program"));
+        chmod(&file, 0o755);
+        assert_eq!(check_trusted(&file), Ok(()));
+        chmod(&file, 0o775);
+        assert!(check_trusted(&file).unwrap_err().contains("chmod go-w"));
+        chmod(&file, 0o755);
+        chmod(&dir, 0o777);
+        assert!(check_trusted(&file).unwrap_err().contains("can be changed by others"));
+        chmod(&dir, 0o755);
+        assert!(check_trusted(&dir.join("none")).is_err());
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

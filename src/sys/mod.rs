@@ -13,6 +13,7 @@ pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod notify;
+pub mod ping;
 pub mod random;
 pub mod secret;
 pub mod signals;
