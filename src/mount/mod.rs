@@ -5,6 +5,7 @@
 
 mod adapter;
 mod attr;
+mod commits;
 mod errno;
 mod ioctl;
 mod mounted;
@@ -13,7 +14,8 @@ mod served;
 mod threads;
 mod worker;
 
+pub use commits::Answer;
 pub use mounted::{MountError, Mounted, Unmounted, check_place, unmount_path};
 pub use options::{MountOptions, UnknownOption};
 pub use served::Gate;
-pub use threads::{Answer, FsThreads, Job};
+pub use threads::{FsThreads, Job};

@@ -19,8 +19,9 @@ use crate::fs::{Ctx, DirItem, Fallocate, FilePart, Fs, FsError, Node, Ticket};
 use crate::sys::wake::Awake;
 
 use super::attr::{attr, from_clock};
+use super::commits::Answer;
 use super::errno::errno;
-use super::threads::{Answer, FsThreads};
+use super::threads::FsThreads;
 use super::worker::{self, Watched};
 
 /// Nobody else changes the tree while we serve it, so the kernel may keep what it knows.

@@ -17,6 +17,8 @@ use crate::fs::Fs;
 use crate::fs::FsError;
 use crate::fs::Ticket;
 
+use super::commits::{Answer, Commits, Waiter};
+
 /// Nobody who does not ask waits longer than this for stability.
 const COMMIT_EVERY: Duration = Duration::from_millis(900);
 /// How often writeback and housekeeping look for work when nobody calls them.
@@ -32,13 +34,6 @@ const READERS: usize = 4;
 
 /// Work for a thread that may wait.
 pub type Job = Box<dyn FnOnce() + Send>;
-/// Told how a commit went.
-pub type Answer = Box<dyn FnOnce(Result<(), FsError>) + Send>;
-
-struct Waiter {
-    ticket: Ticket,
-    answer: Answer,
-}
 
 /// A queue that threads wait on.
 struct Queue<T> {
@@ -84,7 +79,7 @@ impl<T> Queue<T> {
 struct Shared {
     fs: Arc<Fs>,
     closed: AtomicBool,
-    commits: Queue<Waiter>,
+    commits: Commits,
     reads: Queue<Job>,
     slow: Queue<Job>,
     writeback: Queue<()>,
@@ -106,7 +101,7 @@ impl FsThreads {
         let shared = Arc::new(Shared {
             fs,
             closed: AtomicBool::new(false),
-            commits: Queue::new(),
+            commits: Commits::default(),
             reads: Queue::new(),
             slow: Queue::new(),
             writeback: Queue::new(),
@@ -184,7 +179,7 @@ impl FsThreads {
         for handle in handles {
             let _ = handle.join();
         }
-        for left in std::mem::take(&mut *self.shared.commits.lock()) {
+        for left in self.shared.commits.drain() {
             (left.answer)(Err(FsError::Stopped));
         }
     }
@@ -205,7 +200,7 @@ impl Shared {
         let mut last_all = Instant::now();
         loop {
             let last = self.is_closed();
-            let waiters = self.commits.take_all(COMMIT_EVERY, &self.closed);
+            let waiters = self.commits.take(COMMIT_EVERY, &self.closed);
             if waiters.is_empty() || last_all.elapsed() > COMMIT_EVERY {
                 // Nobody asked for the rest: it is bounded by time instead.
                 if last {
@@ -223,8 +218,9 @@ impl Shared {
     }
 
     /// One commit for everybody who waits; a second one for those whose data it did not reach.
-    fn commit_for(&self, mut waiters: VecDeque<Waiter>) {
+    fn commit_for(&self, mut waiters: Vec<Waiter>) {
         loop {
+            let began = Instant::now();
             let outcome = catch_unwind(AssertUnwindSafe(|| self.fs.store().commit()));
             let outcome = outcome.unwrap_or_else(|_| {
                 self.fs.distrust();
@@ -238,18 +234,10 @@ impl Shared {
                     return;
                 }
             };
-            let mut left = VecDeque::new();
-            for waiter in waiters {
-                if waiter.ticket <= done {
-                    (waiter.answer)(Ok(()));
-                } else {
-                    left.push_back(waiter);
-                }
-            }
-            if left.is_empty() {
+            self.commits.committed(&mut waiters, done, began);
+            if waiters.is_empty() {
                 return;
             }
-            waiters = left;
         }
     }
 
