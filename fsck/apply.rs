@@ -3,7 +3,7 @@
 //! Decides the order. Invariant: until the superblock points at new tables, what the old ones and the old log need is
 //! not overwritten; so an image whose repair was cut off anywhere is one that can be repaired.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use twinfs::base::BlockNo;
@@ -111,16 +111,15 @@ impl Repair<'_> {
     }
 
     fn forget_old(&self, plan: &Plan, sup: &FsSuper) -> Result<(), String> {
-        let ring = sup.ring_first..sup.ring_first + sup.ring_blocks;
-        let used = FsSuper::cont_needed(sup.chunks.len()) as u64;
+        let written: BTreeSet<BlockNo> = (0..2)
+            .flat_map(|seq| FsSuper { seq, ..sup.clone() }.places().0)
+            .flat_map(|(first, bytes)| (0..(bytes.len() / BLOCK) as u64).map(move |n| first.plus(n)))
+            .collect();
         for (block, _) in self.bad.iter().filter(|(_, bad)| !matches!(bad, Bad::Flipped(_))) {
             let old = match plan.space.owner(BlockNo(*block)) {
                 Some(Owner::Tables) => true,
-                // The superblock and its continuation were written a moment ago, as far as they are in use.
-                Some(Owner::Fixed) => {
-                    let written = sup.cont_first.iter().any(|first| (*first..first + used).contains(block));
-                    ring.contains(block) || (*block >= 2 && !written)
-                }
+                // The superblock with its continuations and copies was written a moment ago, as far as it is in use.
+                Some(Owner::Fixed) => *block >= 2 && !written.contains(&BlockNo(*block)),
                 _ => false,
             };
             if old {

@@ -257,13 +257,12 @@ pub fn point(blocks: &dyn Blocks, sup: &FsSuper) -> Result<(), BlocksError> {
     let mut sup = sup.clone();
     for _ in 0..2 {
         sup.seq += 1;
-        let slot = (sup.seq % 2) as usize;
-        let (head, cont) = sup.encode();
-        if !cont.is_empty() {
-            blocks.write(BlockNo(sup.cont_first[slot]), &Pages::copy_of(&cont))?;
+        let (before, (slot, head)) = sup.places();
+        for (at, bytes) in before {
+            blocks.write(at, &Pages::copy_of(&bytes))?;
         }
         // Continuation and head may be torn apart: the slot's hash covers both.
-        blocks.write_flush(BlockNo(slot as u64), &Pages::copy_of(&head))?;
+        blocks.write_flush(slot, &Pages::copy_of(&head))?;
     }
     Ok(())
 }

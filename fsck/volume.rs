@@ -40,7 +40,10 @@ pub struct Volume<'a> {
     pub inodes_lost: bool,
 }
 
-/// The newest whole slot of the superblock that fits the image.
+/// Blocks in front of the data that a search for copies reads beside the continuations: more than any log has.
+const SEARCHED: u64 = 1 << 17;
+
+/// The newest whole slot of the superblock that fits the image; of the copies, if both slots are lost.
 pub fn superblock(source: &Source, findings: &mut Findings) -> Option<FsSuper> {
     let (mut newest, mut torn): (Option<FsSuper>, Vec<String>) = (None, Vec::new());
     for slot in 0..2 {
@@ -50,28 +53,57 @@ pub fn superblock(source: &Source, findings: &mut Findings) -> Option<FsSuper> {
             Ok(_) => {}
         }
     }
-    match &newest {
-        None => torn.into_iter().for_each(|text| findings.lose("filesystem", text)),
+    if newest.is_some() {
         // One slot may be torn by a crash while it was written.
-        Some(_) => torn.into_iter().for_each(|text| {
+        torn.into_iter().for_each(|text| {
             findings.mend(format!("filesystem superblock: {text} (the other slot counts)"));
+        });
+        return newest;
+    }
+    let copy = copy_of_slot(source);
+    match &copy {
+        None => torn.into_iter().for_each(|text| findings.lose("filesystem", text)),
+        Some(_) => torn.into_iter().for_each(|text| {
+            findings.add("filesystem superblock", format!("{text} (a copy of it counts)"));
         }),
     }
-    newest
+    copy
 }
 
 fn slot_of(source: &Source, slot: u64) -> Result<FsSuper, String> {
-    let blocks = source.block_count();
     let mut head = vec![0; BLOCK];
     // The slot has a hash of its own, which tells more than the digest of the block.
     source.block(BlockNo(slot), &mut head);
     let (first, needed) = FsSuper::peek(&head).ok_or("no superblock")?;
-    if first.checked_add(needed as u64).is_none_or(|end| end > blocks) {
+    if first.checked_add(needed as u64).is_none_or(|end| end > source.block_count()) {
         return Err("its continuation lies outside the image".into());
     }
+    whole(source, &head, first, needed)
+}
+
+/// The newer of the copies. Where they lie depends on a geometry that only they know, so they are looked for.
+fn copy_of_slot(source: &Source) -> Option<FsSuper> {
+    let blocks = source.block_count();
+    let chunks_max = usize::try_from(blocks / CHUNK_BLOCKS).ok()?;
+    let end = blocks.min(4 * FsSuper::cont_needed(chunks_max) as u64 + SEARCHED);
+    let mut newest: Option<FsSuper> = None;
+    for at in (2..end).map(BlockNo) {
+        let head = source.raw(at);
+        let Some(needed) = FsSuper::peek_copy(&head, at) else { continue };
+        let found = whole(source, &head, at.0 + 1, needed).ok();
+        if let Some(sup) = found.filter(|sup| newest.as_ref().is_none_or(|known| known.seq < sup.seq)) {
+            newest = Some(sup);
+        }
+    }
+    newest
+}
+
+/// The state in `head` and its continuation of `needed` blocks from `first` on, if it is whole and fits the image.
+fn whole(source: &Source, head: &[u8], first: u64, needed: usize) -> Result<FsSuper, String> {
+    let blocks = source.block_count();
     let mut cont = vec![0; needed * BLOCK];
     source.run(BlockNo(first), &mut cont);
-    let sup = FsSuper::decode(&head, &cont).ok_or("its hash does not match")?;
+    let sup = FsSuper::decode(head, &cont).ok_or("its hash does not match")?;
     let fits = sup.block_count <= blocks
         && sup.data_first < sup.block_count
         && sup.ring_first.checked_add(sup.ring_blocks).is_some_and(|end| end <= sup.data_first)
@@ -96,6 +128,7 @@ pub fn areas(sup: &FsSuper, findings: &mut Findings) -> Space {
     let mut inner = Space::new(sup.data_first);
     let mut fixed = vec![(0, 2), (sup.ring_first, sup.ring_blocks)];
     fixed.extend(sup.cont_first.map(|first| (first, sup.cont_blocks)).into_iter().filter(|(_, n)| *n > 0));
+    fixed.extend(sup.copies().map(|(first, count)| (first.0, count)));
     for (first, count) in fixed {
         if let Err(text) = inner.claim(BlockNo(first), count, Owner::Fixed) {
             findings.lose("filesystem", format!("its areas overlap: {text}"));

@@ -120,11 +120,41 @@ fn two_lost_superblock_slots_are_made_again_as_a_copy_of_its_own() {
 }
 
 #[test]
+fn a_start_of_the_data_that_is_gone_is_made_again_from_the_copies_of_the_superblock() {
+    for close in [true, false] {
+        let image = make(close);
+        let (places, expected, sup) = (places(&image), tree(&image), fs_super(&image));
+        let (copies, _) = sup.copies().unwrap();
+        for (fill, lost) in [(0, 24), (0xA5, 2)] {
+            for also_older in [false, true] {
+                let damaged = copy(&image);
+                // As whoever writes a boot sector or a wrong file over an image: at rest, the log is not needed.
+                let lost = if close { lost } else { 2 };
+                damaged.corrupt(places.geometry.block_at(0), &vec![fill; lost * 4096]);
+                if also_older {
+                    let older = copies.plus(((sup.seq + 1) % 2) * (1 + sup.cont_blocks));
+                    spoil(&damaged, places.geometry.block_at(older.0), 4096);
+                }
+                find_and_repair(
+                    &damaged,
+                    "filesystem superblock: slot 0: no superblock (a copy of it counts)",
+                );
+                same(&expected, &tree(&damaged), &[], "start of the data");
+                assert!(fs_super(&damaged).copied);
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_beyond_repair_is_said_and_not_touched() {
     let image = make(true);
     let places = places(&image);
     let damaged = copy(&image);
-    (0..2).for_each(|slot| spoil(&damaged, places.geometry.block_at(slot), 4096));
+    let (copies, count) = fs_super(&image).copies().unwrap();
+    for slot in (0..2).chain(copies.0..copies.0 + count) {
+        spoil(&damaged, places.geometry.block_at(slot), 4096);
+    }
     let before = damaged.allocated();
     let said = fsck(&damaged, &options(Repair::Everything));
     assert!(said.has("filesystem: slot") && said.end == "left", "{:?}", said.lines);

@@ -2,13 +2,19 @@
 //!
 //! Two slots, headers in blocks 0 and 1 of the data area, written in turn; the newest valid one wins. A header block is
 //! 4096 bytes: fields, then up to `INLINE` chunk entries; further entries lie in the slot's continuation area, 256 to a
-//! block. The last 32 bytes are BLAKE3 of the header before them and of all continuation blocks in use.
+//! block. The last 32 bytes are BLAKE3 of the header before them and of all continuation blocks in use. Each slot has a
+//! copy, header and continuation in one piece, right before the first block of data: whoever overwrites the start of an
+//! image leaves those. Volumes made before there were copies lack them and say so.
 //! Decides the bytes only; whoever opens a volume checks the geometry against the device.
+
+use crate::base::BlockNo;
 
 use super::fs_inode::{take_u32, take_u64};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"twinfsB1");
 const VERSION: u32 = 1;
+/// In the word behind the version: the slots have copies.
+const COPIED: u32 = 1;
 const BLOCK: usize = 4096;
 const FIELDS: usize = 256;
 const HASH_AT: usize = BLOCK - 32;
@@ -37,6 +43,8 @@ pub struct FsSuper {
     pub cont_blocks: u64,
     /// First block that the allocator may use.
     pub data_first: u64,
+    /// Both slots have a copy before `data_first`.
+    pub copied: bool,
     /// Exact length of the tables' address space in bytes.
     pub tables_len: u64,
     /// Chunk index in the tables' address space -> first block in the image.
@@ -49,12 +57,54 @@ impl FsSuper {
         chunks.saturating_sub(INLINE).div_ceil(PER_BLOCK)
     }
 
+    /// Blocks that the copies of both slots take, with continuation areas of `cont_blocks`.
+    pub fn copies_len(cont_blocks: u64) -> u64 {
+        cont_blocks.saturating_add(1).saturating_mul(2)
+    }
+
+    /// Where the copy of the slot of this state starts: its header, its continuation behind it.
+    fn copy_at(&self) -> Option<BlockNo> {
+        let len = Self::copies_len(self.cont_blocks);
+        let first = self.data_first.checked_sub(len).filter(|_| self.copied)?;
+        Some(BlockNo(first + (self.seq % 2) * (len / 2)))
+    }
+
+    /// The area of the copies: its first block and how many; `None` without.
+    pub fn copies(&self) -> Option<(BlockNo, u64)> {
+        let even = FsSuper { seq: 0, chunks: Vec::new(), ..self.clone() };
+        even.copy_at().map(|first| (first, Self::copies_len(self.cont_blocks)))
+    }
+
+    /// Everything to write for this state, each with its first block. The second part is the slot's header: flushed
+    /// with what was written before it, it makes the state count.
+    #[expect(clippy::type_complexity, reason = "blocks and where they go")]
+    pub fn places(&self) -> (Vec<(BlockNo, Vec<u8>)>, (BlockNo, Vec<u8>)) {
+        let slot = self.seq % 2;
+        let (head, cont) = self.encode();
+        let mut before = Vec::with_capacity(2);
+        if let Some(at) = self.copy_at() {
+            before.push((at, [&head[..], &cont].concat()));
+        }
+        if !cont.is_empty() {
+            before.push((BlockNo(self.cont_first[slot as usize]), cont));
+        }
+        (before, (BlockNo(slot), head))
+    }
+
+    /// Whether `head`, found at `at`, may be the header of a copy, and how many blocks of continuation follow it; before
+    /// anything is verified.
+    pub fn peek_copy(head: &[u8], at: BlockNo) -> Option<usize> {
+        let (sup, count) = Self::fields(head)?;
+        let needed = Self::cont_needed(usize::try_from(count).ok()?);
+        (sup.copy_at() == Some(at) && needed as u64 <= sup.cont_blocks).then_some(needed)
+    }
+
     /// Header block and continuation blocks.
     pub fn encode(&self) -> (Vec<u8>, Vec<u8>) {
         let mut head = Vec::with_capacity(BLOCK);
         head.extend_from_slice(&MAGIC.to_le_bytes());
         head.extend_from_slice(&VERSION.to_le_bytes());
-        head.extend_from_slice(&0u32.to_le_bytes());
+        head.extend_from_slice(&(if self.copied { COPIED } else { 0 }).to_le_bytes());
         let (low, high) = (self.log_id as u64, (self.log_id >> 64) as u64);
         for field in [
             self.seq,
@@ -99,8 +149,8 @@ impl FsSuper {
             return None;
         }
         let mut at = head;
-        let (magic, version, _) = (take_u64(&mut at)?, take_u32(&mut at)?, take_u32(&mut at)?);
-        if magic != MAGIC || version != VERSION {
+        let (magic, version, flags) = (take_u64(&mut at)?, take_u32(&mut at)?, take_u32(&mut at)?);
+        if magic != MAGIC || version != VERSION || flags & !COPIED != 0 {
             return None;
         }
         let mut next = || take_u64(&mut at);
@@ -113,6 +163,7 @@ impl FsSuper {
             cont_first: [next()?, next()?],
             cont_blocks: next()?,
             data_first: next()?,
+            copied: flags & COPIED != 0,
             tables_len: next()?,
             chunks: Vec::new(),
         };
@@ -156,12 +207,41 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_copy_of_a_slot_is_known_by_where_it_lies() {
+        let chunks: Vec<(u64, u64)> = (0..INLINE as u64 + 1).map(|n| (n, n * 64 + 1000)).collect();
+        let new = FsSuper {
+            cont_first: [2, 5],
+            cont_blocks: 3,
+            data_first: 100,
+            copied: true,
+            ..FsSuper::default()
+        };
+        for (seq, copy, cont) in [(8, 92, 2), (9, 96, 5)] {
+            let sup = FsSuper { seq, chunks: chunks.clone(), ..new.clone() };
+            let (before, (slot, head)) = sup.places();
+            assert_eq!(slot, BlockNo(seq % 2));
+            assert_eq!(before.iter().map(|(at, _)| at.0).collect::<Vec<_>>(), [copy, cont]);
+            assert_eq!(before[0].1[..BLOCK], head[..]);
+            assert_eq!(before[0].1[BLOCK..], before[1].1);
+            assert_eq!(FsSuper::peek_copy(&head, BlockNo(copy)), Some(1));
+            assert_eq!(FsSuper::peek_copy(&head, slot), None);
+            let old = FsSuper { copied: false, ..sup };
+            assert_eq!(old.places().0.len(), 1);
+            assert_eq!(FsSuper::peek_copy(&old.encode().0, BlockNo(copy)), None);
+        }
+        let vast = FsSuper { cont_blocks: u64::MAX, data_first: u64::MAX, ..new };
+        assert_eq!(FsSuper::peek_copy(&vast.encode().0, BlockNo(3)), None);
+    }
+
+    #[test]
     fn a_slot_comes_back_whole_or_not_at_all() {
         for count in [0, 1, INLINE, INLINE + 1, INLINE + 700] {
             let rec = FsSuper {
                 seq: 9,
                 log_id: 1 << 100 | 7,
                 cont_blocks: 10,
+                data_first: 400,
+                copied: true,
                 tables_len: 12_345,
                 chunks: (0..count as u64).map(|n| (n * 3, n * 64 + 1000)).collect(),
                 ..FsSuper::default()

@@ -136,6 +136,7 @@ fn corpus() -> Vec<Vec<u8>> {
         cont_first: [2, 3],
         cont_blocks: 8,
         data_first: 1028,
+        copied: true,
         tables_len: 1 << 20,
         chunks: (0..400).map(|n| (n, 2000 + n * CHUNK_BLOCKS)).collect(),
     };

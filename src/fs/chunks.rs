@@ -146,12 +146,11 @@ impl Chunks {
         sup.chunks = inner.map.iter().map(|(index, block)| (*index, block.0)).collect();
         let spare = (SPARE..).zip(inner.pool.iter().take(SPARE_MAX));
         sup.chunks.extend(spare.map(|(index, block)| (index, block.0)));
-        let slot = (sup.seq % 2) as usize;
-        let (head, cont) = sup.encode();
-        if !cont.is_empty() {
-            self.blocks.write(BlockNo(sup.cont_first[slot]), &Pages::copy_of(&cont))?;
+        let (before, (slot, head)) = sup.places();
+        for (at, bytes) in before {
+            self.blocks.write(at, &Pages::copy_of(&bytes))?;
         }
-        self.blocks.write_flush(BlockNo(slot as u64), &Pages::copy_of(&head))?;
+        self.blocks.write_flush(slot, &Pages::copy_of(&head))?;
         inner.sup = sup;
         inner.slot_dirty = false;
         Ok(())

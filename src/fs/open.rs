@@ -63,7 +63,8 @@ fn layout(block_count: u64, opts: &FormatOptions) -> FsSuper {
         ring_blocks,
         cont_first: [2, 2 + cont_blocks],
         cont_blocks,
-        data_first: ring_first + ring_blocks,
+        data_first: ring_first + ring_blocks + FsSuper::copies_len(cont_blocks),
+        copied: true,
         tables_len: 0,
         chunks: Vec::new(),
     }
