@@ -212,3 +212,46 @@ fn nothing_late(old: &Writer, taken: f64) {
         old.notes().into_iter().filter(|(.., acknowledged)| *acknowledged > taken).collect();
     assert!(late.is_empty(), "acknowledged by the old primary after the takeover at {taken}: {late:?}");
 }
+
+/// Every packet of one path is lost, both ways and without a word to anybody.
+fn swallow(pair: &Pair, path: usize) {
+    for (one, other) in [("alpha", "beta"), ("beta", "alpha")] {
+        pair.node(one).drop_from(&pair.world.address(other, path));
+    }
+}
+
+#[test]
+fn a_path_that_swallows_the_stream_is_left_within_a_second_and_both_stay_in_sync() {
+    let name = "a_path_that_swallows_the_stream_is_left_within_a_second_and_both_stay_in_sync";
+    if !need::have_nodes(name, &[("perl", "perl")]) {
+        return;
+    }
+    // Without the other path the primary would wait for 1.9 s and go on alone.
+    let plan = Plan { arbitration: "manual", paths: 2, slow_peer: "1900ms", ..Plan::default() };
+    let mut pair = Pair::start("partition-paths", &plan);
+    let mut writers = Vec::new();
+    for primary in ["alpha", "beta"] {
+        if primary == "beta" {
+            pair.node("alpha").run(&["twinfs", "switchover"]).ok();
+            pair.wait_in_sync("beta");
+        }
+        let record = pair.volume(primary)["record_v"].clone();
+        let writer = Writer::start(pair.node(primary), primary);
+        // Whichever carries the stream, it is among them.
+        for path in [0, 1] {
+            swallow(&pair, path);
+            std::thread::sleep(Duration::from_secs(3));
+            pair.world.heal();
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        let longest = writer.notes().iter().map(|(_, began, done)| done - began).fold(0.0, f64::max);
+        harness::say(&format!("{primary} primary: the longest write took {longest:.2} s"));
+        assert!(longest > 0.3, "the path that was cut did not carry the stream");
+        assert!(longest < 1.0, "a write waited for {longest:.2} s");
+        assert!(!record.is_null(), "no record to compare");
+        assert_eq!(pair.volume(primary)["record_v"], record, "the members changed");
+        writers.push(writer);
+    }
+    let writers: Vec<&Writer> = writers.iter().collect();
+    all_is_well(&mut pair, "beta", &writers);
+}

@@ -29,6 +29,7 @@ pub struct Plan {
     pub images: [String; 2],
     /// Bytes of the power-cut disks that hold the images instead of `images`.
     pub power_disks: Option<u64>,
+    pub slow_peer: &'static str,
 }
 
 impl Default for Plan {
@@ -41,6 +42,7 @@ impl Default for Plan {
             volume: String::new(),
             images: [image.clone(), image],
             power_disks: None,
+            slow_peer: "500ms",
         }
     }
 }
@@ -93,11 +95,12 @@ impl Pair {
         };
         format!(
             "[cluster]\nname = \"test\"\narbitration = \"{}\"\n{witness}\n\
-             [timing]\nkeepalive = \"100ms\"\ndeadtime = \"4s\"\ninitdead = \"8s\"\nslow_peer = \"500ms\"\n\
+             [timing]\nkeepalive = \"100ms\"\ndeadtime = \"4s\"\ninitdead = \"8s\"\nslow_peer = \"{}\"\n\
              release_time = \"1500ms\"\nwitness_timeout = \"100ms\"\n\n\
              [node.alpha]\naddresses = [{}]\n\n[node.beta]\naddresses = [{}]\n\n\
              [volume.data]\nimage = {{ alpha = \"{}\", beta = \"{}\" }}\nsize = \"{}\"\nmount = \"{MOUNT}\"\n{}",
             plan.arbitration,
+            plan.slow_peer,
             addresses("alpha"),
             addresses("beta"),
             self.image("alpha", plan),

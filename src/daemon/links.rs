@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "a shell: threads")]
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::base::KeepAwake;
 use crate::link::{Connection, LinkError};
 use crate::mirror::{Mirror, Payload};
 use crate::node::{Event, LinkId};
+use crate::sys::tcp::Progress;
 use crate::sys::wake::Awake;
 use crate::wire;
 use crate::wire::Message;
@@ -147,13 +149,24 @@ impl Links {
         }
     }
 
-    /// Ends the present stream and every later one.
-    pub fn close_all(&self) {
-        self.closing.store(true, Ordering::SeqCst);
+    /// Where the present stream leads and how far the peer follows.
+    pub fn progress(&self) -> Option<(SocketAddr, Progress)> {
+        let link = self.current().clone()?;
+        Some((link.connection.peer_addr(), link.connection.progress()?))
+    }
+
+    /// Ends the present stream; another one is made at once.
+    pub fn leave(&self) {
         let link = self.current().clone();
         if let Some(link) = link {
             link.end();
         }
+    }
+
+    /// Ends the present stream and every later one.
+    pub fn close_all(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.leave();
         self.changed.notify_all();
     }
 

@@ -28,6 +28,7 @@ mod runtime;
 mod serving;
 mod shell;
 pub mod status;
+mod switch;
 mod teller;
 mod verify;
 mod volume;

@@ -26,6 +26,8 @@ enum Question {
     Adopted { list: Vec<Adopted> },
     /// Is your copy of this volume one to fetch everything from?
     Current,
+    /// The stream of this volume is stuck: dial it again, over another path.
+    Redial,
 }
 
 /// The answer: what was done, and what could not be.
@@ -47,6 +49,11 @@ pub fn ask_current(paths: &Paths, opening: Opening) -> Result<bool, String> {
     if answer.failed.is_empty() { Ok(!answer.done.is_empty()) } else { Err(answer.failed.join("; ")) }
 }
 
+/// Asks the peer, which is the one that dials, for a new stream.
+pub fn ask_redial(paths: &Paths, opening: Opening) -> Result<(), String> {
+    talk(paths, opening, &Question::Redial).map(drop)
+}
+
 fn talk(paths: &Paths, opening: Opening, question: &Question) -> Result<Answer, String> {
     let question = serde_json::to_vec(question).map_err(|e| e.to_string())?;
     let (_, connection) = paths.connect(&opening).map_err(|e| e.to_string())?;
@@ -57,7 +64,13 @@ fn talk(paths: &Paths, opening: Opening, question: &Question) -> Result<Answer, 
 }
 
 /// Answers one talk of the peer. Runs on a thread of its own.
-pub fn answer(connection: &Connection, places: &Places, view: Option<View>, me: NodeId) {
+pub fn answer(
+    connection: &Connection,
+    places: &Places,
+    view: Option<View>,
+    me: NodeId,
+    redial: impl FnOnce(),
+) {
     let mut question = Vec::new();
     if connection.recv(&mut question).is_err() || question.len() > TALK_BYTES_MAX {
         return;
@@ -65,6 +78,10 @@ pub fn answer(connection: &Connection, places: &Places, view: Option<View>, me: 
     let answer = match serde_json::from_slice(&question) {
         Ok(Question::Adopted { list }) => follow(&list, places),
         Ok(Question::Current) => current(view, me),
+        Ok(Question::Redial) => {
+            redial();
+            Answer::default()
+        }
         Err(e) => Answer { done: Vec::new(), failed: vec![format!("the question makes no sense here: {e}")] },
     };
     if let Ok(bytes) = serde_json::to_vec(&answer) {

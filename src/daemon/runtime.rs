@@ -38,7 +38,7 @@ use super::pulse::{self, HeartbeatKeys};
 use super::shell::Outgoing;
 use super::volume::{Shared, Volume};
 use super::witness_watch::WitnessWatch;
-use super::{DaemonError, Options, control, dial, leftovers, orders, pace, ping, witness_watch};
+use super::{DaemonError, Options, control, dial, leftovers, orders, pace, ping, switch, witness_watch};
 
 /// For a hand-over before the daemon stops.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
@@ -263,11 +263,12 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let identity = identity(&config, &key, me);
     let ways = ways(&config, me);
     let differs = Arc::new(AtomicBool::new(false));
-    let listener = listen(&config, me, identity.clone(), &volumes, &differs, &journal)?;
+    let paths = Arc::new(Paths::new(identity.clone(), &ways, config.timing.slow_peer.as_duration()));
+    let listener = listen(&config, me, identity, &volumes, &differs, &journal, &paths)?;
     let witness = witness_client(&config, &key.witness(&config.cluster.name), me).map(WitnessWatch::new);
     let running = Rc::new(Running {
         me,
-        paths: Arc::new(Paths::new(identity, &ways, config.timing.slow_peer.as_duration())),
+        paths,
         config,
         journal,
         strangers: AtomicU64::new(0),
@@ -313,6 +314,7 @@ fn control_plane(
         tokio::task::spawn_local(pulse::send(sender.0, sender.1, Rc::clone(&keys), out));
         tokio::task::spawn_local(pulse::receive(Rc::clone(running), datagrams, keys));
         tokio::task::spawn_local(pulse::watch(Rc::clone(running)));
+        tokio::task::spawn_local(switch::watch(Rc::clone(running)));
         tokio::task::spawn_local(witness_watch::watch(Rc::clone(running)));
         tokio::task::spawn_local(orders::scrub(Rc::clone(running)));
         tokio::task::spawn_local(pace::take_turns(Rc::clone(running)));
@@ -381,7 +383,9 @@ fn listen(
     volumes: &[Arc<Volume>],
     differs: &Arc<AtomicBool>,
     journal: &Arc<Journal>,
+    paths: &Arc<Paths>,
 ) -> Result<Listener, DaemonError> {
+    let (paths, theirs) = (Arc::clone(paths), config.node(me.other()).addresses.clone());
     let hash = config.hash();
     let known: Vec<Arc<Volume>> = volumes.to_vec();
     let names: Vec<String> = config.volumes.iter().map(|v| v.name.clone()).collect();
@@ -404,7 +408,8 @@ fn listen(
         if opening.channel == peer::CHANNEL_DATA {
             volume.links.attach(connection);
         } else {
-            peer::answer(&connection, &volume.places, volume.view(), me);
+            let redial = || switch::redial(&paths, &theirs, volume);
+            peer::answer(&connection, &volume.places, volume.view(), me, redial);
         }
     };
     let peers = config.node(me.other()).addresses.iter().map(|a| a.ip()).collect();

@@ -112,6 +112,8 @@ events! {
     PathUp { path: u32, remote: String } Info plain |_n| format!("path {} to {remote} works", path + 1);
     PathDown { path: u32, remote: String, silent_ms: u64 } Warning plain |_n|
         format!("path {} to {remote} is silent for {}: check its cable, switch and firewall", path + 1, ms(*silent_ms));
+    PathLeft { path: u32, remote: String } Warning plain |_n|
+        format!("path {} to {remote} swallows the stream: another path is used", path + 1);
     PeerQuiet { peer: NodeId, silent_ms: u64 } Warning plain |n|
         format!("{} is silent for {} on every path (warntime)", n.of(*peer), ms(*silent_ms));
     PeerConnected { peer: NodeId, remote: String } Notice plain |n|

@@ -10,6 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::sys::tcp;
+
 use super::noise::{MESSAGE_BYTES_MAX, PLAIN_BYTES_MAX, Progress, Session, TAG_BYTES};
 use super::socket::Timed;
 use super::{FRAME_BYTES_MAX, LinkError};
@@ -64,6 +66,11 @@ impl Connection {
     /// Where the peer's end is.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// How far the peer's kernel follows; `None` once the stream is closed.
+    pub fn progress(&self) -> Option<tcp::Progress> {
+        (!self.is_closed()).then(|| tcp::progress(&self.stream).ok())?
     }
 
     /// Sends one frame: the concatenation of `parts`. Blocks while the kernel's buffer is full; frames of several

@@ -65,6 +65,15 @@ impl Paths {
         }
     }
 
+    /// Path `index` swallowed a stream although it may still carry heartbeats: it is tried last, after the longest pause.
+    pub fn leave(&self, index: usize) {
+        if let Some(health) = self.lock().get_mut(index) {
+            health.alive = false;
+            health.failures = health.failures.max(1);
+            health.not_before = Some(Instant::now() + PAUSE_MAX);
+        }
+    }
+
     /// Opens a stream over the healthiest path that works; the number of the path with it. Blocks for at most one
     /// attempt a path. When all fail: the first failure that came from the peer itself, else the last one.
     pub fn connect(&self, opening: &Opening) -> Result<(usize, Connection), LinkError> {

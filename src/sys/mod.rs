@@ -17,5 +17,6 @@ pub mod ping;
 pub mod random;
 pub mod secret;
 pub mod signals;
+pub mod tcp;
 pub mod wake;
 pub mod xattr;
