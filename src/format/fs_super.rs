@@ -91,8 +91,8 @@ impl FsSuper {
         (before, (BlockNo(slot), head))
     }
 
-    /// Whether `head`, found at `at`, may be the header of a copy, and how many blocks of continuation follow it; before
-    /// anything is verified.
+    /// Whether `head`, found at `at`, may be the header of a copy, and how many blocks of continuation follow it;
+    /// nothing is verified yet.
     pub fn peek_copy(head: &[u8], at: BlockNo) -> Option<usize> {
         let (sup, count) = Self::fields(head)?;
         let needed = Self::cont_needed(usize::try_from(count).ok()?);

@@ -65,7 +65,8 @@ impl Paths {
         }
     }
 
-    /// Path `index` swallowed a stream although it may still carry heartbeats: it is tried last, after the longest pause.
+    /// Path `index` swallowed a stream, although it may still carry heartbeats: it is tried last, and not before the
+    /// longest pause is over.
     pub fn leave(&self, index: usize) {
         if let Some(health) = self.lock().get_mut(index) {
             health.alive = false;
