@@ -383,6 +383,7 @@ fn copies_that_diverged_are_joined_again_by_what_status_says_and_the_other_side_
         return;
     }
     let mut pair = Pair::start("diverged", &Plan { arbitration: "manual", ..small() });
+    pair.node("alpha").sh(&format!("echo both > {MOUNT}/both && sync {MOUNT}/both")).ok();
     pair.world.cable("beta", 0, false);
     pair.wait("alpha", "alone", |volume| volume["state"] == "alone");
     let write = |node: &Node| {
@@ -404,9 +405,52 @@ fn copies_that_diverged_are_joined_again_by_what_status_says_and_the_other_side_
     pair.node("beta").run(&["twinfs", "join", "--replace", "data"]).ok();
     pair.start_daemon("beta");
     pair.wait_in_sync("alpha");
-    assert_eq!(pair.node("alpha").sh(&format!("ls {MOUNT}")).ok().out, "alpha\n");
-    let look = "mkdir /run/old && twinfs mount -o ro /var/lib/twinfs/data.img.replaced-* /run/old && \
-                cat /run/old/beta && umount /run/old";
-    assert_eq!(pair.node("beta").sh(look).ok().out, "beta\n", "what was given up cannot be read");
+    assert_eq!(pair.node("alpha").sh(&format!("ls {MOUNT}")).ok().out, "alpha\nboth\n");
+    let beta = pair.node("beta");
+    let listed = beta.run(&["twinfs", "salvage", "list", "--json"]).ok().out;
+    let pack: serde_json::Value = serde_json::from_str(listed.trim()).expect("one kept copy");
+    let pack = pack["pack"].as_str().expect("its name").to_string();
+    let said = beta.run(&["twinfs", "salvage", "list"]).ok().out;
+    assert!(said.contains("had gone on alone by an operator's word") && said.contains(&pack), "{said}");
+    let look = format!(
+        "mkdir /run/old && twinfs salvage mount {pack} /run/old && cat /run/old/beta && ! touch /run/old/x 2>&1 && \
+         umount /run/old"
+    );
+    assert!(beta.sh(&look).ok().out.starts_with("beta\n"), "what was given up cannot be read");
+    // What only the losing side has comes out; what both have alike does not.
+    refused(
+        beta,
+        &["twinfs", "salvage", "export", &pack, "/run/out"],
+        1,
+        &["not mounted on this node", "--against"],
+    );
+    refused(beta, &["twinfs", "salvage", "export", "data-1", "/run/out"], 2, &["data-1", &pack]);
+    pair.node("alpha").run(&["twinfs", "switchover"]).ok();
+    pair.wait_in_sync("beta");
+    let beta = pair.node("beta");
+    let export = ["twinfs", "salvage", "export", &pack, "/run/out"];
+    let dry = beta.run(&[&export[..], &["--dry-run"]].concat()).ok().out;
+    assert!(dry.contains("only-here   beta") && !dry.contains("both"), "{dry}");
+    assert_eq!(beta.sh("ls /run").ok().out.contains("out"), false, "a dry run makes nothing");
+    beta.run(&export).ok();
+    assert_eq!(beta.sh("cd /run/out && find . -type f && cat beta").ok().out, "./beta\nbeta\n");
+    assert_eq!(beta.sh("stat -c %Y.%a.%U /run/out/beta").ok().out.matches("644.root").count(), 1);
+    refused(beta, &export, 1, &["not empty"]);
+    beta.run(&["twinfs", "salvage", "export", &pack, "/run/all", "--all"]).ok();
+    assert_eq!(beta.sh("ls /run/all").ok().out, "beta\nboth\n");
+    assert!(!beta.sh("cat /proc/mounts").ok().out.contains("twinfs-salvage"), "a mount is left");
+    let drop = |confirm: &str| ["twinfs", "salvage", "drop", &pack, "--confirm", confirm].map(String::from);
+    let call = |words: &[String]| words.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+    assert_eq!(beta.sh(&call(&drop("yes"))).code, 2);
+    pair.world.cable("beta", 0, false);
+    pair.wait("beta", "alone", |volume| volume["state"] == "alone");
+    assert_eq!(pair.node("beta").sh(&call(&drop(&pack))).code, 6, "the copy may be needed");
+    pair.world.cable("beta", 0, true);
+    pair.wait_in_sync("beta");
+    pair.node("beta").sh(&call(&drop(&pack))).ok();
+    assert_eq!(
+        pair.node("beta").run(&["twinfs", "salvage", "list"]).ok().out,
+        "no copy is kept on this node\n"
+    );
     pair.compare_images();
 }

@@ -23,6 +23,7 @@ pub mod place;
 pub mod progress;
 mod resync;
 pub mod roles;
+mod salvage;
 pub mod sim;
 pub(crate) mod standalone;
 pub mod status;
@@ -117,6 +118,8 @@ pub enum Verb {
     Release(adopt::Args),
     /// Pause, resume and pace what this node copies to the peer
     Resync(resync::Args),
+    /// Look at, copy from and delete copies that were put aside
+    Salvage(salvage::Args),
     /// Run two simulated nodes and a witness under faults
     #[command(hide = true)]
     Sim(sim::Args),
@@ -161,6 +164,7 @@ impl Verb {
             Verb::Promote(args) => roles::promote(args, output),
             Verb::Release(args) => adopt::release(args, output),
             Verb::Resync(args) => resync::run(args, output),
+            Verb::Salvage(args) => salvage::run(args, output),
             Verb::Sim(args) => sim::run(args, output),
             Verb::Mkfs(args) => mkfs::run(args, output),
             Verb::Mount(args) => mount::run(args, output),

@@ -126,8 +126,22 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     if args.fake {
         return Ok(Exit::DONE);
     }
+    mount_at(&image, &dir, &plan, output)
+}
+
+/// Shows the files of `image` at `dir` in the background; nothing is written to the image.
+pub(super) fn read_only(image: &Path, dir: &Path, output: &Output) -> anyhow::Result<Exit> {
+    let mut options = MountOptions { source: image.display().to_string(), ..MountOptions::default() };
+    options.flags.read_only = true;
+    let plan = Plan { options, force: false, foreground: false, remount: false, memory: MEMORY_DEFAULT };
+    let dir = sys::absolute(dir)
+        .map_err(|error| Failure::new(MOUNT_FAILED, format!("{}: {error}", dir.display())))?;
+    mount_at(image, &dir, &plan, output)
+}
+
+fn mount_at(image: &Path, dir: &Path, plan: &Plan, output: &Output) -> anyhow::Result<Exit> {
     if plan.foreground {
-        serve(&image, &dir, &plan, None).map_err(failed)?;
+        serve(image, dir, plan, None).map_err(failed)?;
         return Ok(Exit::DONE);
     }
     match background::split().context("starting the serving process")? {
@@ -138,7 +152,7 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
         Side::Parent(Err(text)) => Err(Failure::new(MOUNT_FAILED, text).into()),
         Side::Child(answer) => {
             // The parent tells the user what went wrong before the mount; afterwards nobody listens.
-            let _ = serve(&image, &dir, &plan, Some(answer));
+            let _ = serve(image, dir, plan, Some(answer));
             Ok(Exit::DONE)
         }
     }

@@ -20,6 +20,9 @@ use crate::sys::{clock, random};
 
 use super::{DaemonError, NodeFile, volume_id};
 
+/// Between the name of an image that was put aside and when that was, in seconds since 1970.
+pub const ASIDE: &str = ".replaced-";
+
 /// How long a daemon that was just stopped may take to let go of the image.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
@@ -208,7 +211,7 @@ pub fn put_aside(
         )));
     }
     let mut aside = path.clone().into_os_string();
-    aside.push(format!(".replaced-{}", clock::unix_ms() / 1000));
+    aside.push(format!("{ASIDE}{}", clock::unix_ms() / 1000));
     let aside = PathBuf::from(aside);
     std::fs::rename(path, &aside).map_err(|e| wrong(e.to_string()))?;
     drop(lock);

@@ -49,6 +49,13 @@ impl KernelFlags {
     }
 }
 
+/// From here on what this thread, and those that it starts, mount is seen by nobody else and ends with them.
+pub fn private_namespace() -> io::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    Ok(nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?)
+}
+
 /// The ioctl by which a remount tells the daemon what changed: type 0xe7, number 1, a 32-bit word to the daemon.
 pub const REMOUNT_WORD: u32 = 0x4004_e701;
 
