@@ -193,7 +193,7 @@ mod tests {
                 "d/older older-here"
             ]
         );
-        assert_eq!(found(&kept, None).len(), 8, "all that lies at the top");
+        assert_eq!(found(&kept, None).len(), 7, "all that lies at the top");
         assert_eq!(found(&kept, Some(&kept)), Vec::<String>::new());
         fs::remove_dir_all(&root).unwrap();
     }
