@@ -36,8 +36,8 @@ impl Change {
     }
 }
 
-/// Every file below `kept` that is not the same below `other`, in order of their names; a folder that only `kept` has is
-/// told once, as a whole. `None`: everything counts. Paths are relative.
+/// Every file below `kept` that is not the same below `other`, in order of their names; a folder that only `kept` has
+/// is told once, as a whole. `None`: everything counts. Paths are relative.
 pub fn differences(kept: &Path, other: Option<&Path>, told: &mut dyn FnMut(&Path, Change)) -> io::Result<()> {
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {

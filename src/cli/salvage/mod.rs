@@ -1,8 +1,8 @@
 //! `twinfs salvage`: what to do with a copy that was put aside, such as the losing side of a split.
 //!
 //! Decides which copies a verb is for and when one may be deleted. Does not know how a copy came to be put aside.
-//! Invariants: a kept copy is never written; it is deleted only by its name, said twice, and while the volume is in sync
-//! or by force; a copy that is mounted is not deleted.
+//! Invariants: a kept copy is never written; it is deleted only by its name, said twice, and while the volume is in
+//! sync or by force; a copy that is mounted is not deleted.
 #![allow(clippy::disallowed_methods, reason = "a shell: files, a mount, a program that copies")]
 
 mod compare;
