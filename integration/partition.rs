@@ -227,7 +227,8 @@ fn a_path_that_swallows_the_stream_is_left_within_a_second_and_both_stay_in_sync
         return;
     }
     // Without the other path the primary would wait for 1.9 s and go on alone.
-    let plan = Plan { arbitration: "manual", paths: 2, slow_peer: "1900ms", ..Plan::default() };
+    let plan =
+        Plan { arbitration: "manual", paths: 2, slow_peer: "1900ms", encrypt: "off", ..Plan::default() };
     let mut pair = Pair::start("partition-paths", &plan);
     let mut writers = Vec::new();
     for primary in ["alpha", "beta"] {

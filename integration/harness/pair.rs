@@ -30,6 +30,7 @@ pub struct Plan {
     /// Bytes of the power-cut disks that hold the images instead of `images`.
     pub power_disks: Option<u64>,
     pub slow_peer: &'static str,
+    pub encrypt: &'static str,
 }
 
 impl Default for Plan {
@@ -43,6 +44,7 @@ impl Default for Plan {
             images: [image.clone(), image],
             power_disks: None,
             slow_peer: "500ms",
+            encrypt: "on",
         }
     }
 }
@@ -94,12 +96,13 @@ impl Pair {
             _ => String::new(),
         };
         format!(
-            "[cluster]\nname = \"test\"\narbitration = \"{}\"\n{witness}\n\
+            "[cluster]\nname = \"test\"\narbitration = \"{}\"\nencrypt = \"{}\"\n{witness}\n\
              [timing]\nkeepalive = \"100ms\"\ndeadtime = \"4s\"\ninitdead = \"8s\"\nslow_peer = \"{}\"\n\
              release_time = \"1500ms\"\nwitness_timeout = \"100ms\"\n\n\
              [node.alpha]\naddresses = [{}]\n\n[node.beta]\naddresses = [{}]\n\n\
              [volume.data]\nimage = {{ alpha = \"{}\", beta = \"{}\" }}\nsize = \"{}\"\nmount = \"{MOUNT}\"\n{}",
             plan.arbitration,
+            plan.encrypt,
             plan.slow_peer,
             addresses("alpha"),
             addresses("beta"),

@@ -287,6 +287,7 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
             witness,
             accepts_split_brain: None,
             after_split_brain: None,
+            encrypt: true,
             ping: Vec::new(),
         },
         fences: Vec::new(),

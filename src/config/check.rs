@@ -89,9 +89,19 @@ fn cluster(values: &Values, reader: &mut Reader) -> Option<Cluster> {
         Some(Value::Hosts(hosts)) => hosts.clone(),
         _ => Vec::new(),
     };
+    let encrypt = text(values, "encrypt").is_none_or(|word| word == "on");
     let accepts_split_brain = text(values, "i_accept_split_brain").filter(|text| !text.is_empty());
     let after_split_brain = text(values, "after_split_brain");
-    Some(Cluster { name, key_file, arbitration, witness, accepts_split_brain, after_split_brain, ping })
+    Some(Cluster {
+        name,
+        key_file,
+        arbitration,
+        witness,
+        accepts_split_brain,
+        after_split_brain,
+        encrypt,
+        ping,
+    })
 }
 
 fn timing(values: &Values, arbitration: Arbitration) -> Timing {

@@ -115,6 +115,13 @@ pub const KEYS: &[Key] = &[
         None,
         "who decides which node may be primary when they cannot hear each other",
     ),
+    key(
+        Section::Cluster,
+        "encrypt",
+        Kind::Choice(&["on", "off"]),
+        Some("on"),
+        "off: streams between the nodes are authenticated, but can be read",
+    ),
     key(Section::Cluster, "witness", Kind::HostPort, Some(""), "where the witness listens"),
     key(
         Section::Cluster,

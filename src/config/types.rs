@@ -39,6 +39,8 @@ pub struct Cluster {
     pub accepts_split_brain: Option<String>,
     /// What becomes of two copies that both were written; set exactly when `arbitration = "deadtime"`.
     pub after_split_brain: Option<String>,
+    /// Replication streams are encrypted; else only authenticated.
+    pub encrypt: bool,
     /// Machines of which a node that may serve alone reaches at least one.
     pub ping: Vec<IpAddr>,
 }

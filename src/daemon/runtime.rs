@@ -333,6 +333,7 @@ fn identity(config: &Config, key: &ClusterKey, me: NodeId) -> Identity {
         node: me,
         key_out: key.derive(name, Purpose::Stream, me),
         key_in: key.derive(name, Purpose::Stream, me.other()),
+        encrypt: config.cluster.encrypt,
         silence_max: config.timing.slow_peer.as_duration().max(Duration::from_secs(1)),
     }
 }

@@ -6,11 +6,14 @@
 use std::net::TcpStream;
 use std::time::Instant;
 
+use snow::HandshakeState;
+
 use super::connection::Connection;
-use super::noise::{MESSAGE_BYTES_MAX, Session, Suite, handshake};
+use super::noise::{Half, MESSAGE_BYTES_MAX, Session, Suite, handshake};
 use super::socket::{Timed, tune};
 use super::{Identity, LinkError};
 use crate::base::NodeId;
+use crate::sys::random;
 
 /// Version of everything that two programs say to each other.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -95,7 +98,7 @@ pub(super) fn open(
     opening: &Opening,
     until: Instant,
 ) -> Result<Connection, LinkError> {
-    let suite = Suite::best();
+    let suite = if who.encrypt { Suite::best() } else { Suite::Clear };
     let hello = |suite: u8| Hello {
         version: PROTOCOL_VERSION,
         suite,
@@ -109,16 +112,17 @@ pub(super) fn open(
     theirs.check(who)?;
     let mut noise = handshake(suite, true, &who.key_out, &prologue(mine, theirs))?;
     let mut message = [0u8; 256];
-    let len = noise.write_message(&[], &mut message).map_err(|_| LinkError::Key)?;
+    let half = half(suite)?;
+    let len = noise.write_message(&half, &mut message).map_err(|_| LinkError::Key)?;
     send_short(&mut timed, &message[..len])?;
     let reply = recv_short(&mut timed).map_err(|error| match error {
         // The listening side closes without a word when the key is wrong.
         LinkError::Closed => LinkError::Key,
         other => other,
     })?;
-    noise.read_message(&reply, &mut message).map_err(|_| LinkError::Key)?;
+    let len = noise.read_message(&reply, &mut message).map_err(|_| LinkError::Key)?;
     tune(&stream, who.silence_max).map_err(LinkError::Io)?;
-    let connection = Connection::new(stream, Session::new(noise)?)?;
+    let connection = Connection::new(stream, session(noise, suite, true, &half, &message[..len])?)?;
     connection.send(&[&opening.encode()?])?;
     let mut answer = Vec::new();
     connection.recv_within(&mut answer, OPENING_BYTES_MAX, until)?;
@@ -150,14 +154,45 @@ pub(super) fn receive(
     let mut noise = handshake(suite, false, &who.key_in, &prologue(theirs, mine))?;
     let first = recv_short(&mut timed)?;
     let mut message = [0u8; 256];
-    noise.read_message(&first, &mut message).map_err(|_| LinkError::Key)?;
-    let len = noise.write_message(&[], &mut message).map_err(|_| LinkError::Key)?;
+    let len = noise.read_message(&first, &mut message).map_err(|_| LinkError::Key)?;
+    let (theirs, mine) = (message[..len].to_vec(), half(suite)?);
+    let len = noise.write_message(&mine, &mut message).map_err(|_| LinkError::Key)?;
     send_short(&mut timed, &message[..len])?;
     tune(&stream, who.silence_max).map_err(LinkError::Io)?;
-    let connection = Connection::new(stream, Session::new(noise)?)?;
+    let connection = Connection::new(stream, session(noise, suite, false, &mine, &theirs)?)?;
     let mut opening = Vec::new();
     connection.recv_within(&mut opening, OPENING_BYTES_MAX, until)?;
-    Ok((Opening::decode(&opening).ok_or(LinkError::NotTwinfs)?, connection))
+    let opening = Opening::decode(&opening).ok_or(LinkError::NotTwinfs)?;
+    if (suite != Suite::Clear) != who.encrypt {
+        // Also for a peer whose configuration is never compared with this one.
+        refuse(&connection, "one node encrypts and the other does not: make twinfs.toml the same on both");
+        return Err(LinkError::Encryption);
+    }
+    Ok((opening, connection))
+}
+
+/// What a side adds to its handshake message: half of the secret, where the keys do not come from the handshake alone.
+fn half(suite: Suite) -> Result<Vec<u8>, LinkError> {
+    if suite != Suite::Clear {
+        return Ok(Vec::new());
+    }
+    Ok(random::bytes::<32>().to_vec())
+}
+
+/// The session behind a finished handshake. `theirs`: what the other side's message carried.
+fn session(
+    noise: HandshakeState,
+    suite: Suite,
+    dials: bool,
+    mine: &[u8],
+    theirs: &[u8],
+) -> Result<Session, LinkError> {
+    if suite != Suite::Clear {
+        return Session::new(noise);
+    }
+    let (dialler, listener) = if dials { (mine, theirs) } else { (theirs, mine) };
+    let half = |bytes: &[u8]| <Half>::try_from(bytes).map_err(|_| LinkError::NotTwinfs);
+    Ok(Session::clear(&noise, dials, &half(dialler)?, &half(listener)?))
 }
 
 /// The answer to an opening: yes.

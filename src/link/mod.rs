@@ -43,6 +43,8 @@ pub struct Identity {
     pub key_out: [u8; 32],
     /// Pre-shared key of streams that the peer dials.
     pub key_in: [u8; 32],
+    /// Streams are encrypted; else only authenticated. The same on both nodes.
+    pub encrypt: bool,
     /// A stream whose peer acknowledges nothing for so long is broken (TCP_USER_TIMEOUT).
     pub silence_max: std::time::Duration,
 }
@@ -68,6 +70,8 @@ pub enum LinkError {
     SameNode,
     #[error("the peer has another key: copy the key file from one node to the other")]
     Key,
+    #[error("one node encrypts its streams and the other does not: make twinfs.toml the same on both")]
+    Encryption,
     #[error("the peer refused: {0}")]
     Refused(String),
     #[error("the handshake was not finished in time")]

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::noise::{Progress, Session, Suite, handshake};
+use super::noise::{Progress, Session, Suite, TAG_BYTES, handshake};
 use super::*;
 
 fn identity(node: NodeId) -> Identity {
@@ -14,7 +14,7 @@ fn identity(node: NodeId) -> Identity {
         NodeId::A => ([1; 32], [2; 32]),
         NodeId::B => ([2; 32], [1; 32]),
     };
-    Identity { cluster_id: 77, node, key_out, key_in, silence_max: Duration::from_secs(5) }
+    Identity { cluster_id: 77, node, key_out, key_in, encrypt: true, silence_max: Duration::from_secs(5) }
 }
 
 fn opening(volume: &str) -> Opening {
@@ -27,12 +27,16 @@ fn any_port() -> SocketAddr {
 
 /// A listening node B that knows the volume "mail" and hands out what it accepts.
 fn listener() -> (Listener, Receiver<(Opening, Connection)>) {
+    listener_of(identity(NodeId::B))
+}
+
+fn listener_of(who: Identity) -> (Listener, Receiver<(Opening, Connection)>) {
     let (send, receive) = channel();
     let send = Mutex::new(send);
     let listener = Listener::bind(
         &[any_port()],
         vec!["127.0.0.2".parse::<IpAddr>().unwrap()],
-        identity(NodeId::B),
+        who,
         Box::new(|opening| match opening.volume.as_str() {
             "mail" => Ok(()),
             other => Err(format!("there is no volume \"{other}\" here")),
@@ -54,8 +58,13 @@ fn dial(who: Identity, remote: SocketAddr, volume: &str) -> Result<Connection, L
 }
 
 fn pair() -> (Connection, Connection, Listener) {
-    let (listener, accepted) = listener();
-    let near = dial(identity(NodeId::A), listener.addresses()[0], "mail").unwrap();
+    pair_with(true)
+}
+
+fn pair_with(encrypt: bool) -> (Connection, Connection, Listener) {
+    let who = |node| Identity { encrypt, ..identity(node) };
+    let (listener, accepted) = listener_of(who(NodeId::B));
+    let near = dial(who(NodeId::A), listener.addresses()[0], "mail").unwrap();
     let (_, far) = accepted.recv_timeout(Duration::from_secs(5)).unwrap();
     (near, far, listener)
 }
@@ -70,7 +79,11 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
 
 #[test]
 fn frames_of_every_length_arrive_whole_and_in_order_both_ways() {
-    let (near, far, _listener) = pair();
+    [true, false].into_iter().for_each(frames_of_every_length);
+}
+
+fn frames_of_every_length(encrypt: bool) {
+    let (near, far, _listener) = pair_with(encrypt);
     let lengths = [0, 1, 65_514, 65_515, 65_516, 65_519, 131_038, 300_000, FRAME_BYTES_MAX];
     let sender = std::thread::spawn(move || {
         for len in lengths {
@@ -425,4 +438,71 @@ fn an_address_that_is_not_ours_is_refused_with_a_question() {
         text.starts_with("cannot listen on 192.0.2.77:8790:") && text.contains("address of this machine"),
         "{text}"
     );
+}
+
+#[test]
+fn a_node_that_encrypts_and_one_that_does_not_say_so_and_exchange_nothing() {
+    for encrypt in [true, false] {
+        let who = |node, encrypt| Identity { encrypt, ..identity(node) };
+        let (listener, accepted) = listener_of(who(NodeId::B, encrypt));
+        let error =
+            dial(who(NodeId::A, !encrypt), listener.addresses()[0], "mail").err().unwrap().to_string();
+        assert!(error.contains("one node encrypts and the other does not"), "{error}");
+        assert!(accepted.try_recv().is_err(), "a stream was delivered");
+    }
+}
+
+/// Both ends of a session without encryption, with these halves.
+fn clear_session(dialler: &[u8; 32], listener: &[u8; 32]) -> (Session, Session) {
+    let mut near = handshake(Suite::Clear, true, &[5; 32], b"p").unwrap();
+    let mut far = handshake(Suite::Clear, false, &[5; 32], b"p").unwrap();
+    let (mut message, mut out) = ([0u8; 256], [0u8; 256]);
+    let len = near.write_message(dialler, &mut message).unwrap();
+    assert!(!message[..len].windows(32).any(|part| part == dialler), "the half can be read");
+    far.read_message(&message[..len], &mut out).unwrap();
+    let len = far.write_message(listener, &mut message).unwrap();
+    assert!(!message[..len].windows(32).any(|part| part == listener), "the half can be read");
+    near.read_message(&message[..len], &mut out).unwrap();
+    (Session::clear(&near, true, dialler, listener), Session::clear(&far, false, dialler, listener))
+}
+
+#[test]
+fn without_encryption_nothing_can_be_forged_changed_replayed_reordered_reflected_or_cut() {
+    let (near, far) = clear_session(&[1; 32], &[2; 32]);
+    let mut sent = Progress::default();
+    let sealed: Vec<Vec<u8>> = [b"one".as_slice(), b"two", &[7; 50_000]]
+        .into_iter()
+        .map(|plain| {
+            let mut out = Vec::new();
+            near.seal(&mut sent, plain, &mut out).unwrap();
+            assert_eq!(out[..plain.len()], *plain, "it is plain text");
+            out
+        })
+        .collect();
+    let mut out = vec![0u8; 65_535];
+    let refused = |session: &Session, progress: &mut Progress, bytes: &[u8]| {
+        let mut out = vec![0u8; 65_535];
+        matches!(session.open(progress, bytes, &mut out), Err(LinkError::Forged))
+    };
+    for at in [0, 2, 3, sealed[0].len() - 1] {
+        let mut changed = sealed[0].clone();
+        changed[at] ^= 1;
+        assert!(refused(&far, &mut Progress::default(), &changed), "byte {at}");
+    }
+    assert!(refused(&far, &mut Progress::default(), &sealed[1]), "out of order");
+    assert!(refused(&far, &mut Progress::default(), &sealed[2][..40_000]), "cut");
+    assert!(refused(&far, &mut Progress::default(), &sealed[0][..TAG_BYTES - 1]), "less than a tag");
+    assert!(refused(&near, &mut Progress::default(), &sealed[0]), "reflected to who sent it");
+    let mut received = Progress::default();
+    for (bytes, plain) in sealed.iter().zip([b"one".as_slice(), b"two", &[7; 50_000]]) {
+        let len = far.open(&mut received, bytes, &mut out).unwrap();
+        assert_eq!(out[..len], *plain);
+        assert!(refused(&far, &mut received, bytes), "replayed");
+    }
+    // A recorded first message and what followed it: the listening side's half is another one.
+    let (_, later) = clear_session(&[1; 32], &[3; 32]);
+    assert!(refused(&later, &mut Progress::default(), &sealed[0]), "replayed into another session");
+    // The same halves, another handshake.
+    let (_, later) = clear_session(&[1; 32], &[2; 32]);
+    assert!(refused(&later, &mut Progress::default(), &sealed[0]), "the handshake is part of the keys");
 }
