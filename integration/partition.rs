@@ -256,3 +256,82 @@ fn a_path_that_swallows_the_stream_is_left_within_a_second_and_both_stay_in_sync
     let writers: Vec<&Writer> = writers.iter().collect();
     all_is_well(&mut pair, "beta", &writers);
 }
+
+/// Notes what it is told, and hangs for a takeover.
+const TOLD: &str = r#"#!/bin/sh
+echo "$1 $2 $3 $4 $5 reads $(cat)" >> /run/told
+[ "$2" != takeover ] || sleep 600
+"#;
+
+#[test]
+fn a_takeover_is_told_on_both_nodes_by_a_program_that_holds_nothing_up() {
+    let name = "a_takeover_is_told_on_both_nodes_by_a_program_that_holds_nothing_up";
+    if !need::have_nodes(name, &[]) {
+        return;
+    }
+    let section =
+        "\n[notify]\nrun = [\"/usr/local/sbin/told\", \"-x\"]\ntimeout = \"1s\"\ndegraded_after = \"2s\"\n";
+    let mut pair = Pair::prepare("notify", &Plan { volume: section.to_string(), ..Plan::default() });
+    let missing = pair.node("alpha").run(&["twinfs", "config", "check"]).ok();
+    assert!(missing.out.contains("/usr/local/sbin/told"), "{}", missing.out);
+    for name in ["alpha", "beta"] {
+        let node = pair.node(name);
+        std::fs::write(node.dir.join("told"), TOLD).expect("program");
+        let place = "/usr/local/sbin/told";
+        node.sh(&format!("cp {}/told {place} && chmod 755 {place}", node.dir.display())).ok();
+    }
+    let there = pair.node("alpha").run(&["twinfs", "config", "check"]).ok();
+    assert!(!there.out.contains("cannot be run"), "{}", there.out);
+    pair.start_witness();
+    pair.start_daemon("alpha");
+    pair.start_daemon("beta");
+    pair.wait_in_sync("alpha");
+    let told = |pair: &Pair, name: &str, word: &str| {
+        let all = pair.node(name).sh("cat /run/told 2>&1 || true").out;
+        all.lines()
+            .filter(|line| line.starts_with(&format!("-x {word} ")))
+            .map(str::to_string)
+            .collect::<Vec<_>>()
+    };
+    let wait_told = |pair: &Pair, name: &str, word: &str| {
+        let told = || told(pair, name, word);
+        assert!(
+            harness::wait_for(Duration::from_secs(20), || !told().is_empty()),
+            "{name} was not told of {word}"
+        );
+        told()
+    };
+    pair.node("alpha").run(&["twinfs", "switchover"]).ok();
+    pair.wait_in_sync("beta");
+    pair.node("beta").run(&["twinfs", "switchover"]).ok();
+    pair.wait_in_sync("alpha");
+    pair.node("alpha").signal("twinfs daemon", Signal::SIGKILL);
+    pair.wait_serving("beta");
+    let first = wait_told(&pair, "beta", "takeover");
+    assert!(first[0].starts_with("-x takeover data beta alpha reads {"), "{first:?}");
+    let json = first[0].split_once("reads ").map_or("", |(_, json)| json);
+    let json: serde_json::Value = serde_json::from_str(json).expect("one JSON object");
+    assert_eq!((json["event"].as_str(), json["node"].as_str()), (Some("takeover"), Some("beta")));
+    assert!(
+        json["text"].as_str().is_some_and(|text| text.contains("beta took data over from alpha")),
+        "{json}"
+    );
+    let late = wait_told(&pair, "beta", "degraded");
+    assert_eq!(late.len(), 1, "{late:?}");
+    assert_eq!(
+        told(&pair, "alpha", "takeover"),
+        Vec::<String>::new(),
+        "a planned change, or a dead node's hook"
+    );
+    pair.start_daemon("alpha");
+    pair.wait_in_sync("beta");
+    wait_told(&pair, "alpha", "takeover");
+    std::thread::sleep(Duration::from_secs(4));
+    for name in ["alpha", "beta"] {
+        assert_eq!(told(&pair, name, "takeover").len(), 1, "{name}");
+        assert!(pair.node(name).pids_of("told").is_empty(), "{name}: a hung program is left");
+        let events = pair.node(name).run(&["twinfs", "events"]).out;
+        assert_eq!(events.matches("could not be told of a takeover").count(), 1, "{name}: {events}");
+    }
+    pair.compare_images();
+}

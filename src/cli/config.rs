@@ -2,10 +2,13 @@
 //!
 //! Decides nothing; reads the file, the key and which node this is, as the daemon would. Changes nothing.
 
+use std::path::Path;
+
 use super::place::{Place, failure};
 use super::{Exit, Output};
 use crate::daemon;
 use crate::daemon::protocol::Request;
+use crate::sys::exec;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -43,8 +46,16 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
             "the running daemon uses another one: it takes effect with \"twinfs down\" and \"twinfs up\" on both nodes",
         );
     }
+    let deaf = config.notify.as_ref().and_then(|notify| notify.argv.first());
+    let deaf = deaf.and_then(|program| exec::check_trusted(Path::new(program)).err());
+    if let Some(problem) = &deaf {
+        output.line(format_args!(
+            "nobody would be told of a failure: the program of [notify] cannot be run: {problem}"
+        ));
+    }
     output.object(serde_json::json!({
         "good": true, "in_use": in_use, "cluster": config.cluster.name, "node": node, "volumes": volumes, "hash": hash,
+        "notify_problem": deaf,
     }));
     Ok(Exit::DONE)
 }

@@ -291,6 +291,7 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
             ping: Vec::new(),
         },
         fences: Vec::new(),
+        notify: None,
         timing: config::Timing::defaults(arbitration),
         nodes: [node(a)?, node(b)?],
         volumes: vec![config::Volume {

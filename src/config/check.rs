@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::arbitration;
 use super::parse::{Raw, Reader, Value, Values};
-use super::types::{Arbitration, Cluster, Config, HostPort, Node, Timing, Volume, WriteAck};
+use super::types::{Arbitration, Cluster, Config, HostPort, Node, Notify, Timing, Volume, WriteAck};
 use super::units::{format_size, format_span, parse_span};
 use crate::base::limits::MEMORY_DEFAULT;
 use crate::base::{KeepAwake, NodeId, Span};
@@ -41,7 +41,21 @@ pub(super) fn assemble(raw: &Raw, reader: &mut Reader) -> Option<Config> {
         let text = "release_time must be at least 1500ms while a volume has an address";
         reader.problem_at("timing.release_time", text.to_string());
     }
-    Some(Config { cluster: cluster?, timing, nodes, fences, volumes })
+    let notify = notify(&raw.notify);
+    Some(Config { cluster: cluster?, timing, nodes, fences, notify, volumes })
+}
+
+fn notify(values: &Values) -> Option<Notify> {
+    let Some(Value::Texts(argv)) = values.get("run") else { return None };
+    let pick = |key: &str, default: Span| match values.get(key) {
+        Some(Value::Span(span)) => *span,
+        _ => default,
+    };
+    Some(Notify {
+        argv: argv.clone(),
+        timeout: pick("timeout", Notify::TIMEOUT),
+        degraded_after: pick("degraded_after", Notify::DEGRADED_AFTER),
+    })
 }
 
 fn text(values: &Values, key: &str) -> Option<String> {

@@ -15,6 +15,8 @@ pub enum Section {
     Node,
     /// `[fence.NAME]`
     Fence,
+    /// `[notify]`
+    Notify,
     /// `[volume.NAME]`
     Volume,
 }
@@ -179,6 +181,15 @@ pub const KEYS: &[Key] = &[
     key(Section::Fence, "action", Kind::Choice(&["reboot", "off"]), Some("reboot"), "what it is told to do"),
     key(Section::Fence, "options", Kind::Options, Some("[]"), "key=value lines on its standard input"),
     key(Section::Fence, "secrets", Kind::Path, Some(""), "a private file with further such lines"),
+    key(Section::Notify, "run", Kind::Argv, None, "program and arguments, an absolute path first"),
+    key(Section::Notify, "timeout", span(1_000, 600_000), Some("30s"), "for one run, then it is killed"),
+    key(
+        Section::Notify,
+        "degraded_after",
+        span(1_000, 604_800_000),
+        Some("10m"),
+        "so long without a second current copy",
+    ),
     key(Section::Volume, "image", Kind::PathPerNode, None, "file or block device that holds the copy"),
     key(Section::Volume, "size", Kind::Size { min: SIZE_MIN, max: SIZE_MAX }, None, "size of a new image"),
     key(Section::Volume, "mount", Kind::Path, None, "where the primary mounts it"),
@@ -246,6 +257,7 @@ impl Section {
             Section::Timing => "[timing]",
             Section::Node => "[node.NAME]",
             Section::Fence => "[fence.NAME]",
+            Section::Notify => "[notify]",
             Section::Volume => "[volume.NAME]",
         }
     }

@@ -21,7 +21,7 @@ pub use parse::{ConfigError, Problem};
 pub use secret::{ClusterKey, KeyError, Purpose, WitnessKeys};
 pub use types::{
     Arbitration, Cluster, Config, DEFAULT_PORT, DEFAULT_WITNESS_PORT, FenceAction, FenceAgent, HostPort,
-    IpPrefix, Node, Service, Timing, Volume, WriteAck,
+    IpPrefix, Node, Notify, Service, Timing, Volume, WriteAck,
 };
 
 #[cfg(test)]

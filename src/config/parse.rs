@@ -78,6 +78,7 @@ pub(super) struct Raw {
     /// In the order of the file.
     pub nodes: Vec<(String, Values)>,
     pub fences: Vec<(String, Values)>,
+    pub notify: Values,
     pub volumes: Vec<(String, Values)>,
 }
 
@@ -156,10 +157,11 @@ impl Reader {
                 "timing" => raw.timing = self.section(Section::Timing, "timing", at, value),
                 "node" => raw.nodes = self.named(Section::Node, "node", at, value),
                 "fence" => raw.fences = self.named(Section::Fence, "fence", at, value),
+                "notify" => raw.notify = self.section(Section::Notify, "notify", at, value),
                 "volume" => raw.volumes = self.named(Section::Volume, "volume", at, value),
                 other => {
-                    let hint = nearest(other, ["cluster", "timing", "node", "fence", "volume"]);
-                    let all = "[cluster], [timing], [node.NAME], [fence.NAME], [volume.NAME]";
+                    let hint = nearest(other, ["cluster", "timing", "node", "fence", "notify", "volume"]);
+                    let all = "[cluster], [timing], [node.NAME], [fence.NAME], [notify], [volume.NAME]";
                     self.problem(at, unknown("section", other, hint, all));
                 }
             }

@@ -463,3 +463,29 @@ fn what_does_not_go_with_a_way_of_arbitration_is_refused_with_the_reason() {
         assert!(told.contains(why), "{to}: expected {why:?} in {told:?}");
     }
 }
+
+#[test]
+fn a_program_to_be_told_is_read_with_its_defaults_and_written_back() {
+    let text = |lines: &str| format!("{GOOD}\n[notify]\n{lines}\n");
+    let config = Config::parse(&text("run = \"/usr/local/sbin/tell\"")).unwrap();
+    let notify = config.notify.clone().unwrap();
+    assert_eq!(notify.argv, ["/usr/local/sbin/tell"]);
+    assert_eq!((notify.timeout, notify.degraded_after), (Span::from_secs(30), Span::from_secs(600)));
+    assert_eq!(Config::parse(&config.render()).unwrap(), config, "{}", config.render());
+    let other =
+        Config::parse(&text("run = [\"/t\", \"-a b\"]\ntimeout = \"5s\"\ndegraded_after = \"1h\"")).unwrap();
+    assert_eq!(Config::parse(&other.render()).unwrap(), other);
+    assert_ne!(other.hash(), config.hash());
+    for (lines, why) in [
+        ("timeout = \"5s\"", "[notify] needs the key \"run\""),
+        ("run = \"mail root\"", "must be an absolute path"),
+        ("run = []", "must name a program"),
+        ("run = \"/t\"\ndegraded_afer = \"1h\"", "did you mean \"degraded_after\"?"),
+        ("run = \"/t\"\ntimeout = \"0s\"", "out of range"),
+    ] {
+        let told = Config::parse(&text(lines)).unwrap_err().to_string();
+        assert!(told.contains(why), "{lines}: {told}");
+    }
+    let told = Config::parse(&format!("{GOOD}\n[notfy]\nrun = \"/t\"\n")).unwrap_err().to_string();
+    assert!(told.contains("did you mean \"notify\"?"), "{told}");
+}

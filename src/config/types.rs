@@ -23,6 +23,8 @@ pub struct Config {
     pub nodes: [Node; 2],
     /// In the order of the file.
     pub fences: Vec<FenceAgent>,
+    /// `None`: nobody is told.
+    pub notify: Option<Notify>,
     /// In the order of the file.
     pub volumes: Vec<Volume>,
 }
@@ -86,6 +88,23 @@ impl FenceAction {
             FenceAction::Off => "off",
         }
     }
+}
+
+/// `[notify]`: a program that is told what an administrator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// For one run.
+    pub timeout: Span,
+    /// A volume that lacks its second copy for so long is told.
+    pub degraded_after: Span,
+}
+
+impl Notify {
+    /// Unless told otherwise.
+    pub const TIMEOUT: Span = Span::from_secs(30);
+    pub const DEGRADED_AFTER: Span = Span::from_secs(600);
 }
 
 /// `[timing]`; the symbols are those of twinfs(7).

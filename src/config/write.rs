@@ -46,6 +46,12 @@ impl Config {
         for agent in &self.fences {
             out.fence(agent, &self.nodes);
         }
+        if let Some(notify) = &self.notify {
+            out.section("notify");
+            out.key(Section::Notify, "run", list(&notify.argv));
+            out.key(Section::Notify, "timeout", quoted(format_span(notify.timeout)));
+            out.key(Section::Notify, "degraded_after", quoted(format_span(notify.degraded_after)));
+        }
         for volume in &self.volumes {
             out.volume(volume, &self.nodes);
         }

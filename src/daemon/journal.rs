@@ -5,7 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "a shell: a thread")]
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::base::NodeId;
@@ -26,11 +26,20 @@ pub struct Journal {
     names: Names,
     recent: Mutex<VecDeque<Entry>>,
     history: Option<History>,
+    listener: OnceLock<Listener>,
 }
+
+/// Is shown every event; returns at once.
+type Listener = Box<dyn Fn(&Entry) + Send + Sync>;
 
 impl Journal {
     pub fn new(me: NodeId, names: Names, history: Option<History>) -> Journal {
-        Journal { me, names, recent: Mutex::default(), history }
+        Journal { me, names, recent: Mutex::default(), history, listener: OnceLock::new() }
+    }
+
+    /// Shows every further event to `listener` as well; the first one stays.
+    pub fn listen(&self, listener: Listener) {
+        let _ = self.listener.set(listener);
     }
 
     pub fn names(&self) -> &Names {
@@ -46,6 +55,9 @@ impl Journal {
             Severity::Critical => tracing::error!("{line}"),
             Severity::Warning => tracing::warn!("{line}"),
             Severity::Notice | Severity::Info => tracing::info!("{line}"),
+        }
+        if let Some(listener) = self.listener.get() {
+            listener(&entry);
         }
         if let Some(history) = &self.history {
             history.record(entry.clone());

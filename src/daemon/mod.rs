@@ -12,6 +12,7 @@ mod dial;
 mod fence;
 mod files;
 mod grow;
+mod hooks;
 mod journal;
 mod leftovers;
 mod links;

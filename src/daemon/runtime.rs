@@ -38,7 +38,9 @@ use super::pulse::{self, HeartbeatKeys};
 use super::shell::Outgoing;
 use super::volume::{Shared, Volume};
 use super::witness_watch::WitnessWatch;
-use super::{DaemonError, Options, control, dial, leftovers, orders, pace, ping, switch, witness_watch};
+use super::{
+    DaemonError, Options, control, dial, hooks, leftovers, orders, pace, ping, switch, witness_watch,
+};
 
 /// For a hand-over before the daemon stops.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
@@ -260,6 +262,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         volumes.push(Volume::open(&shared, settings)?);
     }
     drop(shared);
+    hooks::start(&config, me, &volumes, &journal);
     let identity = identity(&config, &key, me);
     let ways = ways(&config, me);
     let differs = Arc::new(AtomicBool::new(false));

@@ -211,6 +211,8 @@ events! {
     FenceAgent { agent: String, reason: String } Warning plain |_n| format!(
         "the fence agent {agent} does not work: {reason}; a takeover would wait for it");
     FenceAgentBack { agent: String } Notice plain |_n| format!("the fence agent {agent} works again");
+    NotifyFailed { about: String, reason: String } Warning plain |_n| format!(
+        "the program of [notify] could not be told of a {about}: {reason}; told once until it works again");
     ReachesNobody { peer: NodeId } Critical decision |n| format!(
         "reaches no ping target, nor {}: stops serving, for it may be primary", n.of(*peer));
 

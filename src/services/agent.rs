@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::base::Span;
 use crate::config::FenceAgent;
-use crate::sys::exec::{self, End, Program};
+use crate::sys::exec::{self, End, Outcome, Program};
 use crate::sys::secret;
 
 /// The environment variable that marks the processes of a request, so that a later daemon finds them.
@@ -28,28 +28,33 @@ pub enum Said {
 
 /// Runs `agent` with `action` (`off`, `reboot`, `status`, `monitor`). Blocks, for `limit` and a moment at most.
 pub fn call(agent: &FenceAgent, action: &str, mark: &str, limit: Span) -> Said {
-    let Some((path, args)) = agent.argv.split_first() else { return Said::No("no program".to_string()) };
-    if let Err(why) = exec::check_trusted(Path::new(path)) {
-        return Said::No(why);
-    }
-    let input = match input(agent, action) {
-        Ok(input) => input,
-        Err(why) => return Said::No(why),
-    };
-    let program = Program {
-        path: path.into(),
-        args: args.to_vec(),
-        env: vec![(MARK.to_string(), mark.to_string())],
-        timeout: limit.as_duration(),
-    };
-    match exec::run_fed(&program, input.as_bytes()) {
-        Err(error) => Said::No(error.to_string()),
+    let env = vec![(MARK.to_string(), mark.to_string())];
+    let ran = input(agent, action).and_then(|input| run_trusted(&agent.argv, &[], env, &input, limit));
+    match ran {
+        Err(why) => Said::No(why),
         Ok(ran) => match ran.end {
             End::Exit(0) => Said::Yes,
             End::Exit(_) => Said::No(ran.describe()),
             End::Signal(_) | End::TimedOut => Said::Nothing(ran.describe()),
         },
     }
+}
+
+/// Runs the program `argv[0]` with the rest of `argv` and `more` as its arguments, `env` beside the fixed environment
+/// and `input` to read. Blocks, for `limit` and a moment at most. The error says why it was not run: it is missing, or
+/// somebody else could change it.
+pub fn run_trusted(
+    argv: &[String],
+    more: &[String],
+    env: Vec<(String, String)>,
+    input: &str,
+    limit: Span,
+) -> Result<Outcome, String> {
+    let (path, args) = argv.split_first().ok_or("no program")?;
+    exec::check_trusted(Path::new(path))?;
+    let args = args.iter().chain(more).cloned().collect();
+    let program = Program { path: path.into(), args, env, timeout: limit.as_duration() };
+    exec::run_fed(&program, input.as_bytes()).map_err(|error| error.to_string())
 }
 
 /// What the agent reads.
