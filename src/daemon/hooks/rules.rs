@@ -7,6 +7,9 @@
 use crate::base::{Members, Moment, NodeId, Record, Span};
 use crate::node::StateWord;
 
+/// Less than any deadtime: whoever talked so lately was not taken over and made current again meanwhile.
+const MOMENT: Span = Span::from_millis(900);
+
 /// The words that the program gets, in the order of twinfs.toml(5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
@@ -50,6 +53,8 @@ pub enum News {
 pub struct Watch {
     degraded_after: Span,
     record: Option<Record>,
+    /// The last look that found it talking to its peer.
+    talked: Option<Moment>,
     /// Without a current second copy, and without getting on, since then.
     degraded_since: Option<Moment>,
     told_degraded: bool,
@@ -63,6 +68,7 @@ impl Watch {
         Watch {
             degraded_after,
             record,
+            talked: None,
             degraded_since: None,
             told_degraded: false,
             told_diverged: false,
@@ -72,7 +78,10 @@ impl Watch {
 
     /// Looks at `now`.
     pub fn look(&mut self, now: Moment, record: Option<Record>, state: StateWord) -> Vec<News> {
-        let mut news: Vec<News> = self.takeover(record).into_iter().collect();
+        let mut news: Vec<News> = self.takeover(now, record).into_iter().collect();
+        if matches!(state, StateWord::InSync | StateWord::CatchingUp) {
+            self.talked = Some(now);
+        }
         if state == StateWord::InSync {
             (self.told_degraded, self.told_diverged, self.told_disk) = (false, false, false);
         }
@@ -98,11 +107,13 @@ impl Watch {
         !std::mem::replace(&mut self.told_disk, true)
     }
 
-    fn takeover(&mut self, record: Option<Record>) -> Option<News> {
+    fn takeover(&mut self, now: Moment, record: Option<Record>) -> Option<News> {
         let new = record?;
         let old = self.record.replace(new)?;
-        // A hand-over is one step between two members. Whoever missed a step was not there to be asked.
-        let planned = new.v == old.v + 1 && new.members == Members::BOTH;
+        // A hand-over is one step between two members. Several at once lie between two looks at a pair that talks: in
+        // sync, and handed over. Otherwise whoever missed a step was not there to be asked.
+        let talks = self.talked.is_some_and(|at| now.since(at) <= MOMENT);
+        let planned = new.members == Members::BOTH && (new.v == old.v + 1 || talks);
         let moved = new.v > old.v && new.primary != old.primary;
         (moved && !planned).then_some(News::Takeover { to: new.primary, v: new.v })
     }
@@ -141,6 +152,14 @@ mod tests {
             assert_eq!(!news.is_empty(), told, "{what}: {news:?}");
             assert_eq!(watch.look(at(2), new, CatchingUp), [], "{what}: told twice");
         }
+        // In sync and handed over between two looks.
+        let mut watch = Watch::new(record(3, Members::only(a), a), Span::from_secs(600));
+        assert_eq!(watch.look(at(1), record(3, Members::only(a), a), CatchingUp), []);
+        assert_eq!(watch.look(at(1) + Span::from_millis(200), record(5, both, b), InSync), []);
+        // Stopped in sync, taken over, and current again before the next look.
+        let mut watch = Watch::new(before, Span::from_secs(600));
+        assert_eq!(watch.look(at(1), before, InSync), []);
+        assert_eq!(watch.look(at(9), record(6, both, b), InSync).len(), 1);
         let mut watch = Watch::new(before, Span::from_secs(600));
         assert_eq!(watch.look(at(0), None, Joining), []);
         let told = [News::Takeover { to: b, v: 5 }];
