@@ -1,3 +1,5 @@
+//! What the program of `[notify]` is given, and that nothing waits for it.
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
