@@ -67,6 +67,23 @@ fn what_is_rendered_is_read_back_the_same() {
     assert_eq!(Config::parse(&odd.render()).unwrap(), odd);
 }
 
+/// Two versions of the program must agree on a file that both read, or an upgrade node by node stops the service.
+#[test]
+fn neither_a_comment_nor_a_key_with_its_default_counts_in_the_hash() {
+    let config = Config::parse(GOOD).unwrap();
+    let meaning = config.meaning();
+    for key in super::keys::KEYS {
+        assert!(!meaning.contains(key.help), "the comment of {} counts:\n{meaning}", key.name);
+    }
+    for name in ["encrypt", "keepalive", "fence_delay", "keep_awake", "write_ack"] {
+        assert!(config.render().contains(name) && !meaning.contains(name), "{name} counts:\n{meaning}");
+    }
+    let off = GOOD.replacen("[cluster]", "[cluster]\nencrypt = \"off\"", 1);
+    let off = Config::parse(&off).unwrap();
+    assert!(off.meaning().contains("encrypt = \"off\"") && off.hash() != config.hash());
+    assert_eq!(Config::parse(&config.render()).unwrap().hash(), config.hash());
+}
+
 #[test]
 fn the_hash_sees_meaning_and_not_spelling() {
     let hash = Config::parse(GOOD).unwrap().hash();

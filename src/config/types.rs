@@ -211,10 +211,10 @@ impl Config {
         self.hash()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// BLAKE3 of what the file means: comments, order of keys and spelling of units do not count. Compared by the nodes
-    /// at the handshake.
+    /// BLAKE3 of what the file means: comments, order of keys, spelling of units and keys with their default do not
+    /// count. Compared by the nodes at the handshake.
     pub fn hash(&self) -> [u8; 32] {
-        blake3::derive_key("twinfs 2026-01 configuration", self.render().as_bytes())
+        blake3::derive_key("twinfs 2026-01 configuration", self.meaning().as_bytes())
     }
 
     /// The node called `name`.

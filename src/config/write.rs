@@ -17,7 +17,16 @@ const HEAD: &str = "\
 impl Config {
     /// The file that `parse` reads back as this configuration.
     pub fn render(&self) -> String {
-        let mut out = Lines(HEAD.to_string());
+        self.write(Lines { text: HEAD.to_string(), all: true })
+    }
+
+    /// What the file means: no comments, and no key that has its default. So a version of the program that words a
+    /// comment otherwise or knows one key more says the same of a file that both read.
+    pub(super) fn meaning(&self) -> String {
+        self.write(Lines { text: String::new(), all: false })
+    }
+
+    fn write(&self, mut out: Lines) -> String {
         out.section("cluster");
         out.key(Section::Cluster, "name", quoted(&self.cluster.name));
         out.key(Section::Cluster, "key_file", quoted(self.cluster.key_file.display()));
@@ -55,23 +64,31 @@ impl Config {
         for volume in &self.volumes {
             out.volume(volume, &self.nodes);
         }
-        out.0
+        out.text
     }
 }
 
-struct Lines(String);
+struct Lines {
+    text: String,
+    /// Every key, with its comment.
+    all: bool,
+}
 
 impl Lines {
     fn section(&mut self, name: &str) {
         // Writing into a String cannot fail.
-        let _ = write!(self.0, "\n[{name}]\n");
+        let _ = write!(self.text, "\n[{name}]\n");
     }
 
     fn key(&mut self, section: Section, name: &str, value: String) {
-        let help =
-            KEYS.iter().find(|key| key.section == section && key.name == name).map_or("", |key| key.help);
+        let key = KEYS.iter().find(|key| key.section == section && key.name == name);
         let line = format!("{name} = {value}");
-        let _ = writeln!(self.0, "{line:<39} # {help}");
+        if self.all {
+            let help = key.map_or("", |key| key.help);
+            let _ = writeln!(self.text, "{line:<39} # {help}");
+        } else if key.and_then(|key| key.default).is_none_or(|d| value != d && value != quoted(d)) {
+            let _ = writeln!(self.text, "{line}");
+        }
     }
 
     fn timing(&mut self, timing: &Timing) {
