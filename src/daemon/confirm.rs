@@ -10,8 +10,8 @@ use crate::events::Event as Told;
 use crate::node::{FenceView, Operator};
 use crate::sys::clock;
 
-use super::control::{serves, switchover};
 use super::protocol::{Reply, Verdict};
+use super::roles::{serves, switchover};
 use super::runtime::{Running, can_hand_over, is_serving, wait_until};
 use super::status::age;
 use super::volume::Volume;

@@ -5,18 +5,16 @@
 //! gets an answer.
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::base::{NodeId, Span};
-use crate::format::{ResyncMark, UndoStage};
-use crate::node::{Operator, Role, StateWord, Task};
+use crate::base::Span;
+use crate::node::{Operator, Task};
 use crate::services::adopt;
-use crate::sys::clock;
 
 use super::confirm;
 use super::grow;
@@ -24,17 +22,13 @@ use super::orders;
 use super::pace;
 use super::peer;
 use super::protocol::{LINE_BYTES_MAX, Reply, Request, Verdict};
+use super::roles::{self, reason};
 use super::runtime::{Running, can_hand_over, is_serving, wait_until};
-use super::status::{NodeStatus, VerifyStatus, VolumeStatus, WitnessStatus, age};
+use super::seen::node_status;
 use super::volume::Volume;
-use super::witness_watch::WitnessWatch;
 
 /// For reading a request and for writing its reply.
 const LINE_LIMIT: Duration = Duration::from_secs(10);
-/// For a change of role, services included.
-const ROLE_LIMIT: Duration = Duration::from_secs(120);
-/// For a mount once the right to it is there.
-const AFTERWARDS: Span = Span::from_secs(5);
 const LINK_LIMIT: Duration = Duration::from_secs(10);
 const EVENTS_MAX: usize = 2_000;
 
@@ -78,13 +72,15 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
     match request {
         Request::Status => Reply { status: Some(node_status(running)), ..Reply::done("") },
         Request::Promote { volume, old: true, .. } => {
-            each(running, volume.as_deref(), |v| promote_old(running, v)).await
+            each(running, volume.as_deref(), |v| roles::promote_old(running, v)).await
         }
         Request::Promote { volume, peer_is_down, .. } => {
-            each(running, volume.as_deref(), |v| promote(running, v, peer_is_down)).await
+            each(running, volume.as_deref(), |v| roles::promote(running, v, peer_is_down)).await
         }
-        Request::Demote { volume } => each(running, volume.as_deref(), demote).await,
-        Request::Switchover { volume } => each(running, volume.as_deref(), |v| switchover(running, v)).await,
+        Request::Demote { volume } => each(running, volume.as_deref(), roles::demote).await,
+        Request::Switchover { volume } => {
+            each(running, volume.as_deref(), |v| roles::switchover(running, v)).await
+        }
         Request::Connect { volume } => each(running, volume.as_deref(), |v| connect(running, v)).await,
         Request::Disconnect { volume } => each(running, volume.as_deref(), disconnect).await,
         Request::EnrolWitness { volume } => {
@@ -178,170 +174,6 @@ async fn each(running: &Running, name: Option<&str>, ask: impl AsyncFn(Arc<Volum
     all
 }
 
-fn reason(volume: &Volume) -> String {
-    volume.view().map(|view| view.reason.text).unwrap_or_default()
-}
-
-pub fn serves(volume: &Volume) -> bool {
-    let mounted = volume.slot.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-    mounted && volume.view().is_some_and(|view| view.role == Role::Primary)
-}
-
-async fn promote(running: &Running, volume: Arc<Volume>, peer_is_down: bool) -> Reply {
-    let name = &volume.name;
-    if serves(&volume) {
-        return Reply::done(format!("{name}: is primary already"));
-    }
-    let agreed = volume.view().is_some_and(|v| v.connected);
-    if agreed && let Some(refusal) = without_witness(running, name).await {
-        return refusal;
-    }
-    volume.order(Operator::Promote { peer_is_down });
-    // A peer that goes away while it is asked answers no more.
-    let alone = |volume: &Volume| volume.view().is_none_or(|view| !view.connected);
-    wait_until(&volume, ROLE_LIMIT, |volume| serves(volume) || alone(volume)).await;
-    if serves(&volume)
-        || (alone(&volume) && wait_until(&volume, limit_alone(running, &volume, peer_is_down), serves).await)
-    {
-        return Reply::done(format!("{name}: is primary now"));
-    }
-    let connected = volume.view().is_some_and(|v| v.connected);
-    let why = reason(&volume);
-    let behind = volume.view().is_some_and(|v| v.state == StateWord::Behind);
-    let old = if behind { format!(" (this copy has the state {})", as_of(&volume)) } else { String::new() };
-    let hint = match peer_is_down || connected {
-        _ if behind => old.as_str(),
-        true => "; \"twinfs status\" says more",
-        false if why.contains("--peer-is-down") => " (only if you know that it is down)",
-        false => "; only if you know that the peer is down: --peer-is-down",
-    };
-    let text = format!("{name}: did not become primary: {why}{hint}");
-    Reply::new(if connected { Verdict::TryAgain } else { Verdict::NoRight }, text)
-}
-
-/// How old this copy is, in words.
-fn as_of(volume: &Volume) -> String {
-    let ago = volume.behind_ms().map(|ms| format!("of {} ago", age(ms)));
-    ago.unwrap_or_else(|| "of a time that was not noted".to_string())
-}
-
-/// Serves an old state: only by the word of whoever knows that the peer is down.
-async fn promote_old(running: &Running, volume: Arc<Volume>) -> Reply {
-    let (name, peer) = (&volume.name, running.name(running.me.other()));
-    if serves(&volume) {
-        return Reply::done(format!("{name}: is primary already"));
-    }
-    let heard = volume.heard.load(Ordering::Relaxed);
-    let silent = clock::now().since(crate::base::Moment(heard));
-    let view = volume.view();
-    if view.is_some_and(|v| v.connected) || (heard > 0 && silent < running.config.timing.deadtime) {
-        let text = format!("{name}: {peer} is there: an older state is served only while it is down");
-        return Reply::new(Verdict::NoRight, text);
-    }
-    let old = volume.view().is_some_and(|v| v.state == StateWord::Behind).then(|| as_of(&volume));
-    volume.order(Operator::PromoteOld);
-    if wait_until(&volume, ROLE_LIMIT, |v| serves(v) || refused_old(v)).await && serves(&volume) {
-        let state = old.map_or(String::new(), |old| format!(", with the state {old}"));
-        return Reply::done(format!("{name}: is primary now{state}"));
-    }
-    let undo = volume.mirror.image().undo();
-    if undo.stage == UndoStage::GoingBack {
-        let text = format!(
-            "{name}: {} of {} blocks are put back; it serves when all are",
-            undo.put_back, undo.blocks
-        );
-        return Reply::new(Verdict::TryAgain, text);
-    }
-    let text =
-        format!("{name}: did not become primary: {}; \"twinfs events {name}\" says more", reason(&volume));
-    Reply::new(Verdict::NoRight, text)
-}
-
-/// There is no way back from a half overwritten copy.
-fn refused_old(volume: &Volume) -> bool {
-    let half = volume.mirror.image().state().resync != ResyncMark::None;
-    half && !volume.mirror.image().undo().has_way_back()
-}
-
-/// How long a promotion without the peer may take.
-fn limit_alone(running: &Running, volume: &Volume, peer_is_down: bool) -> Duration {
-    match volume.view() {
-        // Without a witness and without a word nothing but the passing of time can help.
-        Some(view) if running.witness.is_none() && !peer_is_down => {
-            let left = view.reason.until.map_or(Span::ZERO, |until| until.since(clock::now()));
-            (left + AFTERWARDS).as_duration().min(patience(running))
-        }
-        _ => patience(running),
-    }
-}
-
-/// The answer to an order that would change the primary by agreement while the witness is silent: halfway through, the
-/// volume would be with nobody until it answers.
-async fn without_witness(running: &Running, name: &str) -> Option<Reply> {
-    let why = running.witness_refuses().await?;
-    let text =
-        format!("{name}: everything stays as it is, the primary cannot change without the witness: {why}");
-    Some(Reply::new(Verdict::PeerUnreachable, text))
-}
-
-/// How long a decision without the peer may take: its silence, the witness, the mount.
-fn patience(running: &Running) -> Duration {
-    let timing = &running.config.timing;
-    (timing.deadtime + timing.initdead + Span::from_secs(10)).as_duration()
-}
-
-async fn demote(volume: Arc<Volume>) -> Reply {
-    let name = volume.name.clone();
-    volume.order(Operator::Demote);
-    if wait_until(&volume, ROLE_LIMIT, |v| !is_serving(v)).await {
-        let elsewhere = volume.view().is_some_and(|view| view.peer_serving);
-        let nobody =
-            if elsewhere { "" } else { ", and nobody serves it; \"twinfs switchover\" moves a volume" };
-        Reply::done(format!("{name}: not served here until \"twinfs promote\"{nobody}"))
-    } else {
-        Reply::new(Verdict::TryAgain, format!("{name}: is still being stopped: {}", reason(&volume)))
-    }
-}
-
-pub async fn switchover(running: &Running, volume: Arc<Volume>) -> Reply {
-    let (name, peer) = (volume.name.clone(), running.name(running.me.other()).to_string());
-    let Some(view) = volume.view() else { return Reply::new(Verdict::Failed, format!("{name}: no state")) };
-    if !view.connected || view.state != StateWord::InSync {
-        let text = format!(
-            "{name}: the primary cannot change now: {} ({}); \"twinfs status\" says what helps",
-            view.state, view.reason.text
-        );
-        let verdict = if view.connected { Verdict::NoRight } else { Verdict::PeerUnreachable };
-        return Reply::new(verdict, text);
-    }
-    if let Some(refusal) = without_witness(running, &name).await {
-        return refusal;
-    }
-    let was_here = view.serving;
-    let began = clock::now();
-    volume.order(Operator::Switchover);
-    let reached = move |v: &Volume| {
-        if was_here { !is_serving(v) && v.view().is_some_and(|view| view.peer_serving) } else { serves(v) }
-    };
-    // Whoever served stopped, and serves again: a step failed, and the change was called off.
-    let stopped = AtomicBool::new(false);
-    let called_off = |v: &Volume| {
-        let as_before = if was_here { serves(v) } else { v.view().is_some_and(|view| view.peer_serving) };
-        stopped.fetch_or(!as_before, Ordering::Relaxed) && as_before
-    };
-    let ended = wait_until(&volume, ROLE_LIMIT, |v| reached(v) || called_off(v)).await;
-    let to = if was_here { peer.as_str() } else { running.name(running.me) };
-    if reached(&volume) {
-        return Reply::done(format!("{name}: {to} is primary now, after {}", clock::now().since(began)));
-    }
-    if ended {
-        let text =
-            format!("{name}: called off, the primary is what it was: {to} did not answer in time; try again");
-        return Reply::new(Verdict::TryAgain, text);
-    }
-    Reply::new(Verdict::TryAgain, format!("{name}: not handed over yet: {}", reason(&volume)))
-}
-
 async fn connect(running: &Running, volume: Arc<Volume>) -> Reply {
     let (name, peer) = (volume.name.clone(), running.name(running.me.other()));
     volume.order(Operator::Connect);
@@ -394,106 +226,4 @@ async fn adopted(running: &Running, volume: Arc<Volume>) -> Reply {
         ),
         Err(_) => Reply::new(Verdict::Failed, "telling the peer ended in a panic; see the journal"),
     }
-}
-
-/// Everything that `twinfs status` shows.
-pub fn node_status(running: &Running) -> NodeStatus {
-    let name = |id: NodeId| running.name(id).to_string();
-    let mut status = NodeStatus {
-        node: name(running.me),
-        peer: name(running.me.other()),
-        version: env!("CARGO_PKG_VERSION").to_string(),
-        pid: std::process::id(),
-        arbitration: running.config.cluster.arbitration.as_str().to_string(),
-        risk: running.config.cluster.arbitration.risk().to_string(),
-        fence: running.fencer.seen(),
-        config_hash: running.config.short_hash(),
-        config_equal: running.config_equal(),
-        witness: running.witness.as_ref().map(witness_status),
-        volumes: running.volumes().iter().map(|volume| volume_status(running, volume)).collect(),
-        ..NodeStatus::default()
-    };
-    status.judge();
-    status
-}
-
-fn witness_status(watch: &WitnessWatch) -> WitnessStatus {
-    let seen = watch.seen();
-    WitnessStatus {
-        address: watch.target().to_string(),
-        answered_ms: seen.answered.map(|at| clock::now().since(at).as_millis()),
-        problem: seen.problem,
-    }
-}
-
-fn role_word(role: Role) -> &'static str {
-    match role {
-        Role::Joining => "joining",
-        Role::Secondary => "secondary",
-        Role::Primary => "primary",
-        Role::Frozen => "frozen",
-        Role::Target => "target",
-        Role::HandingOver => "handing-over",
-        Role::SplitBrain => "diverged",
-        Role::Failed => "failed",
-    }
-}
-
-fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
-    let now = clock::now();
-    let since = |at: crate::base::Moment| now.since(at).as_millis();
-    let image = volume.mirror.image();
-    let mut status = VolumeStatus {
-        name: volume.name.clone(),
-        image: volume.image_path.display().to_string(),
-        size_bytes: image.block_count().saturating_mul(4096),
-        dirty_blocks: image.dirty_blocks(),
-        mount: volume.settings.mount.display().to_string(),
-        mounted: volume.slot.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
-        addresses: volume.addresses.list().iter().map(ToString::to_string).collect(),
-        services: volume.services.views(),
-        ..VolumeStatus::default()
-    };
-    let heard = volume.heard.load(Ordering::Relaxed);
-    status.peer_heard_ms = (heard > 0).then(|| since(crate::base::Moment(heard)));
-    status.generation = image.state().gens.last().map(|entry| entry.id.to_string());
-    let (repaired, lost) = volume.mirror.rot();
-    (status.repaired_blocks, status.lost_blocks) = (repaired, lost.len() as u64);
-    let undo = image.undo();
-    let target = image.state().resync != ResyncMark::None;
-    status.way_back = target.then(|| undo.has_way_back());
-    (status.kept_blocks, status.put_back_blocks) = (undo.blocks, undo.put_back);
-    status.verified = volume.verify.last();
-    let Some(view) = volume.view() else { return status };
-    pace::fill(&mut status, &view, now);
-    status.role = role_word(view.role).to_string();
-    status.state = view.state.to_string();
-    status.state_since_ms = since(view.since);
-    let old = target || view.state == StateWord::Behind;
-    status.behind_ms = old.then(|| volume.behind_ms()).flatten();
-    status.reason = view.reason.text;
-    status.until_ms = view.reason.until.map(|until| until.since(now).as_millis());
-    status.serving = view.serving;
-    status.frozen = view.frozen;
-    if let Some(record) = view.record {
-        let names = [NodeId::A, NodeId::B].into_iter().filter(|id| record.members.contains(*id));
-        status.members = names.map(|id| running.name(id).to_string()).collect();
-        status.record_v = Some(record.v);
-        status.primary = Some(running.name(record.primary).to_string());
-    }
-    status.connected = view.connected;
-    status.peer_serving = view.peer_serving;
-    status.lease_left_ms = view.lease_until.map(|until| until.since(now).as_millis());
-    status.witness_seen_ms = view.witness_seen.map(since);
-    status.witness_unknown =
-        running.witness.as_ref().is_some_and(|watch| watch.seen().unknown.contains(&volume.id));
-    status.verify = view.verify.as_ref().map(VerifyStatus::running);
-    status.held = view.held;
-    status.fencing_ms = view.fencing.map(|fencing| since(fencing.since));
-    status.fence_code = view.fencing.map(|fencing| confirm::code(&fencing));
-    status.reaches_nobody = view.reaches_nobody;
-    status.demoted = view.demoted;
-    status.disconnected = view.disconnected;
-    status.refused = running.refused(&volume.name);
-    status
 }

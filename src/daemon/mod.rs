@@ -22,10 +22,13 @@ mod orders;
 mod pace;
 mod peer;
 mod ping;
+mod prepare;
 pub mod protocol;
 mod pulse;
 mod reflexes;
+mod roles;
 mod runtime;
+mod seen;
 mod serving;
 mod shell;
 pub mod status;
@@ -39,7 +42,8 @@ mod witness_watch;
 use std::path::PathBuf;
 
 pub use node_file::NodeFile;
-pub use runtime::{node_of, peer_is_current, read_config, read_key, run};
+pub use prepare::{node_of, read_config, read_key};
+pub use runtime::{peer_is_current, run};
 pub use volume::{Dirs, volume_id};
 
 /// What a daemon is started with.
