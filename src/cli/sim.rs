@@ -49,10 +49,11 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     let effects_only = args.effects_only;
     let shown = if args.trace { args.events } else { 0 };
     let make = |seed| Options { seed, mutations, effects_only, shown };
-    let mut sum = Outcome::default();
+    let (mut sum, mut simulated) = (Outcome::default(), 0);
     let mut failed = Vec::new();
     sim::run_many(args.from, args.seeds, jobs, make, |outcome| {
         sum.events += outcome.events;
+        simulated += outcome.simulated.as_duration().as_secs();
         sum.faults += outcome.faults;
         sum.fs_ops += outcome.fs_ops;
         for (what, count) in &outcome.counts {
@@ -78,7 +79,11 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
         output.line(table(&sum.counts));
     }
     let (seeds, events, faults) = (args.seeds, sum.events, sum.faults);
-    output.line(format_args!("seeds={seeds} events={events} faults={faults} violations={}", failed.len()));
+    let changes = sum.counts.get("server-changed").copied().unwrap_or(0);
+    output.line(format_args!(
+        "seeds={seeds} events={events} faults={faults} simulated_s={simulated} server_changes={changes} violations={}",
+        failed.len()
+    ));
     Ok(if failed.is_empty() { Exit::DONE } else { Exit::FAILED })
 }
 

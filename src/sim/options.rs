@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::base::Span;
 use crate::node::{Arbitration, Limits, Mutations};
 
 use super::rng::Rng;
@@ -27,6 +28,8 @@ pub struct Outcome {
     pub seed: u64,
     pub hash: u64,
     pub events: u64,
+    /// How long the seed ran on the world's clock.
+    pub simulated: Span,
     pub fs_ops: u64,
     pub faults: u64,
     /// How often each kind of fault and each thing worth reaching happened.

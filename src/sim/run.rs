@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::base::{Members, NodeId, Record, VolumeId};
+use crate::base::{Members, NodeId, Record, Span, VolumeId};
 use crate::format::{GenEntry, GenReason, ResyncMark, State};
 use crate::image::{Disk, FormatOptions, Image, ImageError, LocalBlocks, OpenOptions};
 use crate::wire::{WitnessRecord, WitnessRequest, lineage_hash};
@@ -85,11 +85,12 @@ fn settle(world: &Arc<World>, limit: u64) {
 }
 
 fn outcome(world: &World, seed: u64) -> Outcome {
-    let oracle = lock(&world.oracle);
+    let (oracle, simulated) = (lock(&world.oracle), Span(world.sched.now()));
     world.sched.with_trace(|trace| Outcome {
         seed,
         hash: trace.hash(),
         events: trace.events(),
+        simulated,
         fs_ops: oracle.fs_ops,
         faults: oracle.faults,
         counts: oracle.counts.clone(),
