@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::fs_log::seal_raw_record;
 use super::fs_super::seal_raw_slot;
+use super::handover::seal_raw_handover;
 use super::tests::{batch, label, page, state, superblock, transaction};
 use super::*;
 use crate::base::{BlockNo, Ino};
@@ -112,6 +113,15 @@ const TARGETS: &[Target] = &[
     ("log position", |bytes| {
         let _ = LogMeta::decode(bytes);
     }),
+    ("handover", |bytes| {
+        let _ = Handover::decode(bytes);
+        if let Ok(all) = Handover::decode(&seal_raw_handover(bytes)) {
+            assert_eq!(all.encode().expect("it was short enough"), seal_raw_handover(bytes));
+        }
+        // As the one that was left, with the hash put right.
+        let (body, _) = bytes.split_at(bytes.len().saturating_sub(32));
+        drop(Handover::decode(&seal_raw_handover(body)));
+    }),
     ("inode", |bytes| drop(InodeRec::decode(bytes).map(|rec| rec.encode()))),
     ("name", |bytes| drop(Dirent::decode(bytes).map(|entry| entry.encode()))),
     ("extent", |bytes| drop(ExtentRec::decode(bytes).map(|rec| rec.encode()))),
@@ -172,6 +182,7 @@ fn corpus() -> Vec<Vec<u8>> {
         Dirent { ino: Ino(9), kind: FileKind::Dir, cookie: 3 }.encode(),
         ExtentRec { start: BlockNo(5), count: 3, unwritten: true }.encode(),
         key_pair(Ino(7), 9),
+        super::handover::tests::sample().encode().expect("small"),
         vec![0; 4096],
         vec![0xFF; 4096],
         Vec::new(),
@@ -264,6 +275,12 @@ fn the_targets_reach_what_lies_behind_the_hashes() {
     assert!(Label::decode(&bytes).is_err());
     let body = 0..LABEL_BYTES - 32;
     assert!(Label::decode(&sealed(0, &bytes, LABEL_BYTES, LABEL_BYTES - 32..LABEL_BYTES, body)).is_ok());
+    let handover = super::handover::tests::sample().encode().expect("small");
+    let (body, _) = handover.split_at(handover.len() - 32);
+    let mut body = body.to_vec();
+    body[12] ^= 1;
+    assert!(Handover::decode(&[body.as_slice(), &handover[body.len()..]].concat()).is_err());
+    assert!(Handover::decode(&seal_raw_handover(&body)).is_ok());
     let (mut record, _) = seal_record(42, 7, &[9; 32], b"", std::iter::empty());
     record[130] ^= 1;
     assert!(open_record(&record, &[9; 32]).is_none());

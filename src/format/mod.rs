@@ -10,6 +10,7 @@ mod fs_log;
 mod fs_super;
 mod fs_tables;
 mod geometry;
+mod handover;
 mod label;
 mod page;
 mod ring;
@@ -35,6 +36,9 @@ pub use codec::{Damage, Put, Take};
 pub use geometry::{
     BLOCK, EXTENT_BYTES, GROUP_BLOCKS, GROUP_BYTES, GROUP_EXTENTS, Geometry, HEAD_BYTES, PAGE_BYTES,
     RING_BLOCKS,
+};
+pub use handover::{
+    HANDOVER_BYTES_MAX, HANDOVER_VERSION, HELD_GROUP, Handover, HandoverError, Held, KeptMount,
 };
 pub use label::{FORMAT_VERSION, LABEL_BYTES, LABEL_COPIES, LABEL_TEXT_MAX, Label};
 pub use page::{BlockRec, DigestPage, PAGE_UNCHECKED, PageCheck};
