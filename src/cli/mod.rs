@@ -30,6 +30,7 @@ pub mod status;
 mod sync;
 pub mod umount;
 pub mod updown;
+mod upgrade;
 mod usage;
 mod verify;
 pub mod witness;
@@ -133,6 +134,8 @@ pub enum Verb {
     Umount(umount::Args),
     /// Start the daemon in the background
     Up(updown::UpArgs),
+    /// Go on in another version of the program; applications wait for a moment
+    Upgrade(upgrade::Args),
     /// Look whether both copies are as they should be, while they are in use
     Verify(verify::Args),
     /// Keep one record per volume for two nodes elsewhere; needs no root and no data
@@ -173,6 +176,7 @@ impl Verb {
             Verb::Switchover(args) => roles::switchover(args, output),
             Verb::Sync(args) => sync::run(args, output),
             Verb::Up(args) => updown::up(args, output),
+            Verb::Upgrade(args) => upgrade::run(args, output),
             Verb::Verify(args) => verify::run(args, output),
             Verb::Witness(args) => witness::run(args, output),
         }

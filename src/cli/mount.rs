@@ -5,6 +5,10 @@
 //! caller.
 #![allow(clippy::disallowed_methods, reason = "a shell: paths, signals, processes")]
 
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +17,25 @@ use anyhow::Context;
 
 use super::standalone::{self, Access};
 use super::{Exit, Failure, Output};
+use crate::base::Moment;
 use crate::base::limits::{MEMORY_DEFAULT, MEMORY_MAX, MEMORY_MIN};
 use crate::config::units;
+use crate::daemon::successor::{self, Successor};
+use crate::format::{Handover, KeptMount};
 use crate::fs::Fs;
-use crate::mount::{MountOptions, Mounted};
+use crate::mount::{Desk, Kept, MountOptions, Mounted, Ways};
 use crate::sys::background::{self, Answer, Side};
+use crate::sys::lock::ImageLock;
 use crate::sys::mount as sys;
-use crate::sys::signals::Signals;
+use crate::sys::signals::{Signals, Woken};
+use crate::sys::{clock, handover};
 
 /// The option that bounds the memory, before its value.
 const MEMORY: &str = "memory=";
 /// mount(8): the mount failed.
 const MOUNT_FAILED: Exit = Exit(32);
+/// For requests under way to end, and to be stable, before a successor goes on.
+const PAUSE_LIMIT: Duration = Duration::from_secs(20);
 /// How long users of the mount may take to leave after SIGTERM.
 const UNMOUNT_WAIT: Duration = Duration::from_secs(10);
 
@@ -60,6 +71,9 @@ pub struct Args {
     /// Accepted for mount(8)
     #[arg(short = 't', value_name = "TYPE", hide = true)]
     fs_type: Option<String>,
+    /// Go on with the mount that a predecessor left
+    #[arg(long, value_name = "FD", hide = true)]
+    kept: Option<u32>,
     /// Image file or device
     #[arg(value_name = "IMAGE")]
     spec: String,
@@ -114,6 +128,9 @@ fn memory_of(text: &str) -> anyhow::Result<u64> {
 
 pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     let plan = plan(args)?;
+    if let Some(kept) = args.kept {
+        return go_on(kept, &plan);
+    }
     if plan.remount {
         return remount(args, &plan);
     }
@@ -188,6 +205,44 @@ fn failed(error: anyhow::Error) -> anyhow::Error {
     Failure::new(MOUNT_FAILED, format!("{error:#}")).into()
 }
 
+/// What a predecessor left of a mount.
+struct Left {
+    kept: Kept,
+    lock: ImageLock,
+    count: u32,
+    paused_at: Moment,
+}
+
+impl Left {
+    fn read(number: u32) -> anyhow::Result<(PathBuf, Left)> {
+        let all = successor::read(number).map_err(anyhow::Error::msg)?;
+        let (count, paused_at) = (all.count, Moment(all.paused_at));
+        let [state]: [KeptMount; 1] = all
+            .mounts
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("the predecessor had another number of mounts"))?;
+        let lock = handover::adopt(state.lock).context("the lock on the image")?;
+        let image = PathBuf::from(OsStr::from_bytes(&state.image));
+        let kept = Kept::adopt(state).context("the mount")?;
+        let lock = ImageLock::adopt(&image, lock)?;
+        Ok((image, Left { kept, lock, count, paused_at }))
+    }
+}
+
+/// Serves on what a predecessor left. Whatever goes wrong ends the mount, as a crash would.
+fn go_on(number: u32, plan: &Plan) -> anyhow::Result<Exit> {
+    let (image, left) = Left::read(number)?;
+    let dir = left.kept.dir().to_path_buf();
+    match plan.foreground {
+        true => super::daemon::log_to_stderr(),
+        false => super::daemon::log_without_terminal(),
+    }
+    let signals = Signals::block()?;
+    let count = left.count;
+    serve_started(start(&image, &dir, plan, Some(left))?, &signals, (image, count))?;
+    Ok(Exit::DONE)
+}
+
 /// Opens, mounts and serves until a signal or an unmount ends it.
 fn serve(image: &Path, dir: &Path, plan: &Plan, answer: Option<Answer>) -> anyhow::Result<()> {
     match answer {
@@ -195,7 +250,7 @@ fn serve(image: &Path, dir: &Path, plan: &Plan, answer: Option<Answer>) -> anyho
         None => super::daemon::log_to_stderr(),
     }
     let signals = Signals::block()?;
-    let (mounted, fs, rest) = match start(image, dir, plan) {
+    let started = match start(image, dir, plan, None) {
         Ok(started) => started,
         Err(error) => {
             if let Some(answer) = answer {
@@ -207,8 +262,24 @@ fn serve(image: &Path, dir: &Path, plan: &Plan, answer: Option<Answer>) -> anyho
     if let Some(answer) = answer {
         answer.ready()?;
     }
-    let mut ended = mounted.end_stream()?;
-    signals.wait(&mut ended)?;
+    serve_started(started, &signals, (image.to_path_buf(), 0))
+}
+
+fn serve_started(
+    mut started: Started,
+    signals: &Signals,
+    (image, count): (PathBuf, u32),
+) -> anyhow::Result<()> {
+    let mut ended = started.mounted.end_stream()?;
+    while signals.wait_or_bell(&mut ended, &mut started.bell)? == Woken::Asked {
+        if let Some(program) = started.desk.asked()
+            && let Err(why) = hand_on(&started, &image, count, program)
+        {
+            tracing::warn!("{} goes on as before: {why}", started.mounted.dir().display());
+            started.desk.refused(&why);
+        }
+    }
+    let Started { mounted, fs, rest, .. } = started;
     let last = mounted.unmount(UNMOUNT_WAIT);
     if fs.is_down() {
         return Ok(());
@@ -219,20 +290,76 @@ fn serve(image: &Path, dir: &Path, plan: &Plan, answer: Option<Answer>) -> anyho
     rest.close()
 }
 
-fn start(image: &Path, dir: &Path, plan: &Plan) -> anyhow::Result<(Mounted, Arc<Fs>, standalone::Rest)> {
+/// Becomes `program`, which goes on with the mount; comes back if everything is as it was. What fails later ends the
+/// process, and with it the mount.
+fn hand_on(started: &Started, image: &Path, count: u32, program: PathBuf) -> Result<(), String> {
+    let paused_at = clock::now().0;
+    started.mounted.pause(PAUSE_LIMIT).map_err(|e| e.to_string())?;
+    let mut state = started.mounted.describe();
+    state.image = image.as_os_str().as_bytes().to_vec();
+    state.lock = handover::number(&started.rest.lock().as_fd());
+    let all = Handover {
+        from: env!("CARGO_PKG_VERSION").to_string(),
+        count: count + 1,
+        paused_at,
+        run_lock: None,
+        mounts: vec![state],
+    };
+    let successor = Successor::prepare(program, &all).inspect_err(|_| started.mounted.resume())?;
+    started.mounted.retire();
+    let closed = started.rest.close();
+    let error = match closed {
+        Ok(()) => {
+            successor.start(&[started.mounted.device().as_fd(), started.rest.lock().as_fd()]).to_string()
+        }
+        Err(error) => format!("{error:#}"),
+    };
+    tracing::error!("no successor goes on with {}: {error}", started.mounted.dir().display());
+    started.mounted.abort();
+    Ok(())
+}
+
+/// A mount that is served.
+struct Started {
+    mounted: Mounted,
+    fs: Arc<Fs>,
+    rest: standalone::Rest,
+    desk: Arc<Desk>,
+    bell: UnixStream,
+}
+
+fn start(image: &Path, dir: &Path, plan: &Plan, left: Option<Left>) -> anyhow::Result<Started> {
     let access = match plan.options.flags.read_only {
         true => Access::ReadOnly,
         false => Access::ReadWrite { force: plan.force },
     };
+    let (kept, lock, count, paused_at) = match left {
+        Some(left) => (Some(left.kept), Some(left.lock), left.count, left.paused_at),
+        None => (None, None, 0, Moment(0)),
+    };
     // A dead mount of a predecessor goes first: its daemon may be what holds the lock.
-    let (store, rest) = standalone::open(image, access, plan.memory)?.split();
+    let opened = match lock {
+        Some(lock) => standalone::open_locked(image, lock, access, plan.memory)?,
+        None => standalone::open(image, access, plan.memory)?,
+    };
+    let (store, rest) = opened.split();
     let fs = Arc::new(Fs::new(store, plan.options.atime));
     if access == Access::ReadOnly {
         // Changes would go to memory and be lost: even a remount behind our back must not accept any.
         fs.make_read_only();
     }
-    let mounted = Mounted::mount(Arc::clone(&fs), dir, &plan.options)?;
-    Ok((mounted, fs, rest))
+    let pause_ms = if kept.is_some() { clock::now().since(paused_at).as_millis() } else { 0 };
+    let (desk, bell) = Desk::new(count, pause_ms, Box::new(|program| successor::judge(program, None)))?;
+    let desk = Arc::new(desk);
+    let ways = Ways { gate: None, desk: Some(Arc::clone(&desk)) };
+    let mounted = match kept {
+        Some(kept) => Mounted::take_over(Arc::clone(&fs), kept, &plan.options, ways)?,
+        None => Mounted::mount_with(Arc::clone(&fs), dir, &plan.options, ways)?,
+    };
+    if count > 0 {
+        tracing::info!("goes on with {}; requests waited for {pause_ms} ms", dir.display());
+    }
+    Ok(Started { mounted, fs, rest, desk, bell })
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// An image that nobody else has.
 pub struct Taken {
     pub disk: Arc<dyn Disk>,
-    _lock: ImageLock,
+    lock: ImageLock,
 }
 
 /// How to open.
@@ -45,13 +45,13 @@ pub struct Opened {
     pub store: Store,
     image: Arc<Image>,
     access: Access,
-    _taken: Taken,
+    taken: Taken,
 }
 
 impl Opened {
     /// Splits off the store; the rest closes the image once the store is closed.
     pub fn split(self) -> (Store, Rest) {
-        (self.store, Rest { image: self.image, access: self.access, _taken: self._taken })
+        (self.store, Rest { image: self.image, access: self.access, taken: self.taken })
     }
 }
 
@@ -59,12 +59,17 @@ impl Opened {
 pub struct Rest {
     image: Arc<Image>,
     access: Access,
-    _taken: Taken,
+    taken: Taken,
 }
 
 impl Rest {
-    /// Leaves an image that opens at once. The store is closed.
-    pub fn close(self) -> anyhow::Result<()> {
+    /// The hold on the image.
+    pub fn lock(&self) -> &ImageLock {
+        &self.taken.lock
+    }
+
+    /// Leaves an image that opens at once. The store is closed, or nothing uses it any more.
+    pub fn close(&self) -> anyhow::Result<()> {
         match self.access {
             Access::ReadOnly => Ok(()),
             Access::ReadWrite { .. } => self.image.close().context("closing the image"),
@@ -98,15 +103,19 @@ pub fn take_for_mkfs(path: &Path, size: Option<u64>) -> anyhow::Result<Taken> {
             file.set_len(size).with_context(context)?;
         }
     }
-    Ok(Taken { disk: open_disk(path, true)?, _lock: lock })
+    Ok(Taken { disk: open_disk(path, true)?, lock })
 }
 
 /// Takes and opens the image and its file system, for use within `memory` bytes; waits for a predecessor.
 pub fn open(path: &Path, access: Access, memory: u64) -> anyhow::Result<Opened> {
+    open_locked(path, taken(ImageLock::take(path, LOCK_WAIT))?, access, memory)
+}
+
+/// Opens the image that `lock` holds.
+pub fn open_locked(path: &Path, lock: ImageLock, access: Access, memory: u64) -> anyhow::Result<Opened> {
     let context = || path.display().to_string();
-    let lock = taken(ImageLock::take(path, LOCK_WAIT))?;
     let writable = access != Access::ReadOnly;
-    let taken = Taken { disk: open_disk(path, writable)?, _lock: lock };
+    let taken = Taken { disk: open_disk(path, writable)?, lock };
     let open = |options: &OpenOptions| Image::open(Arc::clone(&taken.disk), options).with_context(context);
     let image = Arc::new(match access {
         Access::ReadOnly => open(&OpenOptions::read_only().memory(memory))?,
@@ -128,7 +137,7 @@ pub fn open(path: &Path, access: Access, memory: u64) -> anyhow::Result<Opened> 
     let lose_damaged_log = matches!(access, Access::ReadOnly | Access::ReadWrite { force: true });
     let options = StoreOptions { lose_damaged_log, ..StoreOptions::for_memory(memory) };
     let store = Store::open(blocks, &options).with_context(context)?;
-    Ok(Opened { store, image, access, _taken: taken })
+    Ok(Opened { store, image, access, taken })
 }
 
 /// An image of a pair is written only by the pair, or by force after it has left the pair.

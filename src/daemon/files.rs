@@ -13,7 +13,7 @@ use crate::config;
 use crate::fs::{Fs, Store, StoreOptions};
 use crate::image::Blocks;
 use crate::mirror::Mirror;
-use crate::mount::{Gate, MountOptions, Mounted, Unmounted};
+use crate::mount::{Gate, MountOptions, Mounted, Unmounted, Ways};
 use crate::sys::mount::mounted_at;
 
 use super::reflexes::RequestGate;
@@ -118,7 +118,8 @@ impl Mounter for Files {
         store.grow_volume().map_err(|e| e.to_string())?;
         let fs = Arc::new(Fs::new(store, self.options.atime));
         let gate = Arc::clone(&self.gate) as Arc<dyn Gate>;
-        let mounted = Mounted::mount_gated(Arc::clone(&fs), &self.place, &self.options, Some(gate))
+        let ways = Ways { gate: Some(gate), desk: None };
+        let mounted = Mounted::mount_with(Arc::clone(&fs), &self.place, &self.options, ways)
             .map_err(|e| e.to_string())?;
         Ok(Arc::new(Open { fs, mounted: Mutex::new(Some(mounted)) }))
     }

@@ -32,6 +32,7 @@ mod seen;
 mod serving;
 mod shell;
 pub mod status;
+pub mod successor;
 mod switch;
 mod teller;
 mod verify;

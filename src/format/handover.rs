@@ -1,6 +1,6 @@
 //! What a process leaves its successor that goes on with its mounts: see `mount` for what it is for.
 //!
-//! Decides where each byte lies. Does not know descriptors, kernels or who reads it. Invariants: whatever the bytes are,
+//! Decides where each byte lies. Does not know descriptors, kernels or who reads it. Invariants: whatever the bytes,
 //! decoding ends in a value or an error and takes no more memory than a small multiple of them; another version is told
 //! from damage; what is decoded encodes to the same bytes.
 

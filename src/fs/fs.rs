@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::base::Ino;
-use crate::format::{InodeRec, Time};
+use crate::format::{Held, InodeRec, Time};
 use crate::fs::FsError;
 use crate::fs::live::Live;
 use crate::fs::{Op, Statfs, Store, Ticket};
@@ -68,7 +68,7 @@ impl Fs {
         self.atime.store(atime as u8, Ordering::SeqCst);
     }
 
-    pub(super) fn atime(&self) -> Atime {
+    pub fn atime(&self) -> Atime {
         match self.atime.load(Ordering::SeqCst) {
             NEVER => Atime::Never,
             STRICT => Atime::Strict,
@@ -175,6 +175,27 @@ impl Fs {
     /// The kernel gave `count` looks back. Answers whether an inode may have become free: then `reap` has work.
     pub fn forget(&self, ino: Ino, count: u64) -> bool {
         self.live.sub(ino, count)
+    }
+
+    /// The look-ups that the kernel may still give back, for a process that goes on with this mount. Nothing else may
+    /// be under way.
+    pub fn held(&self) -> Held {
+        self.live.held()
+    }
+
+    /// Goes on with the look-ups of an earlier process, before anything else is done: what it held without a name is
+    /// no leftover of a crash.
+    pub fn take_over(&self, held: &Held) -> Result<()> {
+        self.live.restore(held, []);
+        let left = std::mem::take(&mut self.store.core_write().cleanups);
+        let (mut nameless, mut cleanups) = (Vec::new(), Vec::new());
+        for ino in left {
+            let unnamed = self.store.inode(ino)?.is_some_and(|rec| rec.nlink == 0);
+            if unnamed && self.live.is_used(ino) { &mut nameless } else { &mut cleanups }.push(ino);
+        }
+        self.store.core_write().cleanups = cleanups;
+        self.live.restore(held, nameless);
+        Ok(())
     }
 
     /// Frees inodes that have neither a name nor a user. Answers how many.

@@ -7,9 +7,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::base::{FastMap, FastSet, Ino};
-
-/// Inodes whose counts lie together.
-const GROUP: u64 = 16;
+use crate::format::{HELD_GROUP as GROUP, Held};
 
 /// How often each inode is held.
 #[derive(Default)]
@@ -103,6 +101,26 @@ impl Live {
         self.inner().counts.get(ino) > 0
     }
 
+    /// Every count, for a process that goes on with them.
+    pub(super) fn held(&self) -> Held {
+        let inner = self.inner();
+        let mut held = Held {
+            groups: inner.counts.groups.iter().map(|(number, counts)| (*number, *counts)).collect(),
+            more: inner.counts.more.iter().map(|(ino, count)| (ino.0, *count)).collect(),
+        };
+        held.groups.sort_unstable();
+        held.more.sort_unstable();
+        held
+    }
+
+    /// Begins with the counts of an earlier process; `nameless`: those of them without a name.
+    pub(super) fn restore(&self, held: &Held, nameless: impl IntoIterator<Item = Ino>) {
+        let mut inner = self.inner();
+        inner.counts.groups = held.groups.iter().copied().collect();
+        inner.counts.more = held.more.iter().map(|(ino, count)| (Ino(*ino), *count)).collect();
+        inner.nameless = nameless.into_iter().collect();
+    }
+
     /// The next inode to look at that nobody uses; those in use come back when their count falls to zero.
     pub(super) fn next_unused(&self) -> Option<Ino> {
         let mut inner = self.inner();
@@ -142,6 +160,23 @@ mod tests {
         assert_eq!(live.next_unused(), None);
         live.check_later(Ino(7));
         assert_eq!(live.next_unused(), Some(Ino(7)), "it lost its name when nobody held it");
+    }
+
+    #[test]
+    fn a_successor_goes_on_with_every_count_and_frees_what_had_no_name() {
+        let live = Live::default();
+        (0..700).for_each(|_| live.add(Ino(33)));
+        [7, 7, 90].into_iter().for_each(|n| live.add(Ino(n)));
+        live.check_later(Ino(7));
+        let held = live.held();
+        assert_eq!(held.more, [(33, 445)]);
+        let next = Live::default();
+        next.restore(&held, [Ino(7)]);
+        assert_eq!(next.held(), held);
+        assert!(!next.sub(Ino(33), 700) && !next.sub(Ino(90), 1), "they have names");
+        assert!(!next.sub(Ino(7), 1) && next.next_unused().is_none());
+        assert!(next.sub(Ino(7), 1));
+        assert_eq!(next.next_unused(), Some(Ino(7)));
     }
 
     #[test]

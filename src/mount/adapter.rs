@@ -31,6 +31,9 @@ use super::served::{Served, TTL, ino, reply_entry, vouch};
 /// What fuser calls: a thin layer over `Served`.
 pub(super) struct Adapter(pub(super) Arc<Served>);
 
+/// A thread that is told to forget this inode waits until its mount is served again.
+pub(super) const NOBODY: INodeNo = INodeNo(u64::MAX);
+
 /// A look-up of this name ends the thread that does it.
 #[cfg(test)]
 pub(super) const DEADLY_NAME: &str = "deadly";
@@ -111,6 +114,9 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, number: INodeNo, nlookup: u64) {
+        if number == NOBODY {
+            return self.0.parking.park();
+        }
         self.0.guarded(|s| {
             if s.fs.forget(ino(number), nlookup) {
                 s.threads.reap_soon();

@@ -1,7 +1,8 @@
 //! The ioctls that reach a file system through FUSE.
 //!
 //! Decides the encoding of inode flags in the two usual forms, the request of recovery tests to go down, the word that
-//! a remount leaves with the daemon, and what sync(2) is elsewhere. Does not know what the flags forbid.
+//! a remount leaves with the daemon, what sync(2) is elsewhere, and the wish to go on in another program. Does not
+//! know what the flags forbid.
 
 use std::sync::atomic::Ordering;
 
@@ -9,8 +10,9 @@ use fuser::{Errno, ReplyIoctl};
 
 use crate::base::Ino;
 use crate::fs::{Atime, Ctx, FsError};
-use crate::sys::mount::{REMOUNT_WORD, RemountWord, SYNC_ALL};
+use crate::sys::mount::{HAND_ON, REMOUNT_WORD, RemountWord, SYNC_ALL};
 
+use super::desk;
 use super::errno::errno;
 use super::served::Served;
 
@@ -21,6 +23,7 @@ const GET_XATTR: u16 = 0x581f;
 const SET_XATTR: u16 = 0x5820;
 const REMOUNT: u16 = (REMOUNT_WORD & 0xffff) as u16;
 const SYNC: u16 = (SYNC_ALL & 0xffff) as u16;
+const HANDING_ON: u16 = (HAND_ON & 0xffff) as u16;
 /// "Going down" of xfs and ext4: type 'X', number 125.
 const GOING_DOWN: u16 = 0x587d;
 
@@ -69,7 +72,8 @@ pub(super) fn answer(
         GOING_DOWN if ctx.uid == 0 => return go_down(served, out_size, reply),
         SYNC => return sync(served, reply),
         REMOUNT if ctx.uid == 0 => remount(served, first_word(data)),
-        GOING_DOWN | REMOUNT => Err(FsError::NotPermitted),
+        HANDING_ON if ctx.uid == 0 => return desk::answer(served, data, reply),
+        GOING_DOWN | REMOUNT | HANDING_ON => Err(FsError::NotPermitted),
         _ => return reply.error(Errno::ENOTTY),
     };
     match outcome {

@@ -6,22 +6,21 @@
 #![allow(clippy::disallowed_methods, reason = "a shell: mounts, threads, time")]
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use fuser::{Config, Session, SessionACL};
 
 use crate::fs::Fs;
 use crate::sys::mount as sys;
 use crate::sys::wake::Awake;
 
-use super::adapter::Adapter;
+use super::desk::Desk;
 use super::options::MountOptions;
 use super::served::{Gate, Served};
+use super::session::{Greeting, Seat};
 use super::threads::FsThreads;
 use super::worker::Watched;
 
@@ -50,44 +49,23 @@ pub enum MountError {
     Session(io::Error),
 }
 
-/// Whether the session of a mount still runs.
-#[derive(Default)]
-struct Ended {
-    done: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Ended {
-    fn set(&self) {
-        *self.done.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    /// Answers whether it ended in time; `None` waits for ever.
-    fn wait(&self, patience: Option<Duration>) -> bool {
-        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        match patience {
-            None => *self.changed.wait_while(done, |d| !*d).unwrap_or_else(PoisonError::into_inner),
-            Some(time) => {
-                *self
-                    .changed
-                    .wait_timeout_while(done, time, |d| !*d)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
-            }
-        }
-    }
-}
-
 /// A served mount. Dropped without `unmount`, it is aborted and detached.
 pub struct Mounted {
     dir: PathBuf,
-    minor: u32,
-    fs: Arc<Fs>,
-    threads: Arc<FsThreads>,
-    ended: Arc<Ended>,
-    stream: UnixStream,
-    session: Option<JoinHandle<()>>,
+    pub(super) minor: u32,
+    pub(super) fs: Arc<Fs>,
+    pub(super) threads: Arc<FsThreads>,
+    pub(super) seat: Seat,
+    pub(super) dir_sync: Arc<AtomicBool>,
+}
+
+/// What else a mount answers to.
+#[derive(Default)]
+pub struct Ways {
+    /// Asked before every answer.
+    pub gate: Option<Arc<dyn Gate>>,
+    /// Where it may be asked to go on in another program.
+    pub desk: Option<Arc<Desk>>,
 }
 
 /// How `unmount` went.
@@ -102,49 +80,67 @@ pub enum Unmounted {
 impl Mounted {
     /// Mounts `fs` at `dir` and serves it. Returns when the kernel has accepted the session.
     pub fn mount(fs: Arc<Fs>, dir: &Path, options: &MountOptions) -> Result<Mounted, MountError> {
-        Mounted::mount_gated(fs, dir, options, None)
+        Mounted::mount_with(fs, dir, options, Ways::default())
     }
 
-    /// `mount`, with every answer subject to `gate`.
-    pub fn mount_gated(
+    /// `mount`, with more ways to reach it.
+    pub fn mount_with(
         fs: Arc<Fs>,
         dir: &Path,
         options: &MountOptions,
-        gate: Option<Arc<dyn Gate>>,
+        ways: Ways,
     ) -> Result<Mounted, MountError> {
         let dir = sys::absolute(dir).map_err(|error| MountError::Dir { dir: dir.to_path_buf(), error })?;
         clear_dead(&dir)?;
         check_mount_point(&dir)?;
+        let device = sys::fuse_mount(&options.source, &dir, options.flags).map_err(MountError::Kernel)?;
+        let dir_sync = options.flags.dir_sync || options.flags.sync;
+        let served = Mounted::serve(fs, (dir.clone(), None), options, ways, (device, None, dir_sync));
+        if served.is_err() {
+            let _ = sys::detach(&dir);
+        }
+        served
+    }
+
+    /// Serves what is mounted at a place with this number, if it is known already.
+    pub(super) fn serve(
+        fs: Arc<Fs>,
+        (dir, known): (PathBuf, Option<u32>),
+        options: &MountOptions,
+        ways: Ways,
+        (device, before, dir_sync): (OwnedFd, Option<Greeting>, bool),
+    ) -> Result<Mounted, MountError> {
         let threads = Arc::new(FsThreads::start(Arc::clone(&fs)).map_err(MountError::Session)?);
         let watched = Watched::new(Arc::clone(&fs), dir.clone());
+        let dir_sync = Arc::new(AtomicBool::new(dir_sync));
         let served = Served {
             fs: Arc::clone(&fs),
             threads: Arc::clone(&threads),
             strict_writes: options.strict_writes,
-            dir_sync: AtomicBool::new(options.flags.dir_sync || options.flags.sync),
-            gate,
+            dir_sync: Arc::clone(&dir_sync),
+            gate: ways.gate,
             watched: Arc::clone(&watched),
             awake: Awake::new(options.keep_awake),
+            parking: Arc::default(),
+            desk: ways.desk,
         };
-        let device = sys::fuse_mount(&options.source, &dir, options.flags).map_err(MountError::Kernel)?;
-        let started = start_session(served, device, options.workers).and_then(|started| {
-            let line =
-                sys::mounted_at(&dir)?.ok_or_else(|| io::Error::other("the mount went away at once"))?;
-            Ok((started, line.minor))
-        });
-        match started {
-            Ok(((session, ended, stream), minor)) => {
-                watched.mounted(minor);
-                if let Err(error) = sys::set_read_ahead(minor, READ_AHEAD_KIB) {
-                    tracing::debug!("read-ahead of {} stays as it is: {error}", dir.display());
-                }
-                Ok(Mounted { dir, minor, fs, threads, ended, stream, session: Some(session) })
-            }
-            Err(error) => {
-                let _ = sys::detach(&dir);
-                Err(MountError::Session(error))
-            }
+        if let Some(minor) = known {
+            watched.mounted(minor);
         }
+        let seat = Seat::take(served, device, options.workers, before).map_err(MountError::Session)?;
+        let minor = match known {
+            Some(minor) => minor,
+            None => {
+                let line = sys::mounted_at(&dir).map_err(MountError::Session)?;
+                let gone = || MountError::Session(io::Error::other("the mount went away at once"));
+                line.ok_or_else(gone)?.minor
+            }
+        };
+        watched.mounted(minor);
+        if let Err(error) = sys::set_read_ahead(minor, READ_AHEAD_KIB) {
+            tracing::debug!("read-ahead of {} stays as it is: {error}", dir.display());
+        }
+        Ok(Mounted { dir, minor, fs, threads, seat, dir_sync })
     }
 
     /// Where it is mounted, as an absolute path.
@@ -159,12 +155,12 @@ impl Mounted {
 
     /// Waits until the session ended: unmounted from outside, or aborted.
     pub fn wait(&self) {
-        self.ended.wait(None);
+        self.seat.ended.wait(None);
     }
 
     /// A stream that reads as closed when the session ended, for whoever polls.
     pub fn end_stream(&self) -> io::Result<UnixStream> {
-        self.stream.try_clone()
+        self.seat.stream.try_clone()
     }
 
     /// Stops serving at once: everything is answered with an error, in every name space; nothing waits. The mount stays
@@ -195,16 +191,12 @@ impl Mounted {
             let _ = self.fs.store().commit();
             let _ = sys::detach(&self.dir);
         }
-        if !self.ended.wait(Some(SESSION_END)) {
+        if !self.seat.ended.wait(Some(SESSION_END)) {
             how = Unmounted::Detached;
             let _ = self.fs.store().commit();
             self.abort_detached();
         }
-        if let Some(session) = self.session.take()
-            && self.ended.wait(Some(SESSION_END))
-        {
-            let _ = session.join();
-        }
+        self.seat.join(SESSION_END);
         how
     }
 
@@ -226,38 +218,13 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if self.session.is_some() {
+        if !self.seat.is_over() {
             self.abort();
             if self.is_ours() {
                 let _ = sys::detach(&self.dir);
             }
         }
     }
-}
-
-type Started = (JoinHandle<()>, Arc<Ended>, UnixStream);
-
-fn start_session(served: Served, device: std::os::fd::OwnedFd, workers: usize) -> io::Result<Started> {
-    let mut config = Config::default();
-    config.acl = SessionACL::All;
-    config.n_threads = Some(workers);
-    config.clone_fd = false;
-    let fs = Arc::clone(&served.fs);
-    let session = Session::from_fd(Adapter(Arc::new(served)), device, SessionACL::All, config)?;
-    let ended = Arc::new(Ended::default());
-    let (here, there) = UnixStream::pair()?;
-    let told = Arc::clone(&ended);
-    let run = move || {
-        if let Err(error) = session.run() {
-            // A thread that reads requests died: the rest must not limp on.
-            tracing::error!("serving the mount ended: {error}");
-            fs.make_read_only();
-        }
-        told.set();
-        drop(there);
-    };
-    let handle = std::thread::Builder::new().name("twinfs-session".to_string()).spawn(run)?;
-    Ok((handle, ended, here))
 }
 
 /// A mount of ours at `dir` whose daemon is gone is taken away before anything looks at the path.

@@ -20,7 +20,9 @@ use crate::sys::wake::Awake;
 
 use super::attr::{attr, from_clock};
 use super::commits::Answer;
+use super::desk::Desk;
 use super::errno::errno;
+use super::park::Parking;
 use super::threads::FsThreads;
 use super::worker::{self, Watched};
 
@@ -42,11 +44,14 @@ pub(super) struct Served {
     /// Every write is answered only when it is stable.
     pub(super) strict_writes: bool,
     /// Every change of a name is answered only when it is stable.
-    pub(super) dir_sync: AtomicBool,
+    pub(super) dir_sync: Arc<AtomicBool>,
     /// Asked before every answer; `None`: nobody can take the right to serve away.
     pub(super) gate: Option<Arc<dyn Gate>>,
     pub(super) watched: Arc<Watched>,
     pub(super) awake: Arc<Awake>,
+    pub(super) parking: Arc<Parking>,
+    /// How the mount is handed on; `None`: not by itself.
+    pub(super) desk: Option<Arc<Desk>>,
 }
 
 /// Whether an answer may be given at this moment.
@@ -96,6 +101,7 @@ impl Served {
 
     /// Runs one request. After a panic memory is not trusted: no more changes.
     pub(super) fn guarded(&self, body: impl FnOnce(&Served)) {
+        let _inside = self.parking.enter();
         let _caught_here = worker::enter(&self.watched);
         self.awake.asked();
         self.caught(body);
@@ -385,10 +391,12 @@ mod tests {
                 fs: Arc::clone(&fs),
                 threads: Arc::clone(&threads),
                 strict_writes: false,
-                dir_sync: AtomicBool::new(false),
+                dir_sync: Arc::default(),
                 gate: None,
                 watched: Watched::new(Arc::clone(&fs), std::path::PathBuf::from("/nowhere")),
                 awake: Awake::new(KeepAwake::Off),
+                parking: Arc::default(),
+                desk: None,
             };
             let ctx = Ctx::default();
             fs.create(&ctx, Ino::ROOT, b"before", 0o644).unwrap();

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -88,6 +88,24 @@ struct Shared {
     called: AtomicBool,
     /// Inodes that may have become free since housekeeping looked.
     freed: AtomicU32,
+    /// Answers that somebody here still has to give.
+    owed: Arc<AtomicUsize>,
+}
+
+/// One answer that is owed.
+struct Owed(Arc<AtomicUsize>);
+
+impl Owed {
+    fn add(count: &Arc<AtomicUsize>) -> Owed {
+        count.fetch_add(1, Ordering::SeqCst);
+        Owed(Arc::clone(count))
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// The running threads. `stop` ends them; a drop without it does the same.
@@ -108,6 +126,7 @@ impl FsThreads {
             chores: Queue::new(),
             called: AtomicBool::new(false),
             freed: AtomicU32::new(0),
+            owed: Arc::default(),
         });
         let threads = FsThreads { shared, handles: Mutex::new(Vec::new()) };
         threads.spawn("commit", Shared::commit_loop)?;
@@ -139,17 +158,35 @@ impl FsThreads {
         if self.shared.closed.load(Ordering::SeqCst) {
             return answer(Err(FsError::Stopped));
         }
+        let owed = Owed::add(&self.shared.owed);
+        let answer = Box::new(move |stable| {
+            answer(stable);
+            drop(owed);
+        });
         self.shared.commits.push(Waiter { ticket, answer });
+    }
+
+    fn counted(&self, job: Job) -> Job {
+        let owed = Owed::add(&self.shared.owed);
+        Box::new(move || {
+            job();
+            drop(owed);
+        })
+    }
+
+    /// Whether every answer was given.
+    pub fn is_idle(&self) -> bool {
+        self.shared.owed.load(Ordering::SeqCst) == 0
     }
 
     /// Runs `job` on a thread that may wait for cold blocks.
     pub fn read(&self, job: Job) {
-        self.shared.reads.push(job);
+        self.shared.reads.push(self.counted(job));
     }
 
     /// Runs `job` on the thread that may wait for writeback: writes that met the dirty limit.
     pub fn slowly(&self, job: Job) {
-        self.shared.slow.push(job);
+        self.shared.slow.push(self.counted(job));
         self.shared.writeback.push(());
     }
 

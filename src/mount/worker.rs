@@ -14,7 +14,7 @@ use crate::fs::Fs;
 use crate::sys::mount as sys;
 
 /// What fuser calls its threads.
-const THREAD_NAME: &str = "fuser-";
+pub(super) const THREAD_NAME: &str = "fuser-";
 
 /// A mount that must not outlive a thread that reads its requests.
 pub(super) struct Watched {

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "a shell: files, /proc and a wait")]
 
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ fn by(pid: Option<u32>) -> String {
 
 /// The exclusive (or, for readers, shared) hold on an image; ends when dropped or when the process dies.
 pub struct ImageLock {
-    _held: Flock<File>,
+    held: Flock<File>,
 }
 
 impl ImageLock {
@@ -44,13 +45,30 @@ impl ImageLock {
         ImageLock::acquire(path, FlockArg::LockSharedNonblock, wait)
     }
 
+    /// Goes on with a lock that a predecessor left open: nobody had the image in between.
+    pub fn adopt(path: &Path, left: OwnedFd) -> Result<ImageLock, LockError> {
+        let io = |error| LockError::Io { path: path.to_path_buf(), error };
+        let file = File::from(left);
+        let (mine, there) = (file.metadata().map_err(io)?, std::fs::metadata(path).map_err(io)?);
+        if (mine.dev(), mine.ino()) != (there.dev(), there.ino()) {
+            return Err(io(std::io::Error::other("another file lies there than the one that was in use")));
+        }
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => Ok(ImageLock { held }),
+            Err((back, Errno::EAGAIN)) => {
+                Err(LockError::InUse { path: path.to_path_buf(), pid: holder(&back) })
+            }
+            Err((_, error)) => Err(io(error.into())),
+        }
+    }
+
     fn acquire(path: &Path, kind: FlockArg, wait: Duration) -> Result<ImageLock, LockError> {
         let io = |error| LockError::Io { path: path.to_path_buf(), error };
         let until = Instant::now() + wait;
         let mut file = File::open(path).map_err(io)?;
         loop {
             match Flock::lock(file, kind) {
-                Ok(held) => return Ok(ImageLock { _held: held }),
+                Ok(held) => return Ok(ImageLock { held }),
                 Err((back, Errno::EAGAIN)) if Instant::now() < until => {
                     file = back;
                     std::thread::sleep(RETRY);
@@ -61,6 +79,12 @@ impl ImageLock {
                 Err((_, error)) => return Err(io(error.into())),
             }
         }
+    }
+}
+
+impl AsFd for ImageLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.held.as_fd()
     }
 }
 

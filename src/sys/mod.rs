@@ -9,6 +9,7 @@ pub mod background;
 pub mod clock;
 pub mod disk;
 pub mod exec;
+pub mod handover;
 pub mod lock;
 pub mod memory;
 pub mod mount;

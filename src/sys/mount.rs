@@ -114,6 +114,62 @@ pub fn sync(root: &std::fs::File) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes of what is said and answered about handing a mount on.
+pub const HAND_ON_BYTES: usize = 4096;
+/// The ioctl that asks a mount to go on in another program, or, without one, how often it did: type 0xe7, number 3.
+pub const HAND_ON: u32 = 0xe703;
+
+/// What a mount answers about handing it on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HandedOn {
+    /// How often it was.
+    pub count: u32,
+    /// Of the program that serves it.
+    pub version: String,
+    /// How long requests waited for it.
+    pub pause_ms: u64,
+    /// Why it was not; empty: no reason known.
+    pub refusal: String,
+}
+
+impl HandedOn {
+    /// As the ioctl carries it.
+    pub fn bytes(&self) -> Vec<u8> {
+        let refusal = self.refusal.replace('\n', "; ");
+        let mut bytes =
+            format!("{}\n{}\n{}\n{refusal}", self.count, self.version, self.pause_ms).into_bytes();
+        bytes.resize(HAND_ON_BYTES, 0);
+        bytes[HAND_ON_BYTES - 1] = 0;
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> io::Result<HandedOn> {
+        let text = String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default());
+        let mut lines = text.lines();
+        let count = lines.next().and_then(|line| line.parse().ok());
+        let count = count.ok_or_else(|| io::Error::other("the mount gives no proper answer"))?;
+        let mut next = || lines.next().unwrap_or_default().to_string();
+        Ok(HandedOn { count, version: next(), pause_ms: next().parse().unwrap_or(0), refusal: next() })
+    }
+}
+
+/// Asks the mount whose root directory this is to go on in `program`; `None`: only asks how it stands. The inner error:
+/// it refuses, and says why.
+pub fn hand_on(root: &std::fs::File, program: Option<&Path>) -> io::Result<Result<HandedOn, HandedOn>> {
+    use std::os::unix::ffi::OsStrExt;
+    nix::ioctl_readwrite!(hand_on, 0xe7, 3, [u8; HAND_ON_BYTES]);
+    let mut bytes = [0; HAND_ON_BYTES];
+    let path = program.map_or(&[][..], |program| program.as_os_str().as_bytes());
+    match bytes.get_mut(..path.len()) {
+        Some(place) if path.len() < HAND_ON_BYTES => place.copy_from_slice(path),
+        _ => return Err(nix::errno::Errno::ENAMETOOLONG.into()),
+    }
+    // SAFETY: the request reads and writes the array, which outlives the call.
+    let refused = unsafe { hand_on(root.as_raw_fd(), &raw mut bytes) }? != 0;
+    let state = HandedOn::read(&bytes)?;
+    Ok(if refused { Err(state) } else { Ok(state) })
+}
+
 fn tell_remount(root: &std::fs::File, word: RemountWord) -> io::Result<()> {
     nix::ioctl_write_ptr!(remount_word, 0xe7, 1, u32);
     let bits = word.bits();
@@ -259,6 +315,17 @@ mod tests {
         for bits in 0..16 {
             assert_eq!(RemountWord::from_bits(bits).bits(), bits);
         }
+    }
+
+    #[test]
+    fn what_a_mount_says_about_itself_survives_its_bytes() {
+        let said =
+            HandedOn { count: 3, version: "1.2.3".into(), pause_ms: 70, refusal: "no room; really".into() };
+        assert_eq!(HandedOn::read(&said.bytes()).unwrap(), said);
+        let long = HandedOn { refusal: "x".repeat(9000), ..said };
+        assert_eq!(long.bytes().len(), HAND_ON_BYTES);
+        assert!(HandedOn::read(&long.bytes()).unwrap().refusal.len() > 4000);
+        assert!(HandedOn::read(&[0; 8]).is_err());
     }
 
     #[test]

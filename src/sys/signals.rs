@@ -24,6 +24,8 @@ pub enum Woken {
     Signal,
     /// The other end of the stream was closed.
     Closed,
+    /// A byte came through the bell.
+    Asked,
 }
 
 impl Signals {
@@ -38,21 +40,31 @@ impl Signals {
 
     /// Waits for a signal or until the other end of `ended` is dropped.
     pub fn wait(&self, ended: &mut UnixStream) -> io::Result<Woken> {
+        let (mut bell, _silent) = UnixStream::pair()?;
+        self.wait_or_bell(ended, &mut bell)
+    }
+
+    /// As `wait`, or for a byte from `bell`.
+    pub fn wait_or_bell(&self, ended: &mut UnixStream, bell: &mut UnixStream) -> io::Result<Woken> {
         loop {
             let mut fds = [
                 PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN),
                 PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+                PollFd::new(bell.as_fd(), PollFlags::POLLIN),
             ];
             match nix::poll::poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            let closed = fds[1].any().unwrap_or(false);
+            let [closed, rung] = [1, 2].map(|at| fds[at].any().unwrap_or(false));
             if self.descriptor.read_signal()?.is_some() {
                 return Ok(Woken::Signal);
             }
             if closed && ended.read(&mut [0])? == 0 {
                 return Ok(Woken::Closed);
+            }
+            if rung && bell.read(&mut [0])? == 1 {
+                return Ok(Woken::Asked);
             }
         }
     }
@@ -66,6 +78,9 @@ mod tests {
     fn a_dropped_stream_wakes_the_waiter() {
         let signals = Signals::block().unwrap();
         let (mut here, there) = UnixStream::pair().unwrap();
+        let (mut bell, mut far) = UnixStream::pair().unwrap();
+        std::io::Write::write_all(&mut far, &[1]).unwrap();
+        assert_eq!(signals.wait_or_bell(&mut here, &mut bell).unwrap(), Woken::Asked);
         drop(there);
         assert_eq!(signals.wait(&mut here).unwrap(), Woken::Closed);
     }

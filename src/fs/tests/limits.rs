@@ -107,6 +107,35 @@ fn a_truncation_cut_short_never_gives_back_what_it_cut() {
     assert!(seen > 0, "no cut hit the middle");
 }
 
+/// A file without a name is freed by whoever opens the volume, unless that is a successor whose kernel still holds it.
+#[test]
+fn what_the_kernel_holds_without_a_name_outlives_its_process_only_for_a_successor() {
+    let (blocks, store) = fresh();
+    let ino = create(&store, b"f");
+    let gone = create(&store, b"gone");
+    store.write(ino, 0, &[5; 9000], NOW).unwrap();
+    let fs = Fs::new(store, Atime::Never);
+    fs.remember(ino);
+    fs.unlink(&Ctx::default(), Ino::ROOT, b"f").unwrap();
+    // Left by somebody who had let it go already.
+    fs.unlink(&Ctx::default(), Ino::ROOT, b"gone").unwrap();
+    fs.store().sync().unwrap();
+    let held = fs.held();
+    let there = |fs: &Fs, ino| {
+        fs.store().writeback(true).unwrap();
+        fs.store().inode(ino).unwrap().is_some()
+    };
+    let crashed = Fs::new(try_open(&blocks).unwrap(), Atime::Never);
+    assert!(!there(&crashed, ino));
+    let next = Fs::new(try_open(&blocks).unwrap(), Atime::Never);
+    next.take_over(&held).unwrap();
+    assert!(there(&next, ino) && !there(&next, gone));
+    assert_eq!(read_all(next.store(), ino), [5; 9000]);
+    assert_eq!(next.reap().unwrap(), 0);
+    assert!(next.forget(ino, 1) && next.reap().unwrap() == 1);
+    assert!(!there(&next, ino));
+}
+
 #[test]
 fn a_rename_over_takes_all_the_data_along_however_scattered_it_is() {
     let (blocks, store) = fresh();
