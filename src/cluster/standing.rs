@@ -3,7 +3,7 @@
 //! Decides what an answer of the witness means for this copy. Invariant: a copy whose lineage is not the witness's
 //! is never told that it may go on.
 
-use crate::base::{NodeId, Record};
+use crate::base::{NodeId, Record, limits};
 use crate::format::{GenEntry, GenReason, State};
 use crate::wire::{WitnessRecord, lineage_hash};
 
@@ -19,6 +19,8 @@ pub enum Standing {
     Own { record: Record, entry: GenEntry },
     /// This node is out.
     Out(Record),
+    /// The witness names this node as a member of a history that this copy does not have: another copy is meant.
+    Other,
     /// Impossible by the protocol: a witness that forgot, or was moved back.
     Suspect(&'static str),
 }
@@ -61,13 +63,16 @@ pub fn standing(me: NodeId, state: &State, shown: &WitnessRecord) -> Standing {
         let entry = GenEntry { id: shown.head, minted_by: me, at_v: shown.record.v, reason, first_txn: 0 };
         let mut gens = state.gens.clone();
         gens.push(entry);
+        // As whoever stores it keeps them.
+        let surplus = gens.len().saturating_sub(limits::GENERATIONS_MAX);
+        gens.drain(..surplus);
         if lineage_hash(&gens) == shown.lineage && shown.record.members.solo() == Some(me) {
             return Standing::Own { record: shown.record, entry };
         }
     }
     if shown.record.v > mine.v {
-        // A member under a lineage that is not this copy's: only the peer's data can tell.
-        return Standing::Out(shown.record);
+        // Never to be stored here: it may name this node alone, and mean the copy that took this one's place.
+        return Standing::Other;
     }
     Standing::Suspect("the witness shows another record under the number that this node stored")
 }

@@ -53,3 +53,26 @@ fn a_won_swap_that_was_never_stored_is_recognised_by_its_lineage() {
     let other = witness_record(record(6, Members::only(NodeId::B)), &next, 0);
     assert_eq!(standing(NodeId::A, &mine, &other), Standing::Out(other.record));
 }
+
+#[test]
+fn a_record_of_another_copy_of_this_node_is_not_this_copys() {
+    let mine = state(record(1, Members::BOTH), vec![entry(1, 1, GenReason::Made)]);
+    let mut gens = mine.gens.clone();
+    gens.push(GenEntry { minted_by: NodeId::B, ..entry(2, 2, GenReason::WentSolo) });
+    let both = witness_record(record(3, Members::BOTH), &gens, 0);
+    assert_eq!(standing(NodeId::A, &mine, &both), Standing::Other);
+    gens.push(entry(3, 4, GenReason::WentSolo));
+    let alone = witness_record(record(4, Members::only(NodeId::A)), &gens, 0);
+    assert_eq!(standing(NodeId::A, &mine, &alone), Standing::Other, "an old copy would serve");
+}
+
+#[test]
+fn a_won_swap_is_recognised_when_the_oldest_generations_had_to_go() {
+    let max = crate::base::limits::GENERATIONS_MAX as u64;
+    let gens: Vec<GenEntry> = (1..=max).map(|n| entry(n.into(), n, GenReason::WentSolo)).collect();
+    let mine = state(record(max, Members::BOTH), gens.clone());
+    let next: Vec<GenEntry> =
+        gens[1..].iter().copied().chain([entry(u128::from(max) + 1, max + 1, GenReason::WentSolo)]).collect();
+    let shown = witness_record(record(max + 1, Members::only(NodeId::A)), &next, 0);
+    assert!(matches!(standing(NodeId::A, &mine, &shown), Standing::Own { .. }));
+}

@@ -210,6 +210,14 @@ impl Node {
                 self.give_up(None, out);
                 self.removed(record, out);
             }
+            Standing::Other => {
+                self.give_up(
+                    Some("the witness means another copy of this node: this one is older, or replaced"),
+                    out,
+                );
+                (self.confirmed, self.continuity) = (false, false);
+                self.drop_forced(out);
+            }
             Standing::Suspect(text) => self.give_up(Some(text), out),
             Standing::Adopt(_) | Standing::Own { .. } => {
                 self.give_up(Some("the witness is ahead of this node"), out);
