@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use twinfs::sim::{BOTH_LOGS, FAULTS, MUTATIONS, Mutation, Options, Outcome, RECEIVER_LOG, run, run_many};
 
 /// Things that must be reached, or the run proves nothing about them.
-const REACHED: [&str; 29] = [
+const REACHED: [&str; 31] = [
     "fenced",
     "fence-settled",
     "shot",
@@ -13,6 +13,8 @@ const REACHED: [&str; 29] = [
     "split",
     "lost-source",
     "went-back",
+    "struck-off",
+    "told-replaced",
     "server-changed",
     "took-over",
     "paused-primary",

@@ -314,6 +314,7 @@ impl World {
             boot_epoch: 0,
             peer_boot_epoch: 0,
             diverged: false,
+            retired: vec![],
             witness_incarnation: 0,
             ..disk.state.clone()
         };

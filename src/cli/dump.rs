@@ -127,6 +127,7 @@ fn superblock(image: &Image, output: &Output) {
             "volume": state.volume.to_string(),
             "node": state.node.to_string(),
             "incarnation": format!("{:032x}", state.incarnation),
+            "replaced": state.retired.iter().map(|one| format!("{one:032x}")).collect::<Vec<_>>(),
             "blocks": image.block_count(),
             "clean": !image.was_unclean(),
             "full_copy_due": state.full,

@@ -33,6 +33,9 @@ pub enum Right {
 
 /// `Ok` when `state` may be served by `me` under `right`; else why not.
 pub fn gate_promote(me: NodeId, state: &State, right: Right) -> Result<(), &'static str> {
+    if state.is_out_of_use() {
+        return Err("this copy was replaced by another one");
+    }
     if state.resync != ResyncMark::None {
         return Err("this copy is half overwritten by a resync");
     }
@@ -102,8 +105,9 @@ mod tests {
         };
         let blank = State { gens: vec![], ..state(Members::BOTH, NodeId::A) };
         let joined = State { record: None, ..state(Members::BOTH, NodeId::A) };
+        let replaced = State { retired: vec![1], ..state(Members::only(NodeId::A), NodeId::A) };
         for right in RIGHTS {
-            for bad in [&out, &half, &blank, &joined] {
+            for bad in [&out, &half, &blank, &joined, &replaced] {
                 // An out of date copy is what a word about an old state is for.
                 let meant = right == Right::Old && std::ptr::eq(bad, &raw const out);
                 assert!(meant || gate_promote(NodeId::A, bad, right).is_err(), "{right:?} opened {bad:?}");

@@ -96,6 +96,9 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         Notice::InSync => Event::InSync { peer },
         // The end of the stream was told, and what follows from it will be.
         Notice::PeerLost => return None,
+        // Noted elsewhere.
+        Notice::Met { .. } => return None,
+        Notice::Replaced => Event::CopyReplaced { peer },
         Notice::WentSolo { record } => {
             Event::WentAlone { peer, v: record.v, reason: "it is gone or silent".to_string() }
         }

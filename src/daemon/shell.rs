@@ -130,6 +130,7 @@ impl Env for Shell {
     fn order(&self, order: Order) {
         match order {
             Order::CloseLink(link) => self.links.close(link),
+            Order::HangUp => self.links.close_all(),
             // A runtime that is gone sends no heartbeats: the process is ending.
             Order::Heartbeat(heartbeat) => drop(self.out.send(Outgoing::Heartbeat(heartbeat))),
             Order::AskWitness { nonce, request } => {

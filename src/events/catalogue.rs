@@ -166,6 +166,18 @@ events! {
         n.of(*peer));
     DivergenceResolved { kept: NodeId } Notice decision |n|
         format!("the divergence was decided for the copy of {}; the other one's blocks were saved", n.of(*kept));
+    /// By an administrator: whatever that copy holds does not count any more.
+    PeerReplaced { peer: NodeId, incarnation: String } Critical decision |n| format!(
+        "{}'s copy {incarnation} was replaced by an administrator: it is refused whenever it reappears", n.of(*peer));
+    /// A machine showed the token that "twinfs replace" gave out.
+    ReplacementAdmitted { peer: NodeId } Notice decision |n| format!(
+        "a new machine joins as {}, with the token of \"twinfs replace\"", n.of(*peer));
+    ReplacementRefused { peer: NodeId, reason: String } Warning plain |n| format!(
+        "a machine that wants to join as {} was refused: {reason}", n.of(*peer));
+    /// Told on the machine that was replaced.
+    CopyReplaced { peer: NodeId } Critical decision |n| format!(
+        "{} says that this copy was replaced by another one: it is not used any more; take the disk out, or wipe it \
+         with \"twinfs mkfs --force\"", n.of(*peer));
     CopyUnusable { reason: String } Critical plain |_n|
         format!("this copy cannot be used: {reason}; \"twinfs join --replace\" makes a new one");
 

@@ -61,7 +61,8 @@ pub struct State {
     /// Raised and stored at each start, before the first packet.
     pub boot_epoch: u64,
     pub peer_boot_epoch: u64,
-    /// Incarnations of the peer that were replaced: refused until wiped.
+    /// Incarnations that were replaced, of either node: refused until wiped. With its own among them the copy is out of
+    /// use.
     pub retired: Vec<u128>,
     pub witness_incarnation: u128,
 }
@@ -70,5 +71,10 @@ impl State {
     /// Newest generation; zero on a blank copy.
     pub fn head(&self) -> Generation {
         self.gens.last().map_or(Generation(0), |entry| entry.id)
+    }
+
+    /// This very copy was replaced by another one, and knows it: nothing is done with it until it is wiped.
+    pub fn is_out_of_use(&self) -> bool {
+        self.retired.contains(&self.incarnation)
     }
 }

@@ -9,7 +9,7 @@ use super::undo::UndoHead;
 use crate::base::limits;
 
 const MAGIC: [u8; 8] = *b"twSuperB";
-/// Incarnations of replaced peers that are remembered.
+/// Incarnations of replaced copies that are remembered.
 pub const RETIRED_MAX: usize = 64;
 const HEADER_BYTES: usize = 256;
 /// Room for the state.

@@ -115,6 +115,12 @@ pub enum Notice {
         row: Row,
         text: String,
     },
+    /// The peer's copy of this incarnation is the one that this node works with.
+    Met {
+        incarnation: u128,
+    },
+    /// The peer said that this copy was replaced: this node stops for good.
+    Replaced,
     /// The witness knows nothing or an older record than this node.
     WitnessSuspect {
         text: String,
@@ -294,6 +300,8 @@ pub enum Action {
 pub enum Order {
     /// Drop the connection, dial again, report `LinkUp` when one stands.
     CloseLink(LinkId),
+    /// Dial and accept no connection any more, in this process.
+    HangUp,
     /// On all heartbeat paths at once; may be lost.
     Heartbeat(Heartbeat),
     /// Ask the witness; answer `Event::WitnessReply`. Asked again with the same nonce until answered; late answers are

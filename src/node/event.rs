@@ -53,6 +53,8 @@ pub enum Operator {
     ResyncTurn(bool),
     /// The primary makes the volume so large, on both nodes.
     Grow { blocks: u64 },
+    /// The copy of this incarnation is replaced by another one: it may never join again.
+    Retire { incarnation: u128 },
     /// Another pace from now on.
     LimitResync(Limits),
 }

@@ -47,6 +47,7 @@ pub(super) enum After {
     HandGiven,
     HandTaken,
     Adopted,
+    Retired,
 }
 
 #[derive(Clone, Debug)]
@@ -167,7 +168,7 @@ impl Node {
             hold: false,
             disconnected: false,
             forced: None,
-            failed: None,
+            failed: state.is_out_of_use().then(|| super::retire::OUT_OF_USE.to_string()),
             farewell: None,
             peer_gave_up: false,
             peer_failed: false,
@@ -400,12 +401,16 @@ impl Node {
             After::HandGiven => self.hand_given(out),
             After::HandTaken => self.hand_taken(out),
             After::Adopted => self.adopted(),
+            After::Retired => self.retired(out),
         }
     }
 
     fn store_failed(&mut self, token: Token, out: &mut Vec<Action>) {
-        if self.store.as_ref().is_some_and(|storing| storing.token == token) {
-            self.store = None;
+        if let Some(storing) = self.store.take_if(|storing| storing.token == token) {
+            if storing.then == After::Retired && self.failed.is_some() {
+                // It keeps away all the same; the next start is told once more.
+                out.push(super::action::Order::HangUp.into());
+            }
             self.fail("a record could not be stored", out);
         }
     }

@@ -17,6 +17,7 @@ mod pace;
 mod power;
 mod reach;
 mod report;
+mod retire;
 mod sync;
 mod talk;
 mod verify;

@@ -435,6 +435,7 @@ impl Node {
             Operator::ResyncTurn(mine) => self.resync_turn(mine),
             Operator::LimitResync(limits) => self.limit_resync(limits),
             Operator::Grow { blocks } => self.grow(blocks, out),
+            Operator::Retire { incarnation } => self.retire(incarnation, out),
             Operator::StopVerify => self.verify_end(VerifyEnd::Stopped, out),
             Operator::EnrolWitness => {
                 self.enrol = true;

@@ -122,6 +122,10 @@ impl Node {
     fn reason(&self) -> Reason {
         let text = |text: &str, until: Option<Moment>| Reason { text: text.to_string(), until };
         let t = &self.cfg.timing;
+        if self.is_out_of_use() {
+            let next = "take the disk out, or wipe it with `twinfs mkfs --force`; `twinfs mount --standalone` shows it";
+            return text(&format!("{}: {next}", super::retire::OUT_OF_USE), None);
+        }
         if let Some(why) = &self.failed {
             return text(&format!("stopped: {why}; repair or replace the disk, then restart"), None);
         }

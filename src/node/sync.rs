@@ -444,7 +444,9 @@ impl Node {
         let (resync, bitmap_base) = (ResyncMark::None, head);
         let record = Some(record);
         let (full, diverged) = (false, false);
-        let state = State { record, gens, resync, bitmap_base, full, diverged, ..self.state.clone() };
+        let retired = self.retired_by_both();
+        let state =
+            State { record, gens, resync, bitmap_base, full, diverged, retired, ..self.state.clone() };
         self.put(state, After::Joined, out);
     }
 

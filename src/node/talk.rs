@@ -243,7 +243,10 @@ impl Node {
 
     fn compare(&mut self, theirs: Box<Hello>, out: &mut Vec<Action>) {
         let known = self.state.peer_boot_epoch.max(self.pulse.peer_epoch().unwrap_or(0));
-        if theirs.boot_epoch < known && theirs.volume == self.state.volume {
+        // A disk that was replaced is told so, whatever either of them counted.
+        let replaced = self.state.retired.contains(&theirs.incarnation)
+            || theirs.retired.contains(&self.state.incarnation);
+        if theirs.boot_epoch < known && theirs.volume == self.state.volume && !replaced {
             // A new disk counts its starts anew, and has nothing that could have been rolled back.
             if !theirs.gens.is_empty() {
                 return self
@@ -288,6 +291,8 @@ impl Node {
         if decision.plan != Plan::Refuse {
             // The operator said that the peer is down, and it is not.
             self.forced = None;
+            let incarnation = theirs.as_ref().map_or(0, |theirs| theirs.incarnation);
+            out.push(Order::Tell(Notice::Met { incarnation }).into());
         }
         self.inbox.start(id);
         self.outbox.start_session(self.now);
@@ -300,6 +305,7 @@ impl Node {
                 self.refused = Some(decision);
                 let (row, text) = (decision.row, decision.reason.to_string());
                 out.push(Order::Tell(Notice::Refused { row, text }).into());
+                self.refused_by(out);
             }
             Plan::SplitBrain { .. } => {
                 out.push(Order::Tell(Notice::SplitBrain).into());

@@ -61,8 +61,17 @@ fn identity(a: &Hello, b: &Hello) -> Option<Decision> {
     if a.node == b.node {
         return refuse("both images say they are the same node: one of them is a copy of the other");
     }
-    if a.retired.contains(&b.incarnation) || b.retired.contains(&a.incarnation) {
-        return refuse("a replaced disk came back: wipe it before it may join");
+    match (a.retired.contains(&b.incarnation), b.retired.contains(&a.incarnation)) {
+        (false, false) => {}
+        (true, true) => {
+            return refuse("each node was told that the other one is replaced: wipe the copy that is to go");
+        }
+        _ => {
+            return refuse(
+                "a copy that was replaced came back and may not join: take its disk out, or wipe it with \
+                 \"twinfs mkfs --force\"",
+            );
+        }
     }
     sizes(a, b)
 }

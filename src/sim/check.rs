@@ -8,7 +8,7 @@ use crate::format::ResyncMark;
 use crate::image::Image;
 use crate::mirror::Mirror;
 use crate::node::{Finding, Notice, Trouble, VerifyEnd};
-use crate::wire::Message;
+use crate::wire::{Message, Row};
 
 use super::baton::lock;
 use super::sched::Owner;
@@ -123,6 +123,7 @@ impl World {
             Notice::Found(_) => "found-rotten",
             Notice::Verified { end: VerifyEnd::Finished, .. } => "verified",
             Notice::SplitBrain => "split-brain",
+            Notice::Replaced => "told-replaced",
             Notice::UndoGivenUp => "undo-given-up",
             _ => "told",
         };
@@ -148,6 +149,7 @@ impl World {
                 self.sched.violate(format!("I10: {} reports divergence", NAMES[owner.node]))
             }
             Notice::Refused { .. } if self.sched.is_excused() => {}
+            Notice::Refused { row: Row(1), .. } if self.is_struck() => {}
             Notice::Refused { row, text } => {
                 self.sched.violate(format!("I10: {} refuses its peer ({row:?}: {text})", NAMES[owner.node]));
             }

@@ -129,7 +129,7 @@ impl Env for SimEnv {
                 world.machine(owner.node).file.unusable = true;
                 world.sched.after(MS, Ev::Deliver { owner, event: Event::UnusableNoted });
             }
-            Order::NoteVerify { .. } | Order::Grown => {}
+            Order::NoteVerify { .. } | Order::Grown | Order::HangUp => {}
             Order::Tell(notice) => self.tell(&notice),
         }
     }

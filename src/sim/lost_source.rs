@@ -2,7 +2,8 @@
 //!
 //! Decides when that happens, and what the operator does until it is over. Invariants: a copy that went back holds
 //! exactly what it held when it was marked a target; and that is a state which was right when the copy left the pair.
-//! Afterwards the dead node comes back with its old disk (both have written: nothing may move) or with a new one.
+//! Afterwards the dead node comes back with its old disk (both have written: nothing may move, or it was struck off and
+//! stops for good) or with a new one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ pub struct Left {
 #[derive(Default)]
 pub struct LostSource {
     pub stage: Stage,
+    /// The dead node's disk was struck off: whatever it says, nothing may come of it.
+    struck: bool,
     before: [Option<Before>; 2],
     left: [Option<Left>; 2],
 }
@@ -146,6 +149,11 @@ impl World {
         matches!(lock(&self.lost_source).stage, Stage::Back { .. })
     }
 
+    /// A disk was struck off: a refusal is right.
+    pub fn is_struck(&self) -> bool {
+        lock(&self.lost_source).struck
+    }
+
     /// The operator repeats the order until the target serves.
     pub fn insist(self: &Arc<Self>) {
         let Stage::Gone { source } = lock(&self.lost_source).stage else { return };
@@ -153,6 +161,12 @@ impl World {
         let serves = lock(&self.oracle).server.is_some_and(|server| server.node == target);
         if serves && self.serves() {
             lock(&self.lost_source).stage = Stage::Back { source };
+            if self.sched.with_rng(|rng| rng.permille(500)) {
+                lock(&self.lost_source).struck = true;
+                lock(&self.oracle).count("struck-off");
+                let incarnation = self.machine(source).file.incarnation;
+                self.operator(target, Operator::Retire { incarnation });
+            }
             let old_disk = self.sched.with_rng(|rng| rng.permille(600));
             if old_disk {
                 self.sched.after(MS, Ev::Start { node: source });
