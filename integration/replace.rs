@@ -1,7 +1,14 @@
-//! A machine that is replaced: on the production machines with hand-moved clocks.
+//! A machine that is replaced: on the production machines with hand-moved clocks, and with real programs.
+#![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
+mod harness;
 mod pair;
 
+use std::time::Duration;
+
+use harness::need;
+use harness::node::{Node, Ran};
+use harness::pair::{MOUNT, Pair, Plan};
 use pair::{A, B, Disk, World};
 use twinfs::format::State;
 use twinfs::node::{Arbitration, Mutations, Operator, StateWord};
@@ -222,4 +229,128 @@ fn two_that_replaced_each_other_both_go_on_as_they_were() {
     assert!(w.mounted[A] && w.mounted[B], "{}", w.why());
     assert!(![A, B].iter().any(|n| w.disks[*n].state.is_out_of_use()));
     assert!(w.why().contains("each node was told"), "{}", w.why());
+}
+
+const LIMIT: Duration = Duration::from_secs(60);
+const DIR: &str = "/var/lib/twinfs";
+
+/// Ends with this code and one line that says these things.
+#[track_caller]
+fn refused(node: &Node, words: &[&str], code: i32, said: &[&str]) -> Ran {
+    let ran = node.run_within(LIMIT, words);
+    assert_eq!(ran.code, code, "{words:?}: {}{}", ran.out, ran.err);
+    assert_eq!(ran.err.trim_end().lines().count(), 1, "{words:?}: {}", ran.err);
+    for word in said {
+        assert!(ran.err.contains(word), "{words:?} says nothing of {word}: {}", ran.err);
+    }
+    ran
+}
+
+/// Everything that a node keeps goes out of the way, and what lies in `from` takes its place: another machine.
+fn exchange(node: &Node, to: &str, from: &str) {
+    let line = format!(
+        "cd {DIR} && mkdir -p {to} {from} && find . -mindepth 1 -maxdepth 1 ! -name 'machine-*' -exec mv {{}} {to}/ ';' && \
+         find {from} -mindepth 1 -maxdepth 1 -exec mv {{}} . ';'"
+    );
+    node.sh(&line).ok();
+}
+
+/// What an administrator of the survivor, and of every machine that wants to be the other one, sees.
+#[test]
+fn a_dead_machine_is_replaced_and_its_disk_comes_back_in_vain() {
+    let name = "a_dead_machine_is_replaced_and_its_disk_comes_back_in_vain";
+    if !need::have_nodes(name, &[]) {
+        return;
+    }
+    let mut pair = Pair::start("replaced", &Plan { size: "64MiB", ..Plan::default() });
+    let daemon = pair.node("alpha").pids_of("twinfs daemon");
+    let write = format!("head -c 5000000 /dev/urandom > {MOUNT}/data && sync {MOUNT}/data");
+    pair.node("alpha").sh(&write).ok();
+    let sum = format!("sha256sum < {MOUNT}/data");
+    let before = pair.node("alpha").sh(&sum).ok().out;
+
+    // Nothing that lives is struck off.
+    let alpha = pair.node("alpha");
+    refused(alpha, &["twinfs", "replace", "beta"], 7, &["alive", "stop it first"]);
+    refused(alpha, &["twinfs", "replace", "beta", "--force"], 75, &["twinfs down"]);
+    refused(alpha, &["twinfs", "replace", "alpha"], 2, &["say it on", "beta"]);
+    refused(alpha, &["twinfs", "replace", "gamma"], 2, &["no node gamma", "beta"]);
+    refused(alpha, &["twinfs", "replace", "beta", "--expires", "31d"], 2, &["30 days"]);
+    refused(alpha, &["twinfs", "replace", "beta", "--token-file", "/etc/twinfs/key"], 1, &["nothing done"]);
+
+    pair.node("beta").kill_all();
+    pair.wait("alpha", "alone", |volume| volume["state"] == "alone" && volume["serving"] == true);
+    let expires = ["twinfs", "replace", "beta", "--expires", "1s", "--token-file", "/etc/twinfs/expired"];
+    let alpha = pair.node("alpha");
+    assert!(harness::wait_for(LIMIT, || alpha.run_within(LIMIT, &expires).code == 0), "never struck off");
+    assert_eq!(alpha.sh("stat -c %a /etc/twinfs/expired").ok().out, "600\n");
+    std::thread::sleep(Duration::from_millis(1_200));
+    let printed = alpha.run_within(LIMIT, &["twinfs", "--json", "replace", "beta"]).ok().out;
+    let printed: serde_json::Value = serde_json::from_str(printed.trim()).expect("one JSON object");
+    let token = printed["token"].as_str().expect("a token").to_string();
+    let expired = alpha.sh("cat /etc/twinfs/expired").ok().out.trim().to_string();
+
+    // The old disk is kept, as it was; the new machine has nothing but configuration and key.
+    let beta = pair.node("beta");
+    exchange(beta, "machine-old", "machine-new");
+    beta.sh(&format!("cp --sparse=always {DIR}/machine-old/data.img {DIR}/machine-old.img")).ok();
+    beta.sh(&format!("mkdir {DIR}/machine-kept && mv {DIR}/machine-old.img {DIR}/machine-kept/data.img"))
+        .ok();
+    refused(beta, &["twinfs", "join"], 1, &["beta was replaced", "--token"]);
+    refused(beta, &["twinfs", "join", "--token", "nonsense"], 2, &["nonsense", "twinfs replace"]);
+    refused(beta, &["twinfs", "join", "--token", &expired], 1, &["newest", "twinfs replace beta"]);
+    refused(beta, &["twinfs", "join", "--token", "twinfs-join-1:00"], 1, &["newest"]);
+    let join = ["twinfs", "join", "--token", &token];
+    // A first try that lost its image half-way is repeated; another machine is not let in.
+    beta.run_within(LIMIT, &join).ok();
+    beta.sh(&format!("rm {DIR}/data.img")).ok();
+    beta.run_within(LIMIT, &join).ok();
+    exchange(beta, "machine-new", "machine-third");
+    refused(beta, &join, 1, &["used already", "twinfs replace beta"]);
+    exchange(beta, "machine-third", "machine-new");
+    pair.start_daemon("beta");
+    pair.wait_in_sync("alpha");
+    refused(pair.node("beta"), &["twinfs", "replace", "alpha"], 7, &["alive"]);
+
+    // The old machine is back, and cannot know.
+    pair.node("beta").kill_all();
+    pair.wait("alpha", "alone", |volume| volume["state"] == "alone" && volume["serving"] == true);
+    exchange(pair.node("beta"), "machine-new", "machine-old");
+    pair.start_daemon("beta");
+    pair.wait("beta", "told that it was replaced", |volume| volume["replaced"] == true);
+    let told = pair.volume("beta");
+    assert!(told["role"] == "failed" && told["serving"] == false, "{told:#}");
+    assert!(told["reason"].as_str().is_some_and(|why| why.contains("mkfs --force")), "{told:#}");
+    let events = pair.node("alpha").run(&["twinfs", "events"]).ok().out;
+    for part in ["copy that was replaced came back", "was replaced by an administrator", "joins as beta"] {
+        assert!(events.contains(part), "no word of \"{part}\" in {events}");
+    }
+    pair.wait_serving("alpha");
+    pair.node("beta").sh("twinfs promote --peer-is-down --force; true").ok();
+    assert_eq!(pair.volume("beta")["serving"], false);
+    pair.node("beta").kill_all();
+    let start = ["twinfs", "daemon"];
+    refused(pair.node("beta"), &start, 78, &["was replaced", "mkfs --force"]);
+    refused(pair.node("beta"), &["twinfs", "join"], 78, &["was replaced", "mkfs --force"]);
+    pair.wait_serving("alpha");
+
+    // The old disk, as it was, in the new machine, while nobody else is there.
+    let beta = pair.node("beta");
+    exchange(beta, "machine-old", "machine-new");
+    beta.sh(&format!("mv {DIR}/data.img {DIR}/machine-third/ && mv {DIR}/machine-kept/data.img {DIR}/")).ok();
+    assert_eq!(pair.node("alpha").pids_of("twinfs daemon"), daemon, "the survivor was restarted");
+    pair.node("alpha").kill_all();
+    refused(pair.node("beta"), &start, 78, &["was replaced", "mkfs --force"]);
+    let beta = pair.node("beta");
+    beta.run_within(LIMIT, &["twinfs", "mkfs", "--force", &format!("{DIR}/data.img")]).ok();
+    beta.sh(&format!("mv {DIR}/machine-third/data.img {DIR}/data.img")).ok();
+
+    for node in ["alpha", "beta"] {
+        pair.start_daemon(node);
+    }
+    pair.wait_in_sync("alpha");
+    pair.node("alpha").run_within(LIMIT, &["twinfs", "switchover"]).ok();
+    pair.wait_in_sync("beta");
+    assert_eq!(pair.node("beta").sh(&sum).ok().out, before);
+    pair.compare_images();
 }

@@ -13,6 +13,7 @@ use anyhow::Context;
 
 use super::place::failure;
 use super::progress::Progress;
+use super::replace::token_of;
 use super::{Exit, Failure, Output, key};
 use crate::config::{self, Arbitration, Config, units};
 use crate::daemon;
@@ -94,6 +95,10 @@ pub struct JoinArgs {
     /// crosses the link
     #[arg(long, value_name = "FILE")]
     seed: Option<PathBuf>,
+    /// Take the place of a machine that was replaced: the token that "twinfs replace" printed on the other node, or
+    /// the file that it is in
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
     #[command(flatten)]
     here: Here,
 }
@@ -142,6 +147,14 @@ pub fn join(args: &JoinArgs, output: &Output) -> anyhow::Result<Exit> {
     if let Some(file) = &args.seed {
         // Before anything is put aside for it.
         seed_of(&config, file).map_err(failure)?;
+    }
+    let me = daemon::node_of(&config, args.here.node.as_deref()).map_err(failure)?;
+    match &args.token {
+        Some(given) => {
+            daemon::show_token(&config, me, &args.here.state_dir, &token_of(given)?).map_err(failure)?;
+        }
+        None if config.volumes.iter().all(|volume| volume.image_on(me).exists()) => {}
+        None => daemon::without_token(&config, me).map_err(failure)?,
     }
     if let Some(name) = &args.replace {
         replace(&config, &args.here, name, output)?;

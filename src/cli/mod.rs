@@ -21,6 +21,7 @@ pub mod mount;
 pub mod output;
 pub mod place;
 pub mod progress;
+mod replace;
 mod resync;
 pub mod roles;
 mod salvage;
@@ -117,6 +118,8 @@ pub enum Verb {
     Promote(roles::PromoteArgs),
     /// Move adopted directories back to this node
     Release(adopt::Args),
+    /// Strike off a machine that is gone for good, and let a new one take its place
+    Replace(replace::Args),
     /// Pause, resume and pace what this node copies to the peer
     Resync(resync::Args),
     /// Look at, copy from and delete copies that were put aside
@@ -166,6 +169,7 @@ impl Verb {
             Verb::Key(args) => key::run(args, output),
             Verb::Promote(args) => roles::promote(args, output),
             Verb::Release(args) => adopt::release(args, output),
+            Verb::Replace(args) => replace::run(args, output),
             Verb::Resync(args) => resync::run(args, output),
             Verb::Salvage(args) => salvage::run(args, output),
             Verb::Sim(args) => sim::run(args, output),

@@ -88,6 +88,7 @@ pub fn failure(error: DaemonError) -> Failure {
         DaemonError::Config(_) | DaemonError::Image { .. } => Exit::CONFIG,
         DaemonError::Running(_) | DaemonError::State(_) => Exit::FAILED,
         DaemonError::Denied(_) => Exit::NOT_PERMITTED,
+        DaemonError::Peer(_) => Exit::PEER_UNREACHABLE,
         DaemonError::OnlyCopy(_) => Exit::WOULD_LOSE_DATA,
     };
     Failure::new(exit, error.to_string().replace('\n', "; "))

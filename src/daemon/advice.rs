@@ -110,7 +110,9 @@ fn advice(volume: &VolumeStatus, around: &Around<'_>) -> Vec<String> {
     let mut advice = Vec::new();
     let mut say = |text: String| advice.push(text);
     let anew = format!("\"twinfs down\", \"twinfs join --replace {name}\", \"twinfs up\"");
-    if volume.role == "failed" {
+    if volume.role == "failed" && volume.replaced {
+        say(format!("take the disk under {} out, or wipe it with \"twinfs mkfs --force\"", volume.image));
+    } else if volume.role == "failed" {
         say(format!("repair or replace the disk under {}, then here: {anew}", volume.image));
     }
     if volume.state == "diverged" {

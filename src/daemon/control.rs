@@ -22,6 +22,7 @@ use super::orders;
 use super::pace;
 use super::peer;
 use super::protocol::{LINE_BYTES_MAX, Reply, Request, Verdict};
+use super::replace;
 use super::roles::{self, reason};
 use super::runtime::{Running, can_hand_over, is_serving, wait_until};
 use super::seen::node_status;
@@ -106,6 +107,9 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         }
         Request::Grow { volume, bytes } => {
             each(running, Some(&volume), |v| grow::grow(running, v, bytes)).await
+        }
+        Request::Replace { node, force, ms } => {
+            replace::replace(running, &node, force, Span::from_millis(ms)).await
         }
         Request::PauseResync { volume, ms } => {
             let span = Span::from_millis(ms);

@@ -23,6 +23,11 @@ use super::{DaemonError, NodeFile, volume_id};
 /// Between the name of an image that was put aside and when that was, in seconds since 1970.
 pub const ASIDE: &str = ".replaced-";
 
+/// What is said of a copy that was replaced by another one.
+pub const OUT_OF_USE: &str = "this copy was replaced by another one (\"twinfs replace\") and is not used any more: \
+    take its disk out, or wipe it with \"twinfs mkfs --force\" and remove it; \"twinfs mount --standalone\" shows what \
+    it holds";
+
 /// How long a daemon that was just stopped may take to let go of the image.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
@@ -67,14 +72,17 @@ pub fn make_image(
     match image::probe(&*disk).map_err(|e| wrong(e.to_string()))? {
         Probe::Blank => {}
         Probe::TwinfsImage { .. } => {
-            owner(&disk, config, volume, me).map_err(wrong)?;
+            if file.is_out_of_use(&owner(&disk, config, volume, me).map_err(wrong)?) {
+                return Err(wrong(OUT_OF_USE.to_string()));
+            }
             return Ok(Made::Before);
         }
         Probe::OtherSignature { name } => {
             return Err(wrong(format!("holds {name} data and is left alone; give another image")));
         }
     }
-    let state = first_state(config, volume, me, copy, file.boot_epoch());
+    let state =
+        State { retired: file.replaced(), ..first_state(config, volume, me, copy, file.boot_epoch()) };
     let uuid = random::id128();
     let options =
         image::FormatOptions { state: state.clone(), uuid, label: volume.name.clone(), al_slots: 0 };

@@ -26,6 +26,7 @@ mod prepare;
 pub mod protocol;
 mod pulse;
 mod reflexes;
+mod replace;
 mod roles;
 mod runtime;
 mod seen;
@@ -35,6 +36,7 @@ pub mod status;
 pub mod successor;
 mod switch;
 mod teller;
+mod token;
 mod verify;
 mod volume;
 pub mod witness;
@@ -44,7 +46,9 @@ use std::path::PathBuf;
 
 pub use node_file::NodeFile;
 pub use prepare::{node_of, read_config, read_key};
+pub use replace::{show_token, without_token};
 pub use runtime::{peer_is_current, run};
+pub use token::TAG as TOKEN_TAG;
 pub use volume::{Dirs, volume_id};
 
 /// What a daemon is started with.
@@ -68,6 +72,9 @@ pub enum DaemonError {
     State(String),
     #[error("{0}: not permitted; run this as root")]
     Denied(String),
+    /// The peer is needed and does not answer.
+    #[error("{0}")]
+    Peer(String),
     /// What was asked for would give up the only current copy.
     #[error("{0}")]
     OnlyCopy(String),

@@ -34,6 +34,12 @@ pub struct Known {
     /// "twinfs hold" is in force.
     #[serde(default)]
     pub held: bool,
+    /// Incarnation of the peer's copy that this one last worked with.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// Incarnations that were replaced, as the peer told it to this machine when it joined.
+    #[serde(default)]
+    pub replaced: Vec<String>,
 }
 
 /// The file of one volume.
@@ -78,8 +84,9 @@ impl NodeFile {
         self.change(|known| {
             if known.incarnation != hex(state.incarnation) {
                 // What the node was told and what it asked for does not go with a disk.
-                let (fence, held) = (known.fence.take(), known.held);
-                *known = Known { fence, held, ..Known::default() };
+                let kept = std::mem::take(known);
+                let Known { fence, held, peer, replaced, .. } = kept;
+                *known = Known { fence, held, peer, replaced, ..Known::default() };
             }
             known.volume = hex(state.volume.0);
             known.incarnation = hex(state.incarnation);
@@ -119,6 +126,37 @@ impl NodeFile {
     pub fn is_held(&self) -> bool {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.as_ref().is_some_and(|known| known.held)
+    }
+
+    /// The peer's copy that this one works with.
+    pub fn note_peer(&self, incarnation: u128) -> Result<(), String> {
+        self.change(|known| known.peer = Some(hex(incarnation)))
+    }
+
+    /// Incarnation of the peer's copy that this one last worked with.
+    pub fn peer(&self) -> Option<u128> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        u128::from_str_radix(known.as_ref()?.peer.as_ref()?, 16).ok()
+    }
+
+    /// This machine takes the place of another one: what was replaced, and the number below which starts were counted.
+    pub fn note_place(&self, replaced: &[u128], boot_epoch: u64) -> Result<(), String> {
+        self.change(|known| {
+            known.replaced = replaced.iter().map(|incarnation| hex(*incarnation)).collect();
+            known.boot_epoch = known.boot_epoch.max(boot_epoch.saturating_add(1));
+        })
+    }
+
+    /// Incarnations that were replaced, as far as this machine was told.
+    pub fn replaced(&self) -> Vec<u128> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let replaced = known.as_ref().map_or(&[][..], |known| known.replaced.as_slice());
+        replaced.iter().filter_map(|text| u128::from_str_radix(text, 16).ok()).collect()
+    }
+
+    /// Whether this copy was replaced by another one, by its own account or by what this machine was told.
+    pub fn is_out_of_use(&self, state: &State) -> bool {
+        state.is_out_of_use() || self.replaced().contains(&state.incarnation)
     }
 
     /// This copy is current at this moment; noted at most once a minute unless it is about to change.
@@ -209,6 +247,14 @@ mod tests {
             file.fence_left() == Some(77) && file.is_held(),
             "a new disk does not end what the node asked for"
         );
+        // What this machine was told about replaced copies, and whom it worked with, goes with the machine as well.
+        file.note_peer(5).unwrap();
+        file.note_place(&[9, 8], 70).unwrap();
+        file.note_start(&state(1, 12)).unwrap();
+        let again = NodeFile::open(&dir, "mail").unwrap();
+        assert_eq!((again.peer(), again.replaced()), (Some(5), vec![9, 8]));
+        assert!(again.is_out_of_use(&state(7, 9)) && !again.is_out_of_use(&state(7, 12)));
+        assert!(again.is_out_of_use(&State { retired: vec![12], ..state(7, 12) }), "by its own account");
         file.note_fence(None).unwrap();
         assert_eq!(NodeFile::open(&dir, "mail").unwrap().fence_left(), None);
         std::fs::remove_dir_all(&dir).unwrap();

@@ -1,4 +1,4 @@
-//! Small talk with the peer's daemon outside the replication stream: which directories are adopted.
+//! Small talk with the peer's daemon outside the replication stream: which directories are adopted, who may join.
 //!
 //! Decides nothing about data. A talk is one authenticated stream on its own channel: a question, an answer. Invariant:
 //! both are bounded in length and time; a peer that does not answer costs a time-out and nothing else.
@@ -10,6 +10,8 @@ use crate::base::NodeId;
 use crate::link::{Connection, Opening, Paths};
 use crate::node::{Role, View};
 use crate::services::adopt::{self, Adopted, Places};
+
+use super::replace::Admitted;
 
 /// Channel of the replication stream.
 pub const CHANNEL_DATA: u8 = 0;
@@ -28,6 +30,18 @@ enum Question {
     Current,
     /// The stream of this volume is stuck: dial it again, over another path.
     Redial,
+    /// A machine that wants to be the peer.
+    Join(Ask),
+}
+
+/// What a machine that wants to be the peer asks before it makes its copy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ask {
+    /// Does it have to show a token?
+    TokenWanted,
+    /// It shows one; `claim`: by what it is known when it asks again.
+    Admission { token: String, claim: String },
 }
 
 /// The answer: what was done, and what could not be.
@@ -35,6 +49,12 @@ enum Question {
 pub struct Answer {
     pub done: Vec<String>,
     pub failed: Vec<String>,
+    /// A machine that joins now has to show a token.
+    #[serde(default)]
+    pub token_wanted: bool,
+    /// To a token: what the machine has to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admitted: Option<Admitted>,
 }
 
 /// Sends the list of adopted directories to the peer and waits for its answer.
@@ -47,6 +67,11 @@ pub fn tell_adopted(paths: &Paths, opening: Opening, list: Vec<Adopted>) -> Resu
 pub fn ask_current(paths: &Paths, opening: Opening) -> Result<bool, String> {
     let answer = talk(paths, opening, &Question::Current)?;
     if answer.failed.is_empty() { Ok(!answer.done.is_empty()) } else { Err(answer.failed.join("; ")) }
+}
+
+/// Asks for a machine that wants to be the peer of whoever answers.
+pub fn ask(paths: &Paths, opening: Opening, ask: Ask) -> Result<Answer, String> {
+    talk(paths, opening, &Question::Join(ask))
 }
 
 /// Asks the peer, which is the one that dials, for a new stream.
@@ -70,6 +95,7 @@ pub fn answer(
     view: Option<View>,
     me: NodeId,
     redial: impl FnOnce(),
+    join: impl Fn(Ask) -> Answer,
 ) {
     let mut question = Vec::new();
     if connection.recv(&mut question).is_err() || question.len() > TALK_BYTES_MAX {
@@ -77,16 +103,25 @@ pub fn answer(
     }
     let answer = match serde_json::from_slice(&question) {
         Ok(Question::Adopted { list }) => follow(&list, places),
+        // A copy is given up for another one: by the machine that was let in, while that is waited for.
+        Ok(Question::Current) if join(Ask::TokenWanted).token_wanted => failed(
+            "this node was replaced: the machine that takes its place shows the token of \"twinfs replace\"",
+        ),
         Ok(Question::Current) => current(view, me),
+        Ok(Question::Join(ask)) => join(ask),
         Ok(Question::Redial) => {
             redial();
             Answer::default()
         }
-        Err(e) => Answer { done: Vec::new(), failed: vec![format!("the question makes no sense here: {e}")] },
+        Err(e) => failed(&format!("the question makes no sense here: {e}")),
     };
     if let Ok(bytes) = serde_json::to_vec(&answer) {
         let _ = connection.send(&[&bytes]);
     }
+}
+
+fn failed(why: &str) -> Answer {
+    Answer { failed: vec![why.to_string()], ..Answer::default() }
 }
 
 fn current(view: Option<View>, me: NodeId) -> Answer {
@@ -99,10 +134,10 @@ fn current(view: Option<View>, me: NodeId) -> Answer {
         }
         Some(view) => {
             let done = view.serving.then(|| "serves from it".to_string());
-            return Answer { done: done.into_iter().collect(), failed: Vec::new() };
+            return Answer { done: done.into_iter().collect(), ..Answer::default() };
         }
     };
-    Answer { done: Vec::new(), failed: vec![why.to_string()] }
+    failed(why)
 }
 
 fn follow(list: &[Adopted], places: &Places) -> Answer {

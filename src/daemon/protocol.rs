@@ -94,6 +94,13 @@ pub enum Request {
         volume: String,
         bytes: u64,
     },
+    /// The peer's machine is gone for good: its copies are struck off, and a token is given out for the new one, good
+    /// for so long.
+    Replace {
+        node: String,
+        force: bool,
+        ms: u64,
+    },
     /// The list of adopted directories changed: tell the peer.
     AdoptedChanged {
         volume: String,
@@ -128,6 +135,9 @@ pub struct Reply {
     pub status: Option<NodeStatus>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<serde_json::Value>,
+    /// For the machine that takes the place of one that was replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// When it was answered, by the clock of the events.
     #[serde(default)]
     pub unix_ms: u64,
@@ -135,7 +145,8 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(verdict: Verdict, text: impl Into<String>) -> Reply {
-        Reply { verdict, text: text.into(), status: None, events: Vec::new(), unix_ms: clock::unix_ms() }
+        let (status, events, token) = (None, Vec::new(), None);
+        Reply { verdict, text: text.into(), status, events, token, unix_ms: clock::unix_ms() }
     }
 
     pub fn done(text: impl Into<String>) -> Reply {

@@ -32,7 +32,9 @@ use super::peer;
 use super::prepare::{Prepared, prepare, read_config, read_key};
 use super::protocol::SOCKET_NAME;
 use super::pulse::{self, HeartbeatKeys};
+use super::replace::Desk;
 use super::shell::Outgoing;
+use super::token::Tokens;
 use super::volume::{Shared, Volume};
 use super::witness_watch::WitnessWatch;
 use super::{
@@ -57,6 +59,7 @@ pub struct Running {
     pub paths: Arc<Paths>,
     pub strangers: AtomicU64,
     pub fencer: Fencer,
+    pub tokens: Arc<Tokens>,
     volumes: Vec<Arc<Volume>>,
     heard: Mutex<Vec<Option<Moment>>>,
     pub config_differs: Arc<AtomicBool>,
@@ -130,16 +133,22 @@ impl Running {
 /// Asks the peer's daemon, from a process that is none, whether its copy of `volume` is one to fetch everything from;
 /// answers whether it serves from it.
 pub fn peer_is_current(config: &Config, me: NodeId, volume: &str) -> Result<bool, DaemonError> {
-    let key = read_key(config)?;
-    let paths = Paths::new(identity(config, &key, me), &ways(config, me), TALK_LIMIT);
-    let opening =
-        Opening { config_hash: config.hash(), channel: peer::CHANNEL_TALK, volume: volume.to_string() };
+    let (paths, opening) = to_peer(config, me, volume)?;
     let peer = &config.node(me.other()).name;
     peer::ask_current(&paths, opening).map_err(|why| {
         DaemonError::OnlyCopy(format!(
             "{volume}: left alone: this copy may be needed until {peer} is up and has a current one ({why})"
         ))
     })
+}
+
+/// The way to the peer's daemon for one question, from a process that is none.
+pub(super) fn to_peer(config: &Config, me: NodeId, volume: &str) -> Result<(Paths, Opening), DaemonError> {
+    let key = read_key(config)?;
+    let paths = Paths::new(identity(config, &key, me), &ways(config, me), TALK_LIMIT);
+    let opening =
+        Opening { config_hash: config.hash(), channel: peer::CHANNEL_TALK, volume: volume.to_string() };
+    Ok((paths, opening))
 }
 
 /// Runs the node until it is told to stop.
@@ -166,7 +175,15 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let ways = ways(&config, me);
     let differs = Arc::new(AtomicBool::new(false));
     let paths = Arc::new(Paths::new(identity.clone(), &ways, config.timing.slow_peer.as_duration()));
-    let listener = listen(&config, me, identity, &volumes, &differs, &journal, &paths)?;
+    let tokens = Arc::new(Tokens::of(&options.dirs.state));
+    let desk = Desk {
+        volumes: volumes.clone(),
+        journal: Arc::clone(&journal),
+        tokens: Arc::clone(&tokens),
+        peer: me.other(),
+        peer_name: config.node(me.other()).name.clone(),
+    };
+    let listener = listen(&config, me, identity, desk, &differs, &paths)?;
     let witness = witness_client(&config, &key.witness(&config.cluster.name), me).map(WitnessWatch::new);
     let running = Rc::new(Running {
         me,
@@ -175,6 +192,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         journal,
         strangers: AtomicU64::new(0),
         fencer,
+        tokens,
         heard: Mutex::new(vec![None; ways.len()]),
         config_differs: differs,
         refusals: Refusals::default(),
@@ -283,16 +301,14 @@ fn listen(
     config: &Arc<Config>,
     me: NodeId,
     identity: Identity,
-    volumes: &[Arc<Volume>],
+    desk: Desk,
     differs: &Arc<AtomicBool>,
-    journal: &Arc<Journal>,
     paths: &Arc<Paths>,
 ) -> Result<Listener, DaemonError> {
     let (paths, theirs) = (Arc::clone(paths), config.node(me.other()).addresses.clone());
     let hash = config.hash();
-    let known: Vec<Arc<Volume>> = volumes.to_vec();
     let names: Vec<String> = config.volumes.iter().map(|v| v.name.clone()).collect();
-    let (differs, journal, peer_id) = (Arc::clone(differs), Arc::clone(journal), me.other());
+    let (differs, journal, peer_id) = (Arc::clone(differs), Arc::clone(&desk.journal), me.other());
     let judge = move |opening: &Opening| {
         if opening.config_hash != hash {
             if !differs.swap(true, Ordering::SeqCst) {
@@ -307,12 +323,12 @@ fn listen(
         Ok(())
     };
     let deliver = move |opening: Opening, connection: Connection| {
-        let Some(volume) = known.iter().find(|volume| volume.name == opening.volume) else { return };
+        let Some(volume) = desk.volumes.iter().find(|volume| volume.name == opening.volume) else { return };
         if opening.channel == peer::CHANNEL_DATA {
             volume.links.attach(connection);
         } else {
             let redial = || switch::redial(&paths, &theirs, volume);
-            peer::answer(&connection, &volume.places, volume.view(), me, redial);
+            peer::answer(&connection, &volume.places, volume.view(), me, redial, |ask| desk.answer(ask));
         }
     };
     let peers = config.node(me.other()).addresses.iter().map(|a| a.ip()).collect();

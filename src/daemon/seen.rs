@@ -81,6 +81,7 @@ fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
     let (repaired, lost) = volume.mirror.rot();
     (status.repaired_blocks, status.lost_blocks) = (repaired, lost.len() as u64);
     let undo = image.undo();
+    status.replaced = image.state().is_out_of_use();
     let target = image.state().resync != ResyncMark::None;
     status.way_back = target.then(|| undo.has_way_back());
     (status.kept_blocks, status.put_back_blocks) = (undo.blocks, undo.put_back);

@@ -121,6 +121,9 @@ pub struct VolumeStatus {
     pub witness_seen_ms: Option<u64>,
     /// The witness has no record of this volume.
     pub witness_unknown: bool,
+    /// This copy was replaced by another one.
+    #[serde(default)]
+    pub replaced: bool,
     /// "twinfs demote" and "twinfs disconnect" are in force.
     pub demoted: bool,
     pub disconnected: bool,

@@ -45,6 +45,11 @@ impl Teller {
         while let Ok(telling) = tellings.recv() {
             match telling {
                 Telling::Notice(Notice::Found(finding)) => drop(found.send(finding)),
+                Telling::Notice(Notice::Met { incarnation }) => {
+                    if let Err(text) = self.node_file.note_peer(incarnation) {
+                        self.journal.tell(Some(volume), Told::Fault { text });
+                    }
+                }
                 Telling::Notice(notice) => {
                     if matches!(notice, Notice::PeerLost | Notice::InSync) {
                         self.note_current(volume);

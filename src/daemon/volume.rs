@@ -190,14 +190,17 @@ fn take_image(
         OpenOptions::read_write().memory(settings.memory).volume(volume_id(&shared.config, &settings.name));
     // Only looked at before it is known to be this node's: opening for writing marks the image as in use.
     let look = OpenOptions::read_only().volume(volume_id(&shared.config, &settings.name));
-    let owner = Image::open(Arc::clone(&disk), &look).map_err(|e| wrong(e.to_string()))?.state().node;
-    if owner != shared.me {
-        let other = &shared.config.node(owner).name;
+    let looked = Image::open(Arc::clone(&disk), &look).map_err(|e| wrong(e.to_string()))?.state();
+    if looked.node != shared.me {
+        let other = &shared.config.node(looked.node).name;
         return Err(wrong(format!("it is the copy of node {other}; each node has its own image")));
+    }
+    let file = NodeFile::open(&shared.dirs.state, &settings.name).map_err(DaemonError::State)?;
+    if file.is_out_of_use(&looked) {
+        return Err(wrong(super::make::OUT_OF_USE.to_string()));
     }
     let image = Image::open(disk, &options).map_err(|e| wrong(e.to_string()))?;
     let mut state: State = image.state();
-    let file = NodeFile::open(&shared.dirs.state, &settings.name).map_err(DaemonError::State)?;
     let agrees = file.agrees(&state);
     state.boot_epoch = file.next_boot_epoch(&state);
     image.store(&state).map_err(|e| wrong(e.to_string()))?;
