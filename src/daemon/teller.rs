@@ -7,7 +7,7 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, PoisonError};
 
-use crate::base::NodeId;
+use crate::base::{Moment, NodeId, Span};
 use crate::events::Event as Told;
 use crate::image::Image;
 use crate::node::{Event, Finding, Notice};
@@ -18,6 +18,27 @@ use super::node_file::NodeFile;
 use super::serving::Slot;
 use super::shell::Telling;
 use super::verify::VerifyFile;
+
+/// A refusal that repeats itself is told once in this time.
+const REPEAT_AFTER: Span = Span::from_secs(600);
+
+/// The last refusal to take over: a node that may not asks its arbiter twice a second, as long as it lives.
+#[derive(Default)]
+struct Repeated(Option<(Told, Moment)>);
+
+impl Repeated {
+    fn is_one(&mut self, event: &Told, now: Moment) -> bool {
+        if !matches!(event, Told::TakeoverRefused { .. }) {
+            return false;
+        }
+        let same = |(told, at): &(Told, Moment)| told == event && now.since(*at) < REPEAT_AFTER;
+        if self.0.as_ref().is_some_and(same) {
+            return true;
+        }
+        self.0 = Some((event.clone(), now));
+        false
+    }
+}
 
 pub struct Teller {
     pub journal: Arc<Journal>,
@@ -35,6 +56,7 @@ impl Teller {
     /// Tells until the last sender is gone.
     pub fn run(self, volume: &str, image: &Arc<Image>, tellings: &Receiver<Telling>) {
         let (found, findings) = channel();
+        let mut repeated = Repeated::default();
         let namer = Namer {
             journal: Arc::clone(&self.journal),
             me: self.me,
@@ -53,10 +75,13 @@ impl Teller {
                 Telling::Notice(notice) => {
                     if matches!(notice, Notice::PeerLost | Notice::InSync) {
                         self.note_current(volume);
+                        // What is refused from here on has another cause.
+                        repeated = Repeated::default();
                     }
                     let v = image.state().record.map_or(0, |record| record.v);
                     let image = matches!(notice, Notice::DiskFailed { .. }).then(|| self.image_path.clone());
-                    if let Some(event) = event_of(notice, self.me, v, image) {
+                    let event = event_of(notice, self.me, v, image);
+                    if let Some(event) = event.filter(|event| !repeated.is_one(event, clock::now())) {
                         self.journal.tell(Some(volume), event);
                     }
                 }
@@ -98,6 +123,25 @@ impl Namer {
             if let Some(event) = event_of(Notice::Found(finding), self.me, 0, file) {
                 self.journal.tell(Some(&self.volume), event);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_when_it_is_new_and_now_and_then() {
+        let refusal = |reason: &str| Told::TakeoverRefused { reason: reason.to_string() };
+        let at = |seconds| Moment(0) + Span::from_secs(seconds);
+        let mut repeated = Repeated::default();
+        assert!(!repeated.is_one(&refusal("a"), at(1)));
+        assert!(repeated.is_one(&refusal("a"), at(2)) && repeated.is_one(&refusal("a"), at(600)));
+        assert!(!repeated.is_one(&refusal("a"), at(602)), "an administrator who looks later sees nothing");
+        assert!(!repeated.is_one(&refusal("b"), at(603)) && !repeated.is_one(&refusal("a"), at(604)));
+        for _ in 0..2 {
+            assert!(!repeated.is_one(&Told::UndoGivenUp {}, at(605)), "only refusals repeat themselves");
         }
     }
 }
