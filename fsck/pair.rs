@@ -28,6 +28,10 @@ pub fn leave(image: &Image) -> Result<(), ImageError> {
 
 fn alone(mut state: State, id: Generation) -> State {
     let base = state.head();
+    // What a repair changes is in no log, and what was put aside before it is not all any more.
+    let led =
+        state.record.is_some_and(|record| record.members == Members::BOTH && record.primary == state.node);
+    state.apart = twinfs::format::Apart { led: led || state.apart.led, ..twinfs::format::Apart::default() };
     if let Some(record) = &mut state.record {
         record.v += 1;
         record.members = Members::only(state.node);

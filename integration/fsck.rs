@@ -87,6 +87,7 @@ fn state() -> State {
         peer_boot_epoch: 0,
         retired: Vec::new(),
         diverged: false,
+        apart: twinfs::format::Apart::default(),
         witness_incarnation: 0,
     }
 }

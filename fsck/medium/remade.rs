@@ -68,6 +68,7 @@ fn own(label: &Label) -> State {
         full: true,
         resync: ResyncMark::None,
         diverged: false,
+        apart: twinfs::format::Apart::default(),
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: Vec::new(),

@@ -39,6 +39,7 @@ pub fn state(members: Members) -> State {
         full: false,
         resync: ResyncMark::None,
         diverged: false,
+        apart: twinfs::format::Apart::default(),
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: Vec::new(),

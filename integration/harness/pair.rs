@@ -23,7 +23,8 @@ pub struct Plan {
     pub arbitration: &'static str,
     pub paths: usize,
     pub size: &'static str,
-    /// Further lines of `[volume.data]`.
+    /// Further lines of `[cluster]` and of `[volume.data]`.
+    pub cluster: &'static str,
     pub volume: String,
     /// Image path of alpha and of beta.
     pub images: [String; 2],
@@ -40,6 +41,7 @@ impl Default for Plan {
             arbitration: "witness",
             paths: 1,
             size: "256MiB",
+            cluster: "",
             volume: String::new(),
             images: [image.clone(), image],
             power_disks: None,
@@ -96,13 +98,14 @@ impl Pair {
             _ => String::new(),
         };
         format!(
-            "[cluster]\nname = \"test\"\narbitration = \"{}\"\nencrypt = \"{}\"\n{witness}\n\
+            "[cluster]\nname = \"test\"\narbitration = \"{}\"\nencrypt = \"{}\"\n{witness}{}\n\
              [timing]\nkeepalive = \"100ms\"\ndeadtime = \"4s\"\ninitdead = \"8s\"\nslow_peer = \"{}\"\n\
              release_time = \"1500ms\"\nwitness_timeout = \"100ms\"\n\n\
              [node.alpha]\naddresses = [{}]\n\n[node.beta]\naddresses = [{}]\n\n\
              [volume.data]\nimage = {{ alpha = \"{}\", beta = \"{}\" }}\nsize = \"{}\"\nmount = \"{MOUNT}\"\n{}",
             plan.arbitration,
             plan.encrypt,
+            plan.cluster,
             plan.slow_peer,
             addresses("alpha"),
             addresses("beta"),

@@ -39,6 +39,8 @@ pub struct Disk {
     /// What a target held before it was overwritten, and whether it is being put back.
     pub undo: BTreeMap<u64, u32>,
     pub going_back: bool,
+    /// Copies that were put aside.
+    pub kept: Vec<Vec<u32>>,
     /// A state on its way to the disk: a power loss keeps it or not.
     writing: Option<State>,
 }
@@ -103,6 +105,8 @@ pub struct World {
     pub features: [u64; 2],
     /// Its image cannot grow.
     pub grow_fails: [bool; 2],
+    /// There is no room to put its copy aside.
+    pub keep_fails: [bool; 2],
     pub witness_cut: [bool; 2],
     pub questions: VecDeque<(usize, u128, WitnessRequest)>,
     pub answers: [VecDeque<(u128, WitnessReply)>; 2],
@@ -163,6 +167,7 @@ impl World {
                 peer_boot_epoch: 0,
                 retired: vec![],
                 diverged: false,
+                apart: twinfs::format::Apart::default(),
                 witness_incarnation: 9,
             },
             stable: vec![0; BLOCKS as usize],
@@ -176,6 +181,7 @@ impl World {
             fence_note: None,
             undo: BTreeMap::new(),
             going_back: false,
+            kept: Vec::new(),
             writing: None,
         };
         let config = NodeConfig {
@@ -189,6 +195,7 @@ impl World {
             copy_blocks_max: 4,
             features: twinfs::wire::FEATURES,
             resync: Limits::NONE,
+            after_split: twinfs::base::AfterSplit::Manual,
             mutations,
         };
         let image = WitnessImage { incarnation: 9, records: BTreeMap::from([(VolumeId(1), witness_seen)]) };
@@ -207,6 +214,7 @@ impl World {
             witness: Witness::new(image),
             features: [twinfs::wire::FEATURES; 2],
             grow_fails: [false; 2],
+            keep_fails: [false; 2],
             witness_cut: [false; 2],
             questions: VecDeque::new(),
             answers: Default::default(),
@@ -315,6 +323,7 @@ impl World {
             peer_boot_epoch: 0,
             diverged: false,
             retired: vec![],
+            apart: twinfs::format::Apart::default(),
             witness_incarnation: 0,
             ..disk.state.clone()
         };
@@ -359,6 +368,10 @@ impl World {
         let link = LinkId(self.links);
         self.link = Some(link);
         for n in [A, B] {
+            let changed = self.disks[n].differs.len() as u64;
+            if let Some(node) = self.nodes[n].as_mut() {
+                node.changed_alone(changed);
+            }
             self.step(n, Event::LinkUp { link });
         }
     }
@@ -544,6 +557,11 @@ impl World {
                 disk.to_copy.remove(&first.0);
                 disk.sent.remove(&first.0);
             }
+            Action::Keep { token } => {
+                let text = "no room".to_string();
+                let failed = self.keep_fails[n].then_some(Event::NotKept { token, text });
+                self.owed[n].push_back(failed.unwrap_or(Event::Kept { token, at: 1_700_000_000 }));
+            }
             Action::GoBack { token } => {
                 disk.going_back = true;
                 for (block, value) in &disk.undo {
@@ -728,6 +746,10 @@ impl World {
             && let Some(state) = self.disks[n].writing.take()
         {
             self.disks[n].set_state(state);
+        }
+        if matches!(event, Event::Kept { .. }) {
+            let copy = self.disks[n].cur.clone();
+            self.disks[n].kept.push(copy);
         }
         self.step(n, event);
         true

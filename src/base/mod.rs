@@ -2,6 +2,7 @@
 //!
 //! Decides nothing. Does not know disks, links, clocks or configuration.
 
+mod after_split;
 mod awake;
 mod digest;
 mod ids;
@@ -11,6 +12,7 @@ mod page;
 mod record;
 mod time;
 
+pub use after_split::AfterSplit;
 pub use awake::KeepAwake;
 pub use digest::Digest;
 pub use ids::{BlockNo, ExtentNo, Generation, Ino, NodeId, VolumeId};

@@ -312,6 +312,7 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
             image: [image.clone(), image],
             size,
             mount: args.mount.clone(),
+            salvage_dir: None,
             address: args.address.iter().map(|text| prefix(text)).collect::<anyhow::Result<_>>()?,
             device: [None, None],
             services: args.service.iter().map(|text| service(text)).collect(),

@@ -141,6 +141,7 @@ fn fresh_state() -> State {
         peer_boot_epoch: 0,
         retired: Vec::new(),
         diverged: false,
+        apart: crate::format::Apart::default(),
         witness_incarnation: 0,
     }
 }

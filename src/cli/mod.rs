@@ -22,6 +22,7 @@ pub mod output;
 pub mod place;
 pub mod progress;
 mod replace;
+mod resolve;
 mod resync;
 pub mod roles;
 mod salvage;
@@ -120,6 +121,8 @@ pub enum Verb {
     Release(adopt::Args),
     /// Strike off a machine that is gone for good, and let a new one take its place
     Replace(replace::Args),
+    /// After a split brain: show what each side changed, keep one and put the other one aside
+    Resolve(resolve::Args),
     /// Pause, resume and pace what this node copies to the peer
     Resync(resync::Args),
     /// Look at, copy from and delete copies that were put aside
@@ -170,6 +173,7 @@ impl Verb {
             Verb::Promote(args) => roles::promote(args, output),
             Verb::Release(args) => adopt::release(args, output),
             Verb::Replace(args) => replace::run(args, output),
+            Verb::Resolve(args) => resolve::run(args, output),
             Verb::Resync(args) => resync::run(args, output),
             Verb::Salvage(args) => salvage::run(args, output),
             Verb::Sim(args) => sim::run(args, output),

@@ -13,7 +13,7 @@ use anyhow::Context;
 
 use super::{Exit, Failure};
 use crate::base::{Generation, Members};
-use crate::format::{GenEntry, GenReason, ResyncMark, State};
+use crate::format::{Apart, GenEntry, GenReason, ResyncMark, Since, State};
 use crate::fs::{Store, StoreOptions};
 use crate::image::{Blocks, Disk, Image, LocalBlocks, OpenOptions, OverlayBlocks};
 use crate::sys::disk::FileDisk;
@@ -137,6 +137,9 @@ pub fn open_locked(path: &Path, lock: ImageLock, access: Access, memory: u64) ->
     let lose_damaged_log = matches!(access, Access::ReadOnly | Access::ReadWrite { force: true });
     let options = StoreOptions { lose_damaged_log, ..StoreOptions::for_memory(memory) };
     let store = Store::open(blocks, &options).with_context(context)?;
+    if writable {
+        note_log(&image, &store).with_context(context)?;
+    }
     Ok(Opened { store, image, access, taken })
 }
 
@@ -180,6 +183,21 @@ fn leave_pair(image: &Image) -> anyhow::Result<()> {
     let own = state.record.is_some_and(|record| record.members == Members::only(state.node));
     if !own || state.resync != ResyncMark::None {
         image.store(&alone(state, Generation(random::id128())))?;
+    } else if state.apart.verdict.is_some() {
+        // What was put aside of it is not all of it any more.
+        let apart = Apart { verdict: None, ..state.apart };
+        image.store(&State { apart, ..state })?;
+    }
+    Ok(())
+}
+
+/// Where a copy that goes on alone begins to differ is stable before anything is changed in it.
+fn note_log(image: &Image, store: &Store) -> anyhow::Result<()> {
+    let state = image.state();
+    if state.apart.since == Since::Untouched {
+        let (txn, ino) = store.mark().next();
+        let apart = Apart { since: Since::From { txn, ino }, ..state.apart };
+        image.store(&State { apart, ..state })?;
     }
     Ok(())
 }
@@ -187,6 +205,13 @@ fn leave_pair(image: &Image) -> anyhow::Result<()> {
 /// The state of a copy that goes on without its peer, by force.
 fn alone(mut state: State, id: Generation) -> State {
     let base = state.head();
+    let since = if state.resync == ResyncMark::None { Since::Untouched } else { Since::Unknown };
+    match state.record {
+        Some(record) if record.members == Members::BOTH => {
+            state.apart = Apart { led: record.primary == state.node, since, verdict: None };
+        }
+        _ => state.apart = Apart { verdict: None, since: Since::Unknown, ..state.apart },
+    }
     if let Some(record) = &mut state.record {
         record.v += 1;
         record.members = Members::only(state.node);

@@ -26,6 +26,7 @@ fn member(node: NodeId, resync: ResyncMark) -> State {
         full: false,
         resync,
         diverged: false,
+        apart: crate::format::Apart::default(),
         boot_epoch: 1,
         peer_boot_epoch: 1,
         retired: Vec::new(),

@@ -14,6 +14,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "invalidate-remote",
         "say \"twinfs join --replace VOLUME\" on the other node, after \"twinfs down\" there",
     ),
+    (
+        "discard-my-data",
+        "\"twinfs resolve VOLUME --keep NODE\" on either node keeps that node's copy and puts the other one aside",
+    ),
     ("attach", "\"twinfs up\" opens the image"),
     ("detach", "\"twinfs down\" lets go of the image"),
     (

@@ -92,6 +92,7 @@ mod tests {
             peer_boot_epoch: 0,
             retired: vec![],
             diverged: false,
+            apart: crate::format::Apart::default(),
             witness_incarnation: 0,
         }
     }

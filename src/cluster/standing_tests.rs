@@ -22,6 +22,7 @@ fn state(record: Record, gens: Vec<GenEntry>) -> State {
         peer_boot_epoch: 0,
         retired: vec![],
         diverged: false,
+        apart: crate::format::Apart::default(),
         witness_incarnation: 0,
     }
 }

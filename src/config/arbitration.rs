@@ -90,11 +90,9 @@ pub(super) fn demands(
     if way == Arbitration::Deadtime {
         return deadtime(cluster, timing, nodes, reader);
     }
-    for (key, given) in [
-        ("i_accept_split_brain", cluster.accepts_split_brain.is_some()),
-        ("after_split_brain", cluster.after_split_brain.is_some()),
-        ("ping", !cluster.ping.is_empty()),
-    ] {
+    for (key, given) in
+        [("i_accept_split_brain", cluster.accepts_split_brain.is_some()), ("ping", !cluster.ping.is_empty())]
+    {
         if given {
             let text = format!(
                 "{key} goes with arbitration = \"deadtime\" only, not with \"{}\": remove it",
@@ -115,7 +113,7 @@ fn deadtime(cluster: &Cluster, timing: &Timing, nodes: &[Node; 2], reader: &mut 
     }
     if cluster.after_split_brain.is_none() {
         let text =
-            "arbitration = \"deadtime\" needs after_split_brain = \"manual\": what happens to the two copies";
+            "arbitration = \"deadtime\" needs after_split_brain, such as \"manual\": which copy is kept";
         reader.problem_at("cluster.after_split_brain", text.to_string());
     }
     for node in nodes {

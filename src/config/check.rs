@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::after_split;
 use super::arbitration;
 use super::parse::{Raw, Reader, Value, Values};
 use super::types::{Arbitration, Cluster, Config, HostPort, Node, Notify, Timing, Volume, WriteAck};
 use super::units::{format_size, format_span, parse_span};
 use crate::base::limits::MEMORY_DEFAULT;
-use crate::base::{KeepAwake, NodeId, Span};
+use crate::base::{AfterSplit, KeepAwake, NodeId, Span};
 
 /// Most paths between the nodes.
 const PATHS_MAX: usize = 8;
@@ -19,7 +20,7 @@ const VOLUMES_MAX: usize = 64;
 
 /// Builds the configuration; `None` when a part cannot be built (its problem has been told).
 pub(super) fn assemble(raw: &Raw, reader: &mut Reader) -> Option<Config> {
-    let cluster = cluster(&raw.cluster, reader);
+    let mut cluster = cluster(&raw.cluster, reader);
     let timing = timing(&raw.timing, cluster.as_ref().map_or(Arbitration::Witness, |c| c.arbitration));
     relations(&timing, reader);
     let nodes = nodes(raw, reader)?;
@@ -30,6 +31,9 @@ pub(super) fn assemble(raw: &Raw, reader: &mut Reader) -> Option<Config> {
     }
     if volumes.len() > VOLUMES_MAX {
         reader.problem_at("volume", format!("more than {VOLUMES_MAX} volumes"));
+    }
+    if let Some(cluster) = &mut cluster {
+        cluster.after_split_brain = policy(&raw.cluster, &nodes, &volumes, reader);
     }
     let fences = arbitration::agents(raw, &nodes, reader);
     if let Some(cluster) = &cluster {
@@ -43,6 +47,20 @@ pub(super) fn assemble(raw: &Raw, reader: &mut Reader) -> Option<Config> {
     }
     let notify = notify(&raw.notify);
     Some(Config { cluster: cluster?, timing, nodes, fences, notify, volumes })
+}
+
+fn policy(values: &Values, nodes: &[Node; 2], volumes: &[Volume], reader: &mut Reader) -> Option<AfterSplit> {
+    let given = text(values, "after_split_brain").filter(|text| !text.is_empty())?;
+    match after_split::read(&given, nodes) {
+        Ok(policy) => {
+            after_split::needs_room(policy, volumes, reader);
+            Some(policy)
+        }
+        Err(why) => {
+            reader.problem_at("cluster.after_split_brain", why);
+            None
+        }
+    }
 }
 
 fn notify(values: &Values) -> Option<Notify> {
@@ -105,14 +123,14 @@ fn cluster(values: &Values, reader: &mut Reader) -> Option<Cluster> {
     };
     let encrypt = text(values, "encrypt").is_none_or(|word| word == "on");
     let accepts_split_brain = text(values, "i_accept_split_brain").filter(|text| !text.is_empty());
-    let after_split_brain = text(values, "after_split_brain");
     Some(Cluster {
         name,
         key_file,
         arbitration,
         witness,
         accepts_split_brain,
-        after_split_brain,
+        // It may name a node, and those are read later.
+        after_split_brain: None,
         encrypt,
         ping,
     })
@@ -265,6 +283,7 @@ fn volume(name: &str, values: &Values, nodes: &[Node; 2], reader: &mut Reader) -
         image: [image_a.into(), image_b.into()],
         size: *size,
         mount,
+        salvage_dir: text(values, "salvage_dir").filter(|path| !path.is_empty()).map(PathBuf::from),
         address: match values.get("address") {
             Some(Value::Prefixes(list)) => list.clone(),
             _ => Vec::new(),

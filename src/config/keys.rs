@@ -135,7 +135,7 @@ pub const KEYS: &[Key] = &[
     key(
         Section::Cluster,
         "after_split_brain",
-        Kind::Choice(&["manual"]),
+        Kind::Line,
         Some(""),
         "what becomes of two copies that both were written",
     ),
@@ -193,6 +193,13 @@ pub const KEYS: &[Key] = &[
     key(Section::Volume, "image", Kind::PathPerNode, None, "file or block device that holds the copy"),
     key(Section::Volume, "size", Kind::Size { min: SIZE_MIN, max: SIZE_MAX }, None, "size of a new image"),
     key(Section::Volume, "mount", Kind::Path, None, "where the primary mounts it"),
+    key(
+        Section::Volume,
+        "salvage_dir",
+        Kind::Path,
+        Some(""),
+        "where the losing copy of a split is put aside",
+    ),
     key(Section::Volume, "address", Kind::Prefixes, Some(""), "service addresses, raised on the primary"),
     key(Section::Volume, "device", Kind::TextPerNode, Some(""), "network device of the service addresses"),
     key(Section::Volume, "services", Kind::Services, Some("[]"), "started in this order, stopped in reverse"),

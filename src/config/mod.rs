@@ -6,6 +6,7 @@
 //! Invariant: a `Config` that left [`Config::parse`] satisfies every relation of `check.rs`; [`Config::render`]
 //! followed by `parse` gives the same `Config`.
 
+mod after_split;
 mod arbitration;
 mod check;
 mod keys;

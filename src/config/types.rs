@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::base::{KeepAwake, NodeId, Span};
+use crate::base::{AfterSplit, KeepAwake, NodeId, Span};
 
 /// Port for TCP and UDP between the nodes when an address names none. No neighbour (DRBD, Heartbeat, corosync,
 /// GlusterFS) uses it.
@@ -39,8 +39,8 @@ pub struct Cluster {
     pub witness: Option<HostPort>,
     /// Set exactly when `arbitration = "deadtime"`: the sentence that accepts two primaries.
     pub accepts_split_brain: Option<String>,
-    /// What becomes of two copies that both were written; set exactly when `arbitration = "deadtime"`.
-    pub after_split_brain: Option<String>,
+    /// What becomes of two copies that both were written; always set with `arbitration = "deadtime"`.
+    pub after_split_brain: Option<AfterSplit>,
     /// Replication streams are encrypted; else only authenticated.
     pub encrypt: bool,
     /// Machines of which a node that may serve alone reaches at least one.
@@ -149,6 +149,8 @@ pub struct Volume {
     /// Bytes of a new image; a multiple of 4 MiB. Existing images keep theirs.
     pub size: u64,
     pub mount: PathBuf,
+    /// Where the losing copy of a split is put aside; `None`: beside the image.
+    pub salvage_dir: Option<PathBuf>,
     /// Service addresses, raised on the primary.
     pub address: Vec<IpPrefix>,
     /// Network device for `address` on A and on B; `None`: the device whose own network contains the address.

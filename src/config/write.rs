@@ -4,6 +4,7 @@
 use std::fmt::{Display, Write};
 use std::path::Path;
 
+use super::after_split;
 use super::keys::{KEYS, Section};
 use super::types::{Config, FenceAgent, Node, Timing, Volume};
 use super::units::{format_size, format_span};
@@ -36,10 +37,10 @@ impl Config {
         if let Some(witness) = &self.cluster.witness {
             out.key(Section::Cluster, "witness", quoted(witness));
         }
-        for (name, value) in [
-            ("i_accept_split_brain", &self.cluster.accepts_split_brain),
-            ("after_split_brain", &self.cluster.after_split_brain),
-        ] {
+        let policy = self.cluster.after_split_brain.map(|policy| after_split::render(policy, &self.nodes));
+        for (name, value) in
+            [("i_accept_split_brain", &self.cluster.accepts_split_brain), ("after_split_brain", &policy)]
+        {
             if let Some(value) = value {
                 out.key(Section::Cluster, name, quoted(value));
             }
@@ -128,6 +129,9 @@ impl Lines {
         self.key(Section::Volume, "image", per_node(volume.image.each_ref().map(|p| show(p)), nodes));
         self.key(Section::Volume, "size", quoted(format_size(volume.size)));
         self.key(Section::Volume, "mount", quoted(show(&volume.mount)));
+        if let Some(dir) = &volume.salvage_dir {
+            self.key(Section::Volume, "salvage_dir", quoted(show(dir)));
+        }
         self.key(Section::Volume, "address", list(&volume.address));
         if volume.device.iter().any(Option::is_some) {
             let devices = volume.device.each_ref().map(|d| d.clone().unwrap_or_default());

@@ -116,7 +116,13 @@ fn advice(volume: &VolumeStatus, around: &Around<'_>) -> Vec<String> {
         say(format!("repair or replace the disk under {}, then here: {anew}", volume.image));
     }
     if volume.state == "diverged" {
-        say(format!("on the node whose own changes shall go (its copy is kept aside): {anew}"));
+        say(format!(
+            "\"twinfs resolve {name}\" shows what each side changed; \"twinfs resolve {name} --keep NODE\" keeps one \
+             and puts the other one aside"
+        ));
+        say(format!(
+            "without the other node: on the one whose own changes shall go (its copy is kept aside): {anew}"
+        ));
     }
     if volume.resync_paused_ms.is_some() {
         say(format!(

@@ -23,6 +23,7 @@ use super::pace;
 use super::peer;
 use super::protocol::{LINE_BYTES_MAX, Reply, Request, Verdict};
 use super::replace;
+use super::resolve;
 use super::roles::{self, reason};
 use super::runtime::{Running, can_hand_over, is_serving, wait_until};
 use super::seen::node_status;
@@ -84,13 +85,7 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         }
         Request::Connect { volume } => each(running, volume.as_deref(), |v| connect(running, v)).await,
         Request::Disconnect { volume } => each(running, volume.as_deref(), disconnect).await,
-        Request::EnrolWitness { volume } => {
-            each(running, volume.as_deref(), async |v| {
-                v.order(Operator::EnrolWitness);
-                Reply::done(format!("{}: the witness is asked to enrol this node's record", v.name))
-            })
-            .await
-        }
+        Request::EnrolWitness { volume } => each(running, volume.as_deref(), enrol).await,
         Request::Events { volume, count } => {
             let (journal, count) = (Arc::clone(&running.journal), count.min(EVENTS_MAX));
             let read = move || journal.newest(volume.as_deref(), count);
@@ -111,6 +106,7 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         Request::Replace { node, force, ms } => {
             replace::replace(running, &node, force, Span::from_millis(ms)).await
         }
+        Request::Resolve { volume, keep } => one(running, &volume, keep).await,
         Request::PauseResync { volume, ms } => {
             let span = Span::from_millis(ms);
             each(running, volume.as_deref(), async |v| pace::pause(running, &v, span)).await
@@ -153,6 +149,22 @@ async fn leaving(running: &Running, hand_over: bool) -> String {
         (false, ..) => format!("{}: stops for everybody: {peer} cannot take over", volume.name),
     };
     served.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+async fn enrol(volume: Arc<Volume>) -> Reply {
+    volume.order(Operator::EnrolWitness);
+    Reply::done(format!("{}: the witness is asked to enrol this node's record", volume.name))
+}
+
+/// Shows both sides of a split, or ends it.
+async fn one(running: &Running, name: &str, keep: Option<String>) -> Reply {
+    let Some(volume) = running.volumes().iter().find(|volume| volume.name == name).cloned() else {
+        return each(running, Some(name), async |_| Reply::done("")).await;
+    };
+    match keep {
+        None => resolve::show(running, volume).await,
+        Some(keep) => resolve::keep(running, volume, &keep).await,
+    }
 }
 
 /// Asks one volume or all of them; the worst verdict counts.

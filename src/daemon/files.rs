@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::base::BlockNo;
 use crate::config;
@@ -14,13 +14,17 @@ use crate::fs::{Fs, Store, StoreOptions};
 use crate::image::Blocks;
 use crate::mirror::Mirror;
 use crate::mount::{Gate, MountOptions, Mounted, Unmounted, Ways};
+use crate::node::Event;
 use crate::sys::mount::mounted_at;
 
 use super::reflexes::RequestGate;
 use super::serving::{Mounter, Served};
+use super::shell::LogSlot;
 
 /// How often a waiting request looks again at the lease by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// For storing where a copy's own changes begin.
+const NOTE_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Mode {
@@ -91,17 +95,36 @@ pub struct Files {
     /// Bytes that serving may take.
     memory: u64,
     gate: Arc<MountGate>,
+    log: LogSlot,
 }
 
 impl Files {
-    pub fn new(mirror: Arc<Mirror>, settings: &config::Volume, gate: Arc<MountGate>) -> Files {
+    pub fn new(mirror: Arc<Mirror>, settings: &config::Volume, gate: Arc<MountGate>, log: LogSlot) -> Files {
         let options = MountOptions {
             source: settings.name.clone(),
             strict_writes: settings.write_ack == config::WriteAck::Strict,
             keep_awake: settings.keep_awake,
             ..MountOptions::default()
         };
-        Files { mirror, place: settings.mount.clone(), options, memory: settings.memory, gate }
+        Files { mirror, place: settings.mount.clone(), options, memory: settings.memory, gate, log }
+    }
+
+    fn forget_log(&self) {
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Where a copy that goes on alone begins to differ is stable before anything can be changed in it.
+    fn note_log(&self, store: &Store) -> Result<(), String> {
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(store.mark());
+        self.mirror.deliver(Event::Tick);
+        let until = Instant::now() + NOTE_LIMIT;
+        while !self.mirror.with_machine(|machine| machine.log_is_noted()) {
+            if Instant::now() >= until {
+                return Err("where this copy's own changes begin could not be stored".to_string());
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
     }
 }
 
@@ -114,6 +137,7 @@ impl Mounter for Files {
         }
         let blocks = Arc::clone(&self.mirror) as Arc<dyn Blocks>;
         let store = Store::open(blocks, &StoreOptions::for_memory(self.memory)).map_err(|e| e.to_string())?;
+        self.note_log(&store).inspect_err(|_| self.forget_log())?;
         // It may have grown while nothing was mounted.
         store.grow_volume().map_err(|e| e.to_string())?;
         let fs = Arc::new(Fs::new(store, self.options.atime));
@@ -121,7 +145,7 @@ impl Mounter for Files {
         let ways = Ways { gate: Some(gate), desk: None };
         let mounted = Mounted::mount_with(Arc::clone(&fs), &self.place, &self.options, ways)
             .map_err(|e| e.to_string())?;
-        Ok(Arc::new(Open { fs, mounted: Mutex::new(Some(mounted)) }))
+        Ok(Arc::new(Open { fs, mounted: Mutex::new(Some(mounted)), log: Arc::clone(&self.log) }))
     }
 
     fn place(&self) -> PathBuf {
@@ -133,6 +157,17 @@ struct Open {
     fs: Arc<Fs>,
     /// Taken by `unmount`.
     mounted: Mutex<Option<Mounted>>,
+    log: LogSlot,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Another mount may have begun: its log is not this one's.
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.as_ref().is_some_and(|mark| Arc::ptr_eq(mark, &self.fs.store().mark())) {
+            *log = None;
+        }
+    }
 }
 
 impl Served for Open {
@@ -146,6 +181,10 @@ impl Served for Open {
 
     fn whose(&self, block: BlockNo) -> Option<String> {
         self.fs.whose(block).ok().map(|whose| whose.to_string())
+    }
+
+    fn look(&self, see: &mut dyn FnMut(&Store)) {
+        see(self.fs.store());
     }
 
     fn abort(&self) {

@@ -109,12 +109,7 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
             source,
             target: source.other(),
             bytes: blocks.saturating_mul(4096),
-            how: match kind {
-                crate::wire::CopyKind::Full => "everything written",
-                crate::wire::CopyKind::Bits => "what changed meanwhile",
-                crate::wire::CopyKind::Compare => "what differs by digest",
-            }
-            .to_string(),
+            how: how(kind).to_string(),
         },
         Notice::ResyncFinished => return None,
         Notice::ResyncPaused { span } => Event::ResyncPaused { peer, for_ms: span.as_millis() },
@@ -134,6 +129,10 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         },
         Notice::TookOver => Event::BecamePrimary { v, reason: "the peer is gone".to_string() },
         Notice::SplitBrain => Event::Diverged { peer },
+        Notice::SplitDecided { keep } => Event::SplitDecided { keep },
+        Notice::Kept { at } => Event::CopyKept { at },
+        Notice::NotKept { text } => Event::CopyNotKept { reason: text },
+        Notice::SplitEnds { keep } => Event::DivergenceResolved { kept: keep },
         Notice::Refused { text, .. } => Event::PeerRefused { peer, reason: text },
         // Passes within seconds; shown in the state as long as it lasts.
         Notice::WitnessSuspect { text } if text.starts_with("enrolment waits") => return None,
@@ -157,6 +156,14 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         },
         Notice::Fault { text } => Event::Fault { text },
     })
+}
+
+fn how(kind: crate::wire::CopyKind) -> &'static str {
+    match kind {
+        crate::wire::CopyKind::Full => "everything written",
+        crate::wire::CopyKind::Bits => "what changed meanwhile",
+        crate::wire::CopyKind::Compare => "what differs by digest",
+    }
 }
 
 fn fence_failed(peer: NodeId, level: u32, end: FenceEnd, more: bool) -> Event {

@@ -250,6 +250,7 @@ fn first_state(config: &Config, volume: &config::Volume, me: NodeId, copy: Copy,
         peer_boot_epoch: 0,
         retired: Vec::new(),
         diverged: false,
+        apart: crate::format::Apart::default(),
         witness_incarnation: 0,
     }
 }

@@ -210,6 +210,7 @@ mod tests {
             peer_boot_epoch: 0,
             retired: Vec::new(),
             diverged: false,
+            apart: crate::format::Apart::default(),
             witness_incarnation: 0,
         }
     }

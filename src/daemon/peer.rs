@@ -12,6 +12,7 @@ use crate::node::{Role, View};
 use crate::services::adopt::{self, Adopted, Places};
 
 use super::replace::Admitted;
+use super::sides::{About, Told};
 
 /// Channel of the replication stream.
 pub const CHANNEL_DATA: u8 = 0;
@@ -30,6 +31,8 @@ enum Question {
     Current,
     /// The stream of this volume is stuck: dial it again, over another path.
     Redial,
+    /// What does your side of a split have?
+    Side { about: About },
     /// A machine that wants to be the peer.
     Join(Ask),
 }
@@ -55,6 +58,8 @@ pub struct Answer {
     /// To a token: what the machine has to know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admitted: Option<Admitted>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
 }
 
 /// Sends the list of adopted directories to the peer and waits for its answer.
@@ -79,6 +84,12 @@ pub fn ask_redial(paths: &Paths, opening: Opening) -> Result<(), String> {
     talk(paths, opening, &Question::Redial).map(drop)
 }
 
+/// Asks the peer about its side of a split.
+pub fn ask_side(paths: &Paths, opening: Opening, about: About) -> Result<Told, String> {
+    let answer = talk(paths, opening, &Question::Side { about })?;
+    answer.told.ok_or_else(|| answer.failed.join("; "))
+}
+
 fn talk(paths: &Paths, opening: Opening, question: &Question) -> Result<Answer, String> {
     let question = serde_json::to_vec(question).map_err(|e| e.to_string())?;
     let (_, connection) = paths.connect(&opening).map_err(|e| e.to_string())?;
@@ -94,8 +105,11 @@ pub fn answer(
     places: &Places,
     view: Option<View>,
     me: NodeId,
-    redial: impl FnOnce(),
-    join: impl Fn(Ask) -> Answer,
+    (redial, join, side): (
+        impl FnOnce(),
+        impl Fn(Ask) -> Answer,
+        impl FnOnce(&About) -> Result<Told, String>,
+    ),
 ) {
     let mut question = Vec::new();
     if connection.recv(&mut question).is_err() || question.len() > TALK_BYTES_MAX {
@@ -113,6 +127,10 @@ pub fn answer(
             redial();
             Answer::default()
         }
+        Ok(Question::Side { about }) => match side(&about) {
+            Ok(told) => Answer { told: Some(told), ..Answer::default() },
+            Err(why) => failed(&why),
+        },
         Err(e) => failed(&format!("the question makes no sense here: {e}")),
     };
     if let Ok(bytes) = serde_json::to_vec(&answer) {

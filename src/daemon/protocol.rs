@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::resolve::SplitReport;
 use super::status::NodeStatus;
 use crate::sys::clock;
 
@@ -101,6 +102,11 @@ pub enum Request {
         force: bool,
         ms: u64,
     },
+    /// Shows both sides of a split; `keep`: ends it for the copy of this node.
+    Resolve {
+        volume: String,
+        keep: Option<String>,
+    },
     /// The list of adopted directories changed: tell the peer.
     AdoptedChanged {
         volume: String,
@@ -138,6 +144,8 @@ pub struct Reply {
     /// For the machine that takes the place of one that was replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Box<SplitReport>>,
     /// When it was answered, by the clock of the events.
     #[serde(default)]
     pub unix_ms: u64,
@@ -145,8 +153,8 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(verdict: Verdict, text: impl Into<String>) -> Reply {
-        let (status, events, token) = (None, Vec::new(), None);
-        Reply { verdict, text: text.into(), status, events, token, unix_ms: clock::unix_ms() }
+        let (status, events, token, split) = (None, Vec::new(), None, None);
+        Reply { verdict, text: text.into(), status, events, token, split, unix_ms: clock::unix_ms() }
     }
 
     pub fn done(text: impl Into<String>) -> Reply {

@@ -38,7 +38,7 @@ use super::token::Tokens;
 use super::volume::{Shared, Volume};
 use super::witness_watch::WitnessWatch;
 use super::{
-    DaemonError, Options, control, dial, hooks, leftovers, orders, pace, ping, switch, witness_watch,
+    DaemonError, Options, control, dial, hooks, leftovers, orders, pace, ping, sides, switch, witness_watch,
 };
 
 /// For a hand-over before the daemon stops.
@@ -308,11 +308,12 @@ fn listen(
     let (paths, theirs) = (Arc::clone(paths), config.node(me.other()).addresses.clone());
     let hash = config.hash();
     let names: Vec<String> = config.volumes.iter().map(|v| v.name.clone()).collect();
-    let (differs, journal, peer_id) = (Arc::clone(differs), Arc::clone(&desk.journal), me.other());
+    let (differs, told, peer_id) = (Arc::clone(differs), Arc::clone(&desk.journal), me.other());
+    let journal = Arc::clone(&desk.journal);
     let judge = move |opening: &Opening| {
         if opening.config_hash != hash {
             if !differs.swap(true, Ordering::SeqCst) {
-                journal.tell(None, Told::ConfigDiffers { peer: peer_id });
+                told.tell(None, Told::ConfigDiffers { peer: peer_id });
             }
             return Err("twinfs.toml differs on the two nodes: copy the right one and restart".to_string());
         }
@@ -328,7 +329,9 @@ fn listen(
             volume.links.attach(connection);
         } else {
             let redial = || switch::redial(&paths, &theirs, volume);
-            peer::answer(&connection, &volume.places, volume.view(), me, redial, |ask| desk.answer(ask));
+            let side = |about: &sides::About| sides::tell(volume, &journal, about);
+            let asked = (redial, |ask| desk.answer(ask), side);
+            peer::answer(&connection, &volume.places, volume.view(), me, asked);
         }
     };
     let peers = config.node(me.other()).addresses.iter().map(|a| a.ip()).collect();

@@ -47,7 +47,7 @@ fn witness_status(watch: &WitnessWatch) -> WitnessStatus {
     }
 }
 
-fn role_word(role: Role) -> &'static str {
+pub fn role_word(role: Role) -> &'static str {
     match role {
         Role::Joining => "joining",
         Role::Secondary => "secondary",

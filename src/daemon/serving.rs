@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::{BlockNo, Span};
 use crate::events;
+use crate::fs::Store;
 use crate::node::Event;
 use crate::services::address::Addresses;
 use crate::services::adopt;
@@ -65,6 +66,10 @@ pub trait Served: Send + Sync {
     fn grow(&self) -> Result<(), String>;
     /// Whose a block is, for people; `None` if nobody can tell.
     fn whose(&self, block: BlockNo) -> Option<String>;
+    /// Shows the filesystem to whoever only reads it; not called if it cannot.
+    fn look(&self, see: &mut dyn FnMut(&Store)) {
+        let _ = see;
+    }
     /// Answers every further request with an error, in every mount name space.
     fn abort(&self);
     /// Unmounts, waiting for users at most so long, and makes everything stable unless aborted. `false`: somebody still

@@ -8,12 +8,15 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::base::{Moment, Span, VolumeId};
+use crate::fs::LogMark;
+use crate::image::Image;
 use crate::mirror::{Env, Halted, Key, Mirror, Parking, Payload};
 use crate::node::{Event, LinkId, Notice, Order, VerifyEnd, VerifyProgress};
 use crate::sys::clock;
 use crate::wire::{Heartbeat, Message, WitnessRequest};
 
 use super::fence::{Fencer, Shot};
+use super::keeper::Keeper;
 use super::links::Links;
 use super::node_file::NodeFile;
 use super::reflexes::Reflexes;
@@ -35,6 +38,9 @@ pub enum Telling {
     Verify(VerifyProgress, Option<VerifyEnd>),
 }
 
+/// The log of the filesystem that is mounted, if one is.
+pub type LogSlot = Arc<Mutex<Option<Arc<LogMark>>>>;
+
 /// One volume's `Env`.
 pub struct Shell {
     volume: VolumeId,
@@ -47,6 +53,8 @@ pub struct Shell {
     out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
     node_file: Arc<NodeFile>,
     fencer: Fencer,
+    keeper: Keeper,
+    pub log: LogSlot,
     mirror: Arc<OnceLock<Weak<Mirror>>>,
 }
 
@@ -63,12 +71,27 @@ impl Shell {
         queues: (Sender<Task>, Sender<Telling>),
         reflexes: Arc<Reflexes>,
         out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
-        (node_file, fencer): (Arc<NodeFile>, Fencer),
+        (node_file, fencer, keeper): (Arc<NodeFile>, Fencer, Keeper),
     ) -> Shell {
+        let log = LogSlot::default();
         let (parking, ticker) = (Parking::default(), Ticker::default());
         let (tasks, tellings) = queues;
         let mirror = Arc::default();
-        Shell { volume, parking, links, ticker, tasks, tellings, reflexes, out, node_file, fencer, mirror }
+        Shell {
+            volume,
+            parking,
+            links,
+            ticker,
+            tasks,
+            tellings,
+            reflexes,
+            out,
+            node_file,
+            fencer,
+            keeper,
+            log,
+            mirror,
+        }
     }
 
     /// Where answers of others go.
@@ -176,6 +199,14 @@ impl Env for Shell {
 
     fn breathe(&self) -> Result<(), Halted> {
         if self.parking.is_halted() { Err(Halted) } else { Ok(()) }
+    }
+
+    fn log_mark(&self) -> Option<(u64, u64)> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|mark| mark.next())
+    }
+
+    fn keep(&self, image: &Image) -> Result<u64, String> {
+        self.keeper.keep(image, &|| self.parking.is_halted())
     }
 
     fn note_version(&self, v: u64) -> Result<(), String> {

@@ -33,6 +33,7 @@ use super::DaemonError;
 use super::fence::Fencer;
 use super::files::{Files, MountGate};
 use super::journal::Journal;
+use super::keeper::Keeper;
 use super::links::Links;
 use super::node_file::NodeFile;
 use super::reflexes::{AddressWish, Reflexes};
@@ -129,6 +130,7 @@ impl Shared {
             copy_blocks_max: COPY_BLOCKS_MAX,
             features: crate::wire::FEATURES,
             resync: Limits { max: settings.resync_max, min: settings.resync_min },
+            after_split: self.config.cluster.after_split_brain.unwrap_or_default(),
             mutations: Mutations::default(),
         }
     }
@@ -233,7 +235,7 @@ impl Volume {
             queues,
             Arc::clone(&reflexes),
             shared.out.clone(),
-            (Arc::clone(&node_file), shared.fencer.clone()),
+            (Arc::clone(&node_file), shared.fencer.clone(), Keeper::new(settings, shared.me)),
         ));
         let mirror = start_mirror(shared, settings, &image, &shell, (agrees, &node_file))?;
         shell.answer(&mirror);
@@ -262,7 +264,7 @@ impl Volume {
         });
         let answer = Arc::clone(&mirror);
         let serving = Serving {
-            mounter: Box::new(Files::new(Arc::clone(&mirror), settings, gate)),
+            mounter: Box::new(Files::new(Arc::clone(&mirror), settings, gate, Arc::clone(&volume.shell.log))),
             slot,
             reflexes,
             addresses,

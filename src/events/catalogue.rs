@@ -178,6 +178,14 @@ events! {
     CopyReplaced { peer: NodeId } Critical decision |n| format!(
         "{} says that this copy was replaced by another one: it is not used any more; take the disk out, or wipe it \
          with \"twinfs mkfs --force\"", n.of(*peer));
+    /// By a person or by the policy; stable on this node from now on.
+    SplitDecided { keep: NodeId } Critical decision |n| format!(
+        "of the two copies that grew apart that of {} is kept; the other one is put aside and follows", n.of(*keep));
+    /// Its name ends in this number.
+    CopyKept { at: u64 } Notice decision |_n| format!(
+        "this node's copy is put aside as it was (\"...-{at}\" in \"twinfs salvage list\"); it follows the peer's now");
+    CopyNotKept { reason: String } Critical plain |_n| format!(
+        "this node's copy was to be put aside and could not be: {reason}; it stays as it is, nothing is overwritten");
     CopyUnusable { reason: String } Critical plain |_n|
         format!("this copy cannot be used: {reason}; \"twinfs join --replace\" makes a new one");
 

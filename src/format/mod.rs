@@ -48,6 +48,6 @@ pub use sector::{
     BITMAP_SECTORS, ENTRIES_PER_SECTOR, SECTOR_BYTES, SECTOR_PAYLOAD, SUMMARY_SECTORS, SectorKind,
     SummaryEntry, open_sector, seal_sector,
 };
-pub use state::{GenEntry, GenReason, ResyncMark, State};
+pub use state::{Apart, GenEntry, GenReason, ResyncMark, Since, State, Verdict};
 pub use superblock::{RETIRED_MAX, STATE_AREA_BYTES, Superblock};
 pub use undo::{Old, UNDO_ENTRIES_MAX, UndoBatch, UndoEntry, UndoHead, UndoStage};

@@ -13,7 +13,8 @@ pub enum GenReason {
     WentSolo,
     /// An operator forced it (`--force`).
     Forced,
-    /// An operator made an older state the volume: what the peer had written since was given up.
+    /// An operator, or the policy for a split brain, made this copy the volume, be it older or one of two that grew
+    /// apart: what only the peer had was given up.
     WentBack,
     /// The image was written outside the protocol (`mount --standalone --force`, `fsck -y`).
     Standalone,
@@ -27,7 +28,8 @@ pub struct GenEntry {
     /// The record's `v` at which it was minted.
     pub at_v: u64,
     pub reason: GenReason,
-    /// First filesystem transaction of this generation, 0 while unknown.
+    /// Always 0. Where a copy's own changes begin is in `Apart`: a number here would be in the hash of the lineage,
+    /// which the witness and the peer compute from what they were told when the generation was minted.
     pub first_txn: u64,
 }
 
@@ -38,6 +40,48 @@ pub enum ResyncMark {
     None,
     /// A target of the generation `of`; inconsistent until the join.
     Target { of: Generation },
+}
+
+/// What was decided about a split brain, and how far this node is with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Of two decisions about the same split the one with the higher number counts; from 1.
+    pub number: u64,
+    /// Whose copy is kept.
+    pub winner: NodeId,
+    /// The newest generations of A's and B's copy when it was decided.
+    pub heads: [Generation; 2],
+    /// 0: nothing is done. Of the winner 1: its copy has a generation and a record above both. Of the other node: its
+    /// copy is put aside, since so many seconds after 1970.
+    pub done: u64,
+}
+
+impl Verdict {
+    /// The same decision, however far either node is.
+    pub fn is(&self, other: &Verdict) -> bool {
+        Verdict { done: 0, ..*self } == Verdict { done: 0, ..*other }
+    }
+}
+
+/// Where the changes that only this copy has begin: in the log of its filesystem.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Since {
+    /// Both copies have the same, or nobody noted it.
+    #[default]
+    Unknown,
+    /// Nothing has been mounted on this copy since it went on alone.
+    Untouched,
+    /// Records of the log from `txn` on may be on this copy only, and inodes from `ino` on were made here.
+    From { txn: u64, ino: u64 },
+}
+
+/// What is kept of a time in which the two copies grew apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Apart {
+    /// This node was the primary by record when its copy went on alone.
+    pub led: bool,
+    pub since: Since,
+    pub verdict: Option<Verdict>,
 }
 
 /// The stable state of one node's copy.
@@ -58,6 +102,7 @@ pub struct State {
     pub resync: ResyncMark,
     /// Split brain was seen and is not resolved: after a restart this copy does not serve by itself.
     pub diverged: bool,
+    pub apart: Apart,
     /// Raised and stored at each start, before the first packet.
     pub boot_epoch: u64,
     pub peer_boot_epoch: u64,

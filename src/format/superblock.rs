@@ -15,7 +15,7 @@ const HEADER_BYTES: usize = 256;
 /// Room for the state.
 pub const STATE_AREA_BYTES: usize = 8192 - HEADER_BYTES;
 const GEN_BYTES: usize = 40;
-const STATE_FIXED_BYTES: usize = 136;
+const STATE_FIXED_BYTES: usize = 136 + 16 + 56;
 const _: () = assert!(
     STATE_FIXED_BYTES + GEN_BYTES * limits::GENERATIONS_MAX + 16 * RETIRED_MAX <= STATE_AREA_BYTES,
     "the largest state fits its area"

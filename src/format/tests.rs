@@ -26,6 +26,7 @@ pub(crate) fn state() -> State {
         peer_boot_epoch: 13,
         retired: (0..64).collect(),
         diverged: false,
+        apart: crate::format::Apart::default(),
         witness_incarnation: 1 << 100,
     }
 }

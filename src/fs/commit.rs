@@ -210,7 +210,7 @@ impl Store {
 
     /// Seals the open transaction. The caller holds the chain; that is what makes it one record in flight.
     pub(super) fn seal(&self, chain: &mut ChainHash, why: Seal) -> Result<Option<Batch>, FsError> {
-        let (txn, seq, at, epoch, mut batch) = {
+        let (txn, seq, ino, at, epoch, mut batch) = {
             let mut core = loop {
                 self.settle_pulls()?;
                 let core = self.core_write();
@@ -244,9 +244,10 @@ impl Store {
             core.next_seq += 1;
             core.ring.head = core.ring.after(at, need);
             let batch = if why == Seal::Freeze { core.freeze(chain) } else { None };
-            (txn, seq, at, core.home_epoch, batch)
+            (txn, seq, core.next_ino, at, core.home_epoch, batch)
         };
         let hash = self.write_record(&txn, seq, at, chain)?;
+        self.mark.done(seq, ino);
         *chain = hash;
         if let Some(batch) = &mut batch {
             batch.hash = hash;

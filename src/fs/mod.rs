@@ -6,6 +6,7 @@
 mod acl;
 mod attr;
 mod buffers;
+mod changes;
 mod checkpoint;
 mod chunks;
 mod commit;
@@ -38,6 +39,7 @@ mod whose;
 mod xattr;
 
 pub use attr::SetAttr;
+pub use changes::{ChangedInode, Child};
 pub use commit::Ticket;
 pub use cut::Fallocate;
 pub use data::FILE_BYTES_MAX;
@@ -49,7 +51,7 @@ pub use names::NewNode;
 pub use op::Op;
 pub use open::VOLUME_BLOCKS_MIN;
 pub use rename::{Place, RenameHow};
-pub use store::{FormatOptions, Statfs, Store, StoreOptions};
+pub use store::{FormatOptions, LogMark, Statfs, Store, StoreOptions};
 pub use whose::Whose;
 pub use xattr::SetXattr;
 

@@ -159,6 +159,7 @@ impl Store {
             ring_first: sup.ring_first,
             block_count: AtomicU64::new(sup.block_count),
             options: opts.clone(),
+            mark: Arc::default(),
         };
         // What was found may only have been readable (U4), and no record may be stable before the one it follows.
         if found_records {

@@ -113,9 +113,37 @@ pub struct Store {
     pub(super) ring_first: u64,
     pub(super) block_count: AtomicU64,
     pub(super) options: StoreOptions,
+    pub(super) mark: Arc<LogMark>,
+}
+
+/// How far the log is on every member, for whoever must not wait for a lock.
+#[derive(Debug, Default)]
+pub struct LogMark {
+    /// The newest record that is done, 0: none yet; and the first inode number that it does not know.
+    record: AtomicU64,
+    ino: AtomicU64,
+}
+
+impl LogMark {
+    pub(super) fn done(&self, record: u64, ino: u64) {
+        self.ino.fetch_max(ino, Ordering::SeqCst);
+        self.record.fetch_max(record, Ordering::SeqCst);
+    }
+
+    /// The first record that may not be done, and the first inode number that records before it do not use.
+    pub fn next(&self) -> (u64, u64) {
+        // An inode number that is too high only makes a new file look like a changed one.
+        let record = self.record.load(Ordering::SeqCst);
+        (record + 1, self.ino.load(Ordering::SeqCst))
+    }
 }
 
 impl Store {
+    /// Where the log is; goes on as long as the store.
+    pub fn mark(&self) -> Arc<LogMark> {
+        Arc::clone(&self.mark)
+    }
+
     pub(super) fn core_read(&self) -> RwLockReadGuard<'_, Core> {
         self.core.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -78,7 +78,7 @@ impl Fs {
 
 impl Store {
     /// Calls `see` with the entries of a table behind `after`, until it answers false.
-    fn each(
+    pub(super) fn each(
         &self,
         table: TableId,
         mut after: Vec<u8>,

@@ -12,7 +12,7 @@ use super::core::is_broken;
 use super::{Image, ImageError, RangeGuard};
 
 /// A digest that no content has: such a block is unreadable.
-const NO_CONTENT: Digest = Digest([0xff; 15]);
+pub(super) const NO_CONTENT: Digest = Digest([0xff; 15]);
 
 /// What a run of blocks becomes.
 #[derive(Clone)]

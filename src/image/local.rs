@@ -92,6 +92,20 @@ impl LocalBlocks {
 }
 
 impl LocalBlocks {
+    /// Writes under the digests given, and marks nothing: for a copy that is being made, which nobody else uses.
+    pub(super) fn put(&self, first: BlockNo, data: &[u8], digests: &[Digest]) -> Result<(), ImageError> {
+        let count = digests.len() as u64;
+        self.image.check_range(first, count)?;
+        let guard = self.image.lock(first, count);
+        for (start, len) in self.parts(first, count) {
+            let (at, len) = ((start.0 - first.0) as usize, len as usize);
+            self.heat(start, len as u64, false)?;
+            let part = &data[at * BlockNo::SIZE..(at + len) * BlockNo::SIZE];
+            self.image.write(&guard, start, part, &digests[at..at + len])?;
+        }
+        Ok(())
+    }
+
     /// Writes part by part; the last one with the flush if one is wanted.
     fn write_parts(&self, first: BlockNo, data: &[u8], flush: bool) -> Result<(), BlocksError> {
         self.check_writable()?;

@@ -97,7 +97,7 @@ impl Image {
     }
 
     /// Extents that may hold written blocks, in order.
-    fn touched_extents(&self) -> Vec<u64> {
+    pub(super) fn touched_extents(&self) -> Vec<u64> {
         let core = self.core();
         let stored = core.summary.iter().flat_map(|(group, entries)| {
             let extents = entries.iter().zip(group * GROUP_EXTENTS..);

@@ -38,6 +38,21 @@ pub trait Machine: Send {
         true
     }
 
+    /// Blocks in which this copy was changed alone; told before each `Event::LinkUp`.
+    fn changed_alone(&mut self, blocks: u64) {
+        let _ = blocks;
+    }
+
+    /// Where the log of the mounted filesystem is; told before each step.
+    fn log_at(&mut self, log: Option<(u64, u64)>) {
+        let _ = log;
+    }
+
+    /// Where this copy's own changes begin is stored, or it has none.
+    fn log_is_noted(&self) -> bool {
+        true
+    }
+
     /// Its invariants; a machine made for a test has none.
     fn check(&self) -> Result<(), &'static str> {
         Ok(())
@@ -49,6 +64,18 @@ pub trait Machine: Send {
 }
 
 impl Machine for Node {
+    fn changed_alone(&mut self, blocks: u64) {
+        Node::changed_alone(self, blocks);
+    }
+
+    fn log_at(&mut self, log: Option<(u64, u64)>) {
+        Node::log_at(self, log);
+    }
+
+    fn log_is_noted(&self) -> bool {
+        Node::log_is_noted(self)
+    }
+
     fn peer_is_member(&self) -> bool {
         Node::peer_is_member(self)
     }
@@ -161,6 +188,9 @@ pub(super) enum Job {
         prepare: bool,
     },
     GoBack {
+        token: Token,
+    },
+    Keep {
         token: Token,
     },
     Store {
@@ -329,12 +359,16 @@ impl Mirror {
     fn step(&self, event: Event, payload: Option<Payload>) {
         let mut core = self.lock();
         match &event {
-            Event::LinkUp { link } => self.link_changed(&mut core, Some(*link)),
+            Event::LinkUp { link } => {
+                self.link_changed(&mut core, Some(*link));
+                core.machine.changed_alone(self.image.dirty_blocks());
+            }
             Event::LinkDown { link } if core.link == Some(*link) => self.link_changed(&mut core, None),
             _ => {}
         }
         let mut actions = std::mem::take(&mut core.scratch);
         let now = self.env.now();
+        core.machine.log_at(self.env.log_mark());
         core.machine.step(now, event, &mut actions);
         for action in actions.drain(..) {
             self.execute(&mut core, action, payload.as_ref());
@@ -417,6 +451,7 @@ impl Mirror {
                 self.push(core, Worker::Copy, Job::Grow { token, blocks, prepare });
             }
             Action::ClearMarks => self.push(core, Worker::Store, Job::ClearMarks),
+            Action::Keep { token } => self.push(core, Worker::Check, Job::Keep { token }),
             // Behind whatever the peer sent before.
             Action::GoBack { token } => self.push(core, Worker::Apply, Job::GoBack { token }),
             Action::Store { token, state } => self.push(core, Worker::Store, Job::Store { token, state }),

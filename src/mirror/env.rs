@@ -7,6 +7,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::base::Moment;
+use crate::image::Image;
 use crate::node::{LinkId, Order};
 use crate::wire::Message;
 
@@ -78,6 +79,19 @@ pub trait Env: Send + Sync {
 
     /// A place where no lock is held and another thread may run first. The daemon answers at once.
     fn breathe(&self) -> Result<(), Halted>;
+
+    /// Where the log of the filesystem mounted over the mirror is: the first record that may not be done on every
+    /// member, and the first inode number that it may use. With the core locked, as the calls above.
+    fn log_mark(&self) -> Option<(u64, u64)> {
+        None
+    }
+
+    /// Puts the whole copy aside where it can be mounted, stable on return; answers since when it is there, seconds
+    /// after 1970, which is how it is called. May take hours; called by the Check worker.
+    fn keep(&self, image: &Image) -> Result<u64, String> {
+        let _ = image;
+        Err("there is no place for a copy here".to_string())
+    }
 
     /// Notes the record's `v` in the node state file on another disk, stable. May block; called by the Store worker.
     fn note_version(&self, v: u64) -> Result<(), String>;

@@ -278,6 +278,7 @@ fn start(role: Role) -> (Arc<crate::image::MemDisk>, Arc<Shell>, Arc<Mirror>) {
         copy_blocks_max: 16,
         features: crate::wire::FEATURES,
         resync: Limits::NONE,
+        after_split: crate::base::AfterSplit::Manual,
         mutations: Mutations::default(),
     };
     let state = Mirror::raise_epoch(&image).unwrap();

@@ -72,6 +72,7 @@ fn full_log(medium: &Arc<MemDisk>) -> Arc<Image> {
         full: false,
         resync: ResyncMark::None,
         diverged: false,
+        apart: crate::format::Apart::default(),
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: Vec::new(),

@@ -88,6 +88,7 @@ fn state() -> State {
         full: false,
         resync: ResyncMark::None,
         diverged: false,
+        apart: crate::format::Apart::default(),
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: Vec::new(),

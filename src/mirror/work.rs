@@ -52,6 +52,7 @@ impl Mirror {
             }
             Job::Grow { token, blocks, prepare } => self.grow(token, blocks, prepare),
             Job::GoBack { token } => self.go_back(token),
+            Job::Keep { token } => self.keep(token),
             Job::Store { token, state } => self.store(token, &state),
         }
     }
@@ -189,6 +190,14 @@ impl Mirror {
             Ok(()) => self.deliver(Event::Grown { token }),
             Err(ImageError::Disk(DiskError::Dead)) => {}
             Err(error) => self.deliver(Event::GrowFailed { token, text: error.to_string() }),
+        }
+    }
+
+    fn keep(&self, token: Token) {
+        match self.env.keep(&self.image) {
+            Ok(at) if self.env.breathe().is_ok() => self.deliver(Event::Kept { token, at }),
+            Err(text) if self.env.breathe().is_ok() => self.deliver(Event::NotKept { token, text }),
+            _ => {}
         }
     }
 

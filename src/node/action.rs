@@ -110,6 +110,22 @@ pub enum Notice {
     TookOver,
     /// Copies diverged: no data moves until the operator resolves it.
     SplitBrain,
+    /// Which side of the split is kept was decided, and is stable here from now on.
+    SplitDecided {
+        keep: NodeId,
+    },
+    /// The losing side's copy is put aside, since so many seconds after 1970.
+    Kept {
+        at: u64,
+    },
+    /// It could not be; nothing is overwritten.
+    NotKept {
+        text: String,
+    },
+    /// The losing side begins to follow.
+    SplitEnds {
+        keep: NodeId,
+    },
     /// The peer was refused for good (other volume, retired disk, unrelated data).
     Refused {
         row: Row,
@@ -260,6 +276,12 @@ pub enum Action {
     /// Put back what a resync overwrote, behind everything that the peer sent; then `WentBack`, or `NoWayBack` with the
     /// copy half overwritten as before.
     GoBack {
+        token: Token,
+    },
+
+    /// Put the whole copy aside, where it can be mounted; then `Kept`, or `NotKept` with everything as it was. Nothing
+    /// writes to it meanwhile.
+    Keep {
         token: Token,
     },
 

@@ -114,6 +114,8 @@ impl Node {
         (self.marks, self.hot) = (true, true);
         self.back = Some(Back { stage: Stage::Waiting, ..back });
         out.push(Order::Tell(Notice::WentBack).into());
+        // The losing side of a split that was being ended is one again.
+        self.split = self.state.diverged;
         self.put(State { resync: ResyncMark::None, ..self.state.clone() }, After::Nothing, out);
     }
 

@@ -1,6 +1,6 @@
 //! What a node is told once, at its start.
 
-use crate::base::{NodeId, Span};
+use crate::base::{AfterSplit, NodeId, Span};
 use crate::resync::Limits;
 
 /// Who decides when the nodes cannot agree.
@@ -144,6 +144,8 @@ pub struct Mutations {
     pub ignore_state_file: bool,
     /// A handover is a data generation.
     pub handover_mints: bool,
+    /// The losing side of a split follows without having been put aside.
+    pub resolve_unkept: bool,
 }
 
 /// Settings of one node's machine.
@@ -166,6 +168,8 @@ pub struct NodeConfig {
     pub features: u64,
     /// Pace of a resync that nobody waits for.
     pub resync: Limits,
+    /// Who gives way after a split brain if no person decides.
+    pub after_split: AfterSplit,
     pub mutations: Mutations,
 }
 

@@ -237,8 +237,9 @@ impl Node {
     fn may_be_overwritten(&self) -> bool {
         let Some(conv) = self.conv.as_ref() else { return false };
         let Some(theirs) = conv.theirs.as_ref() else { return false };
-        let flows = crate::resync::may_flow(theirs, &conv.mine);
-        let marked = conv.equalises() || self.state.resync == ResyncMark::Target { of: theirs.head() };
+        let flows = conv.settled.is_some() || crate::resync::may_flow(theirs, &conv.mine);
+        let of = conv.settled.unwrap_or(theirs.head());
+        let marked = conv.equalises() || self.state.resync == ResyncMark::Target { of };
         debug_assert!(flows && marked, "resync bytes from a copy that is no descendant (I7)");
         flows && marked
     }

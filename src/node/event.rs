@@ -1,7 +1,7 @@
 //! Everything that can happen to a node.
 
 use super::fence::FenceEnd;
-use crate::base::{BlockNo, ExtentNo, Span};
+use crate::base::{BlockNo, ExtentNo, NodeId, Span};
 use crate::resync::{Finding, Limits, VerifyProgress};
 use crate::wire::{Heartbeat, Kind, Message, Run, Seq, Session, WitnessReply};
 
@@ -57,6 +57,8 @@ pub enum Operator {
     Retire { incarnation: u128 },
     /// Another pace from now on.
     LimitResync(Limits),
+    /// Of two copies that grew apart this node's is kept; the other one is put aside and follows.
+    Keep(NodeId),
 }
 
 /// An input of `Node::step`.
@@ -140,6 +142,16 @@ pub enum Event {
     /// It cannot be: nothing that was saved can be trusted, or nothing was.
     NoWayBack {
         token: Token,
+    },
+
+    /// Answer to `Action::Keep`: stable since so many seconds after 1970, which is how it is called.
+    Kept {
+        token: Token,
+        at: u64,
+    },
+    NotKept {
+        token: Token,
+        text: String,
     },
 
     // Verify, from the mirror.

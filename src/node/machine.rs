@@ -4,7 +4,7 @@
 
 use crate::base::{Members, Moment, NodeId, Record, Span};
 use crate::cluster::Pulse;
-use crate::format::State;
+use crate::format::{ResyncMark, State};
 use crate::replica::{Inbox, Outbox};
 use crate::resync::Decision;
 use crate::wire::{Hello, Session};
@@ -18,6 +18,7 @@ use super::fence::Fencing;
 use super::grow::Growing;
 use super::hand::Handing;
 use super::pace::Throttle;
+use super::resolve::Side;
 use super::talk::Conv;
 use super::verify::Looking;
 use super::view::StateWord;
@@ -124,6 +125,7 @@ pub struct Node {
     pub(super) lost_at: Option<Moment>,
     pub(super) refused: Option<Decision>,
     pub(super) split: bool,
+    pub(super) side: Side,
     pub(super) peer_record: Option<Record>,
     pub(super) peer_serving: bool,
     pub(super) heard_at: Option<Moment>,
@@ -193,7 +195,8 @@ impl Node {
             last_session: None,
             lost_at: None,
             refused: None,
-            split: state.diverged,
+            split: state.diverged && state.resync == ResyncMark::None,
+            side: Default::default(),
             peer_record: None,
             peer_serving: false,
             heard_at: None,
@@ -248,6 +251,8 @@ impl Node {
             Event::CopyExhausted { session, busy } => self.copy_exhausted(session, busy),
             Event::WentBack { token } => self.went_back(token, out),
             Event::NoWayBack { token } => self.no_way_back(token),
+            Event::Kept { token, at } => self.kept(token, at),
+            Event::NotKept { token, text } => self.not_kept(token, text, out),
             Event::Looked { token, upto, blocks, findings } => {
                 self.looked(token, upto, blocks, &findings, out);
             }
@@ -278,6 +283,8 @@ impl Node {
         self.peer_timeouts(out);
         self.back_step(out);
         self.greet(out);
+        self.log_step(out);
+        self.resolve_step(out);
         self.pause_step(out);
         self.farewell_step(out);
         self.source_step(out);
@@ -324,6 +331,16 @@ impl Node {
         .flatten()
         .filter(|at| *at > self.now)
         .min()
+    }
+
+    /// Blocks in which this copy was changed alone, as the image counts them; told before each `Event::LinkUp`.
+    pub fn changed_alone(&mut self, blocks: u64) {
+        self.side.changed = Some(blocks);
+    }
+
+    /// Where the log of the mounted filesystem is; told before each step.
+    pub fn log_at(&mut self, log: Option<(u64, u64)>) {
+        self.side.log = log;
     }
 
     /// The stable state, as last stored.
@@ -422,7 +439,7 @@ impl Node {
 
     /// The invariants of one node, checked after every step of a debug build.
     pub fn check(&self) -> Result<(), &'static str> {
-        if self.data_open() && crate::format::ResyncMark::None != self.state.resync {
+        if self.data_open() && self.state.resync != ResyncMark::None {
             return Err("a half-overwritten copy serves (I8)");
         }
         if self.data_open() && !self.members().is_some_and(|members| members.contains(self.me())) {

@@ -17,6 +17,7 @@ mod pace;
 mod power;
 mod reach;
 mod report;
+mod resolve;
 mod retire;
 mod sync;
 mod talk;

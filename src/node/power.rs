@@ -5,7 +5,7 @@
 
 use crate::base::{Members, NodeId, Record, Span};
 use crate::cluster::{Heard, Right, gate_promote};
-use crate::format::{GenEntry, GenReason, ResyncMark, State};
+use crate::format::{Apart, GenEntry, GenReason, ResyncMark, Since, State};
 use crate::wire::Heartbeat;
 
 use super::action::{Action, Notice, Order, Refusal, VerifyEnd};
@@ -266,8 +266,11 @@ impl Node {
         let right = if self.sole() {
             let newer =
                 self.peer_record.zip(self.state.record).is_some_and(|(p, m)| p.v > m.v && self.peer_serving);
-            let undecided =
-                matches!(phase, Some(Phase::Greeting | Phase::Comparing | Phase::Resting | Phase::Target(_)));
+            let undecided = match phase {
+                Some(Phase::Resting) => !self.is_crowned(),
+                Some(Phase::Greeting | Phase::Comparing | Phase::Target(_)) => true,
+                _ => false,
+            };
             if newer || (undecided && !self.is_stranger()) || self.split || self.is_cut_off() {
                 return;
             }
@@ -278,6 +281,9 @@ impl Node {
         } else {
             return;
         };
+        if right == Right::Sole && self.serves_on(out) {
+            return;
+        }
         if gate_promote(self.me(), &self.state, right).is_ok() {
             self.serve = Serve::Raising;
             out.push(Order::Promote.into());
@@ -375,7 +381,12 @@ impl Node {
         let surplus = gens.len().saturating_sub(crate::base::limits::GENERATIONS_MAX);
         gens.drain(..surplus);
         let record = Record { v: entry.at_v, members: Members::only(me), primary: me };
-        self.put(State { record: Some(record), gens, ..self.state.clone() }, After::Solo, out);
+        let mut apart = self.state.apart;
+        if self.both() {
+            let since = self.side.log.map_or(Since::Untouched, |(txn, ino)| Since::From { txn, ino });
+            apart = Apart { led: self.is_primary(), since, verdict: None };
+        }
+        self.put(State { record: Some(record), gens, apart, ..self.state.clone() }, After::Solo, out);
     }
 
     /// Alone by a stable record: what waited may go on.
@@ -434,6 +445,7 @@ impl Node {
             Operator::ResumeResync => self.resume_resync(false, out),
             Operator::ResyncTurn(mine) => self.resync_turn(mine),
             Operator::LimitResync(limits) => self.limit_resync(limits),
+            Operator::Keep(winner) => self.keep_side(winner, out),
             Operator::Grow { blocks } => self.grow(blocks, out),
             Operator::Retire { incarnation } => self.retire(incarnation, out),
             Operator::StopVerify => self.verify_end(VerifyEnd::Stopped, out),

@@ -56,6 +56,8 @@ impl Node {
             witness_seen: self.witness_seen,
             fencing: self.fence_view(),
             reaches_nobody: self.cfg.pings && !self.reaches,
+            verdict: self.state.apart.verdict,
+            not_kept: self.not_kept_why(),
             held: self.hold,
             disconnected: self.disconnected,
             demoted: self.idle.is_some(),
@@ -99,11 +101,12 @@ impl Node {
     fn word(&self) -> StateWord {
         let phase = self.conv.as_ref().map(|conv| &conv.phase);
         match phase {
-            _ if self.split || self.state.diverged => StateWord::Diverged,
+            _ if self.split => StateWord::Diverged,
             Some(Phase::Member) => StateWord::InSync,
             Some(Phase::Source(_) | Phase::Target(_)) => StateWord::CatchingUp,
-            _ if self.sole() => StateWord::Alone,
             _ if self.state.resync != ResyncMark::None => StateWord::Behind,
+            _ if self.state.diverged => StateWord::Diverged,
+            _ if self.sole() => StateWord::Alone,
             _ if self.state.record.is_some_and(|record| !record.members.contains(self.me())) => {
                 StateWord::Behind
             }
@@ -129,13 +132,8 @@ impl Node {
         if let Some(why) = &self.failed {
             return text(&format!("stopped: {why}; repair or replace the disk, then restart"), None);
         }
-        if self.split && self.conv.is_none() && !self.data_open() {
-            let words = "both nodes wrote on their own, and this one restarted since: `twinfs promote --peer-is-down` \
-                         lets this side serve";
-            return text(words, None);
-        }
-        if self.split {
-            return text("both nodes wrote on their own; nothing is copied until one side is chosen", None);
+        if let Some(words) = self.split_reason() {
+            return text(&words, None);
         }
         if self.is_going_back() {
             return text("going back to the state before the resync", None);

@@ -5,7 +5,7 @@
 //! nothing is joined before a flush on the target that follows every copy in the stream.
 
 use crate::base::{BlockNo, ExtentNo, Generation, Members, Moment, Record, Span};
-use crate::format::{GenEntry, ResyncMark, State};
+use crate::format::{Apart, GenEntry, ResyncMark, State};
 use crate::resync::{CopyRun, Plan, Progress};
 use crate::wire::{CopyKind, Kind, Message, Run, Seq, Session};
 
@@ -86,7 +86,8 @@ impl Node {
 
     pub(super) fn start_source(&mut self, equal: bool, kind: CopyKind, out: &mut Vec<Action>) {
         let Some(conv) = self.conv.as_mut() else { return };
-        let flows = conv.theirs.as_ref().is_some_and(|theirs| crate::resync::may_flow(&conv.mine, theirs));
+        let flows = conv.settled.is_some()
+            || conv.theirs.as_ref().is_some_and(|theirs| crate::resync::may_flow(&conv.mine, theirs));
         debug_assert!(flows, "resync bytes to a copy that is no ancestor (I7)");
         if !flows {
             return self.protocol_error("refusing to copy to a node that is not behind", out);
@@ -386,7 +387,8 @@ impl Node {
         self.set_stage(Stage::Storing);
         self.in_step = false;
         self.join_unsent = true;
-        self.put(State { record: Some(next), diverged: false, ..self.state.clone() }, After::Join1, out);
+        let (record, diverged, apart) = (Some(next), false, Apart::default());
+        self.put(State { record, diverged, apart, ..self.state.clone() }, After::Join1, out);
     }
 
     fn set_stage(&mut self, stage: Stage) {
@@ -443,10 +445,10 @@ impl Node {
         target.storing_join = true;
         let (resync, bitmap_base) = (ResyncMark::None, head);
         let record = Some(record);
-        let (full, diverged) = (false, false);
+        let (full, diverged, apart) = (false, false, Apart::default());
         let retired = self.retired_by_both();
-        let state =
-            State { record, gens, resync, bitmap_base, full, diverged, retired, ..self.state.clone() };
+        let next = State { record, gens, resync, bitmap_base, full, diverged, ..self.state.clone() };
+        let state = State { apart, retired, ..next };
         self.put(state, After::Joined, out);
     }
 

@@ -4,14 +4,15 @@
 //! of an earlier session is unfinished (H2); a decision acts only when both sides computed the same one from facts that
 //! still hold.
 
-use crate::base::Moment;
-use crate::format::ResyncMark;
+use crate::base::{Generation, Moment};
+use crate::format::{Apart, ResyncMark};
 use crate::resync::{Decision, Plan, decide, hash};
 use crate::wire::{DecisionHash, Hello, Message, Session};
 
 use super::action::{Action, Notice, Order};
 use super::event::LinkId;
 use super::machine::{After, Node, Serve};
+use super::resolve::Notes;
 use super::sync::{Source, Target};
 
 #[derive(Clone, Debug)]
@@ -42,6 +43,10 @@ pub(super) struct Conv {
     pub decision: Option<Decision>,
     hash: Option<DecisionHash>,
     pub phase: Phase,
+    /// What both sides of a split said about it.
+    pub notes: Option<Notes>,
+    /// The decision is not that of the comparison but of a ruling on a split: the generation of the copy that is kept.
+    pub settled: Option<Generation>,
 }
 
 impl Conv {
@@ -173,7 +178,8 @@ impl Node {
         let mine = Hello { nonce: self.draw(), ..self.hello() };
         out.push(Action::Send { link, message: Message::Hello(Box::new(mine.clone())) });
         let phase = Phase::Greeting;
-        self.conv = Some(Conv { mine, theirs: None, id: Session(0), decision: None, hash: None, phase });
+        let (theirs, id, decision, hash, notes, settled) = (None, Session(0), None, None, None, None);
+        self.conv = Some(Conv { mine, theirs, id, decision, hash, phase, notes, settled });
         if let Some(theirs) = self.early.take() {
             self.compare(theirs, out);
         }
@@ -219,6 +225,7 @@ impl Node {
             | Message::Detached { session }
             | Message::Grow { session, .. }
             | Message::Grown { session, .. }
+            | Message::Split { session, .. }
             | Message::Bye { session } => *session,
             _ => return,
         };
@@ -237,6 +244,7 @@ impl Node {
             Message::Detached { .. } => self.peer_detached(out),
             Message::Grow { blocks, .. } => self.asked_to_grow(session, blocks, out),
             Message::Grown { blocks, .. } => self.peer_grown(blocks, out),
+            Message::Split { note, .. } => self.heard_note(*note),
             _ => self.close_link(out),
         }
     }
@@ -307,10 +315,7 @@ impl Node {
                 out.push(Order::Tell(Notice::Refused { row, text }).into());
                 self.refused_by(out);
             }
-            Plan::SplitBrain { .. } => {
-                out.push(Order::Tell(Notice::SplitBrain).into());
-                self.note_split(true, out);
-            }
+            Plan::SplitBrain { .. } => self.found_split(out),
             Plan::Equalise { source, record, resend_only } => {
                 let skip = self.cfg.mutations.serve_before_copy;
                 self.split = false;
@@ -351,7 +356,7 @@ impl Node {
     }
 
     /// Split brain outlives a restart until the copies are joined.
-    fn note_split(&mut self, diverged: bool, out: &mut Vec<Action>) {
+    pub(super) fn note_split(&mut self, diverged: bool, out: &mut Vec<Action>) {
         self.split = diverged;
         if self.state.diverged != diverged && self.store.is_none() {
             self.put(crate::format::State { diverged, ..self.state.clone() }, After::Nothing, out);
@@ -373,9 +378,9 @@ impl Node {
         out.push(Action::ClearMarks);
         out.push(Order::Tell(Notice::InSync).into());
         let based = !self.state.full && self.state.bitmap_base == self.state.head();
-        if !based || self.state.diverged {
-            let (bitmap_base, full, diverged) = (self.state.head(), false, false);
-            let state = crate::format::State { bitmap_base, full, diverged, ..self.state.clone() };
+        if !based || self.state.diverged || self.state.apart != Apart::default() {
+            let (bitmap_base, full, diverged, apart) = (self.state.head(), false, false, Apart::default());
+            let state = crate::format::State { bitmap_base, full, diverged, apart, ..self.state.clone() };
             if self.store.is_none() {
                 self.put(state, After::Nothing, out);
             }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::base::{Moment, Record, Span};
+use crate::format::Verdict;
 use crate::resync::{Limits, VerifyProgress};
 
 /// What the node is doing about the right to serve.
@@ -129,6 +130,10 @@ pub struct View {
     pub fencing: Option<FenceView>,
     /// There are ping targets, and none answers.
     pub reaches_nobody: bool,
+    /// What was decided about a split brain that is not over.
+    pub verdict: Option<Verdict>,
+    /// This copy is to give way and could not be put aside: why.
+    pub not_kept: Option<String>,
     pub held: bool,
     /// The operator asked to leave the peer alone.
     pub disconnected: bool,

@@ -85,6 +85,11 @@ impl World {
     /// I7: resync bytes flow only from a lineage to one that it continues.
     pub fn check_copy_direction(&self, from: usize) {
         let (Some(source), Some(target)) = (self.image_of(from), self.image_of(1 - from)) else { return };
+        // A copy that gives way after a split, and was put aside.
+        let verdict = target.state().apart.verdict;
+        if verdict.is_some_and(|verdict| usize::from(verdict.winner.index()) == from && verdict.done > 0) {
+            return;
+        }
         let (source, target) = (source.state().gens, target.state().gens);
         let fits = target.len() <= source.len() && target.iter().zip(&source).all(|(a, b)| a.id == b.id);
         // A half-done target may hold generations of its own that were resolved away; it is empty or a prefix here.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::Moment;
+use crate::image::Image;
 use crate::mirror::{Env, Halted, Key, Payload, Worker};
 use crate::node::{Event, LinkId, Notice, Order};
 use crate::wire::{Kind, Message};
@@ -160,6 +161,10 @@ impl Env for SimEnv {
         let busy = self.switch.take_busy();
         let jitter = self.world.sched.with_rng(|rng| rng.below(40_000));
         self.sleep(busy + jitter)
+    }
+
+    fn keep(&self, image: &Image) -> Result<u64, String> {
+        self.put_aside(image)
     }
 
     fn note_version(&self, v: u64) -> Result<(), String> {

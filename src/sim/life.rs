@@ -71,6 +71,7 @@ impl World {
             copy_blocks_max: 256,
             features: crate::wire::FEATURES,
             resync: self.plan.resync,
+            after_split: crate::base::AfterSplit::Manual,
             mutations: self.plan.mutations,
         };
         let node = Node::new(config, state, info, self.clock(owner.node));

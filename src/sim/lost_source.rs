@@ -58,6 +58,8 @@ pub struct LostSource {
     pub stage: Stage,
     /// The dead node's disk was struck off: whatever it says, nothing may come of it.
     struck: bool,
+    /// The dead node comes back with its old disk, and the split is ended by order.
+    settles: bool,
     before: [Option<Before>; 2],
     left: [Option<Left>; 2],
 }
@@ -73,6 +75,7 @@ impl World {
     /// A state was stored, or was found at the start of a life.
     pub fn stored(&self, owner: Owner) {
         let Some(image) = self.image_of(owner.node) else { return };
+        self.check_kept(owner, &image.state());
         let target = image.state().resync != ResyncMark::None;
         let fresh = image.undo().stage == UndoStage::Saving && image.undo().blocks == 0;
         let known = lock(&self.lost_source).before[owner.node].is_some();
@@ -171,6 +174,9 @@ impl World {
             if old_disk {
                 self.sched.after(MS, Ev::Start { node: source });
             }
+            // A disk that was struck off is refused: there is no split to end.
+            let settles = old_disk && !self.is_struck() && self.sched.with_rng(|rng| rng.permille(500));
+            lock(&self.lost_source).settles = settles;
             let after =
                 if old_disk { self.sched.with_rng(|rng| rng.range(2 * SECOND, 9 * SECOND)) } else { MS };
             return self.sched.after(after, Ev::NewDisk { node: source });
@@ -207,9 +213,17 @@ impl World {
         }
     }
 
+    pub fn over(&self) {
+        let mut story = lock(&self.lost_source);
+        *story = LostSource { stage: Stage::Over, struck: story.struck, ..LostSource::default() };
+    }
+
     /// The dead node gets a new, blank disk, as large as the volume is where it lives on: a growth that was cut off may
     /// have left the old one larger.
     pub fn new_disk(self: &Arc<Self>, node: usize) {
+        if lock(&self.lost_source).settles {
+            return self.settle(node);
+        }
         self.kill(node, Loss::Nothing);
         let (disk, incarnation) = {
             let machine = self.machine(node);
@@ -227,6 +241,7 @@ impl World {
                 full: false,
                 resync: ResyncMark::None,
                 diverged: false,
+                apart: crate::format::Apart::default(),
                 peer_boot_epoch: 0,
                 witness_incarnation: 0,
                 ..old.state()
@@ -253,11 +268,7 @@ impl World {
             machine.disk = blank;
             machine.file = StateFile { incarnation, v: 0, unusable: false, fence: None };
         }
-        {
-            let mut story = lock(&self.lost_source);
-            story.stage = Stage::Over;
-            (story.before, story.left) = Default::default();
-        }
+        self.over();
         self.sched.note(NAMES[node], "new-disk", (0, 0), String::new);
         self.sched.after(MS, Ev::Start { node });
     }

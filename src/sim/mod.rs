@@ -23,6 +23,7 @@ mod rng;
 mod run;
 mod sched;
 mod serve;
+mod settle;
 mod trace;
 mod watch;
 mod witness;

@@ -49,6 +49,7 @@ const NONE: Mutations = Mutations {
     forget_promise: false,
     ignore_state_file: false,
     handover_mints: false,
+    resolve_unkept: false,
 };
 
 const fn bug(name: &'static str, within: u64, on: Mutations) -> Mutation {
@@ -82,6 +83,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("undo-unflushed", 500, Mutations { undo_unflushed: true, ..NONE }),
     bug("undo-skips-writes", 500, Mutations { undo_skips_writes: true, ..NONE }),
     bug("keep-discarded", 500, Mutations { keep_discarded: true, ..NONE }),
+    bug("resolve-unkept", 500, Mutations { resolve_unkept: true, ..NONE }),
     BOTH_LOGS,
 ];
 

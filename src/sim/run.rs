@@ -119,6 +119,7 @@ fn first_state(node: usize) -> State {
         peer_boot_epoch: 0,
         retired: Vec::new(),
         diverged: false,
+        apart: crate::format::Apart::default(),
         witness_incarnation: WITNESS,
     }
 }

@@ -78,6 +78,7 @@ fn an_empty_image_of_one_tebibyte_costs_less_than_a_mebibyte_and_half_a_second()
         peer_boot_epoch: 0,
         retired: Vec::new(),
         diverged: false,
+        apart: crate::format::Apart::default(),
         witness_incarnation: 0,
     };
     let options = FormatOptions { state, uuid: 3, label: String::new(), al_slots: 0 };

@@ -6,7 +6,7 @@
 use crate::base::{BlockNo, ExtentNo, Generation, NodeId, Record, VolumeId};
 use crate::format::GenEntry;
 
-use super::Hello;
+use super::{Hello, SplitNote};
 
 /// One unbroken agreement between two processes: derived from both hellos, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -184,6 +184,11 @@ pub enum Message {
     Grown {
         session: Session,
         blocks: u64,
+    },
+    /// Both copies were written while apart: how the sender's side is, said again whenever it changes.
+    Split {
+        session: Session,
+        note: Box<SplitNote>,
     },
     /// The sender leaves on purpose.
     Bye {

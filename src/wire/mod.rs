@@ -8,6 +8,7 @@ mod bytes;
 mod hello;
 mod message;
 mod packet;
+mod split;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use packet::{
     HEARTBEAT_BYTES, Key, WitnessAnswer, WitnessQuestion, decode_answer, decode_heartbeat, decode_question,
     encode_answer, encode_heartbeat, encode_question,
 };
+pub use split::SplitNote;
 pub use stream::{
     BODY_BYTES_MAX, FEATURES, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX, RUNS_MAX, VERSION, VERSION_MIN,
     decode, encode, feature, lineage_hash,

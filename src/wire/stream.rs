@@ -9,6 +9,7 @@ use crate::base::{BlockNo, ExtentNo, VolumeId};
 use crate::format::{GenEntry, GenReason, ResyncMark};
 
 use super::bytes::{Reader, Refused, Writer};
+use super::split::{decode_note, encode_note};
 use super::{DecisionHash, Hello, Kind, Message, Run, Seq, Session};
 
 /// Version this program speaks, and the oldest it understands.
@@ -23,9 +24,11 @@ pub mod feature {
     pub const DETACH: u64 = 1 << 1;
     /// `Grow`, `Grown`.
     pub const GROW: u64 = 1 << 2;
+    /// `Split`: a split brain can be ended by both nodes together.
+    pub const RESOLVE: u64 = 1 << 3;
 }
 /// What this program can do.
-pub const FEATURES: u64 = feature::VERIFY | feature::DETACH | feature::GROW;
+pub const FEATURES: u64 = feature::VERIFY | feature::DETACH | feature::GROW | feature::RESOLVE;
 /// Bytes of the header before body and payload.
 pub const HEADER_BYTES: usize = 12;
 /// Most bytes of a body: a full list of runs.
@@ -115,9 +118,10 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
             w.u64(first.0);
             w.u64(*count);
         }
-        Message::Done { session, upto } => {
-            w.u64(session.0);
-            w.u64(upto.0);
+        Message::Done { session: Session(one), upto: Seq(two) }
+        | Message::Fetch { id: one, block: BlockNo(two) } => {
+            w.u64(*one);
+            w.u64(*two);
         }
         Message::Marks { session, runs, last } => {
             w.u64(session.0);
@@ -142,10 +146,6 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
             w.u64(session.0);
             w.record(Some(*record));
         }
-        Message::Fetch { id, block } => {
-            w.u64(*id);
-            w.u64(block.0);
-        }
         Message::Block { id, block, found } => {
             w.u64(*id);
             w.u64(block.0);
@@ -166,6 +166,7 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
             w.u64(session.0);
             w.u64(*blocks);
         }
+        Message::Split { session, note } => encode_note(*session, note, w),
         Message::TargetReady { session }
         | Message::Joined { session }
         | Message::AskHandover { session }
@@ -197,6 +198,7 @@ fn type_code(message: &Message) -> u8 {
         Message::Detached { .. } => 18,
         Message::Grow { .. } => 19,
         Message::Grown { .. } => 20,
+        Message::Split { .. } => 21,
     }
 }
 
@@ -240,6 +242,7 @@ fn decode_body(kind: u8, r: &mut Reader<'_>) -> Result<Message, Refused> {
         17 => Message::Checked { id: r.u64()?, upto: ExtentNo(r.u64()?), equal: r.flag("equal")? },
         19 => Message::Grow { session: Session(r.u64()?), blocks: r.u64()? },
         20 => Message::Grown { session: Session(r.u64()?), blocks: r.u64()? },
+        21 => Message::Split { session: Session(r.u64()?), note: Box::new(decode_note(r)?) },
         other => return Err(Refused::Type(other)),
     })
 }

@@ -1,8 +1,8 @@
 //! Every message survives the link, damaged ones are refused without a panic, the bytes stay what they are.
 
 use super::*;
-use crate::base::{BlockNo, ExtentNo, Generation, Members, NodeId, Record, VolumeId};
-use crate::format::{GenEntry, GenReason, ResyncMark};
+use crate::base::{AfterSplit, BlockNo, ExtentNo, Generation, Members, NodeId, Record, VolumeId};
+use crate::format::{GenEntry, GenReason, ResyncMark, Verdict};
 
 const KEY: Key = [7; 32];
 
@@ -40,6 +40,18 @@ fn hello() -> Hello {
     }
 }
 
+fn verdict() -> Verdict {
+    Verdict { number: 2, winner: NodeId::B, heads: [Generation(3), Generation(4)], done: 5 }
+}
+
+fn note(verdict: Option<Verdict>) -> SplitNote {
+    let (policy, changed) = match verdict {
+        None => (AfterSplit::Manual, None),
+        Some(_) => (AfterSplit::KeepMostChanges, Some(77)),
+    };
+    SplitNote { turn: 1, policy, head: Generation(3), led: true, serving: false, changed, verdict }
+}
+
 fn messages() -> Vec<(Message, usize)> {
     let session = Session(0x0102_0304_0506_0708);
     vec![
@@ -75,6 +87,8 @@ fn messages() -> Vec<(Message, usize)> {
         (Message::Detached { session }, 0),
         (Message::Grow { session, blocks: 1 << 30 }, 0),
         (Message::Grown { session, blocks: 0 }, 0),
+        (Message::Split { session, note: Box::new(note(None)) }, 0),
+        (Message::Split { session, note: Box::new(note(Some(verdict()))) }, 0),
     ]
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::base::{Members, NodeId};
 use crate::config::Config;
-use crate::daemon::make::ASIDE;
+use crate::daemon::keeper::{self, kept_at};
 use crate::format::{GenReason, ResyncMark, State};
 use crate::image::{Image, OpenOptions};
 use crate::offline::ReadOnlyFile;
@@ -43,11 +43,11 @@ pub struct About {
 pub fn find(config: &Config, me: NodeId) -> Vec<Pack> {
     let mut packs = Vec::new();
     for volume in &config.volumes {
-        let image = volume.image_on(me);
-        let (Some(folder), Some(base)) = (image.parent(), image.file_name().and_then(|n| n.to_str())) else {
-            continue;
-        };
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let places = keeper::places(volume, me);
+        let entries = places.iter().flat_map(|(folder, base)| {
+            std::fs::read_dir(folder).into_iter().flatten().flatten().map(move |entry| (entry, base))
+        });
+        for (entry, base) in entries {
             let Some(kept_at) = entry.file_name().to_str().and_then(|name| kept_at(name, base)) else {
                 continue;
             };
@@ -63,13 +63,6 @@ pub fn find(config: &Config, me: NodeId) -> Vec<Pack> {
     }
     packs.sort_by_key(|pack| (pack.kept_at, pack.name.clone()));
     packs
-}
-
-/// When the file called `name` was put aside, if it was an image called `base`.
-fn kept_at(name: &str, base: &str) -> Option<u64> {
-    let digits = name.strip_prefix(base)?.strip_prefix(ASIDE)?;
-    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    plain.then(|| digits.parse().ok())?
 }
 
 /// What the copy's own record says; `Err`: why it cannot be read.
@@ -101,7 +94,7 @@ fn words(state: &State, name: &dyn Fn(NodeId) -> String) -> String {
     }
     let how = match state.gens.last().map(|entry| entry.reason) {
         Some(GenReason::Forced) => "had gone on alone by an operator's word",
-        Some(GenReason::WentBack) => "had gone back to an older state",
+        Some(GenReason::WentBack) => "had been made the volume by an operator's word",
         Some(GenReason::Standalone) => "was written by itself, without the pair",
         Some(GenReason::Made) | None => "was the only one",
         Some(GenReason::WentSolo) => "had gone on alone",
@@ -115,21 +108,6 @@ mod tests {
     use super::*;
     use crate::base::{Generation, Record, VolumeId};
     use crate::format::GenEntry;
-
-    #[test]
-    fn only_what_was_put_aside_from_this_image_is_a_kept_copy() {
-        assert_eq!(kept_at("data.img.replaced-1700000000", "data.img"), Some(1_700_000_000));
-        for other in [
-            "data.img",
-            "data.img.replaced-",
-            "data.img.replaced-17x",
-            "data.img.replaced--17",
-            "mydata.img.replaced-17",
-            "data.img.replaced-99999999999999999999999",
-        ] {
-            assert_eq!(kept_at(other, "data.img"), None, "{other}");
-        }
-    }
 
     #[test]
     fn the_words_say_what_the_record_says() {
@@ -148,6 +126,7 @@ mod tests {
             peer_boot_epoch: 0,
             retired: vec![],
             diverged: true,
+            apart: crate::format::Apart::default(),
             witness_incarnation: 0,
         };
         let said =

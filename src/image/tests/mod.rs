@@ -46,6 +46,7 @@ pub fn state(record: Option<Record>) -> State {
         peer_boot_epoch: 0,
         retired: Vec::new(),
         diverged: false,
+        apart: crate::format::Apart::default(),
         witness_incarnation: 0,
     }
 }

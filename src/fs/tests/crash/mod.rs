@@ -77,6 +77,7 @@ fn state() -> State {
         full: true,
         resync: ResyncMark::None,
         diverged: false,
+        apart: Default::default(),
         boot_epoch: 1,
         peer_boot_epoch: 0,
         retired: Vec::new(),
