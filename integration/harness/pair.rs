@@ -141,6 +141,12 @@ impl Pair {
         self.witness = Some(self.world.node("gamma").spawn("witness.log", &["twinfs", "witness"]));
     }
 
+    /// SIGKILL for the witness.
+    pub fn stop_witness(&mut self) {
+        self.node("gamma").signal("twinfs witness", nix::sys::signal::Signal::SIGKILL);
+        self.witness = None;
+    }
+
     /// The volume as a node sees it, or null.
     pub fn volume(&self, name: &str) -> Value {
         let ran = self.node(name).run(&["twinfs", "--json", "status"]);
