@@ -193,3 +193,29 @@ fn a_held_node_takes_nothing_over_and_stays_held_over_a_restart() {
     pair.wait_in_sync("alpha");
     pair.compare_images();
 }
+
+#[test]
+fn a_secondary_that_is_stopped_on_purpose_is_not_shot() {
+    let name = "a_secondary_that_is_stopped_on_purpose_is_not_shot";
+    if !need::have_nodes(name, &[]) {
+        return;
+    }
+    let (mut pair, switch) = start("fencing-farewell");
+    pair.node("beta").run(&["twinfs", "down"]).ok();
+    pair.wait("alpha", "alone", |volume| volume["state"] == "alone" && volume["serving"] == true);
+    let reason = pair.volume("alpha")["reason"].to_string();
+    assert!(reason.contains("on purpose"), "{reason}");
+    // Beyond the deadtime, when a node that fell silent would have been stopped.
+    std::thread::sleep(Duration::from_secs(6));
+    pair.node("alpha").sh(&format!("echo alone > {MOUNT}/alone && sync {MOUNT}/alone")).ok();
+    assert_eq!((switch.asked("alpha"), switch.asked("beta")), (None, None), "somebody was shot");
+    pair.start_daemon("beta");
+    pair.wait_in_sync("alpha");
+    pair.node("alpha").run(&["twinfs", "switchover"]).ok();
+    pair.wait_in_sync("beta");
+    // Hands over first, and leaves then.
+    pair.node("beta").run(&["twinfs", "down"]).ok();
+    pair.wait("alpha", "alone", |volume| volume["state"] == "alone" && volume["serving"] == true);
+    assert_eq!(pair.node("alpha").sh(&format!("cat {MOUNT}/alone")).ok().out, "alone\n");
+    assert_eq!((switch.asked("alpha"), switch.asked("beta")), (None, None), "somebody was shot");
+}

@@ -628,6 +628,20 @@ fn a_false_split_brain(mutations: Mutations) -> bool {
     w.check().is_err() || !in_sync(&w)
 }
 
+/// The secondary leaves and comes back while the link is cut: the primary went on without fencing it.
+fn left_and_back_with_every_right(mutations: Mutations) -> bool {
+    let mut w = World::whole(Arbitration::Fence, mutations);
+    w.operator(B, Operator::Disconnect);
+    w.run(1_000);
+    assert!(alone(&w, A), "{}", w.why());
+    w.write(A, Kind::WriteFlush, 1);
+    w.settle();
+    w.part();
+    w.operator(B, Operator::Connect);
+    w.run(60_000);
+    w.check().is_err()
+}
+
 /// A mutation by name, and whether what it does is seen in a run with the given ones.
 type Script = (&'static str, Mutations, fn(Mutations) -> bool);
 
@@ -636,6 +650,7 @@ fn scripts() -> Vec<Script> {
     let none = Mutations::default();
     vec![
         ("ack_before_peer", Mutations { ack_before_peer: true, ..none }, acknowledged_before_the_peer),
+        ("leave_keeps_right", Mutations { leave_keeps_right: true, ..none }, left_and_back_with_every_right),
         ("lease_from_echo_arrival", Mutations { lease_from_echo_arrival: true, ..none }, a_late_echo),
         (
             "solo_ack_before_record",

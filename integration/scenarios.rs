@@ -1057,6 +1057,63 @@ fn fence_a_slow_agent_costs_the_mount_and_not_the_service() {
     assert!(alone(&w, A), "{}", w.why());
 }
 
+/// `twinfs down` on the secondary, and `twinfs disconnect` there.
+#[test]
+fn whoever_leaves_on_purpose_is_neither_waited_for_nor_fenced() {
+    for arbitration in ALL {
+        let mut w = whole(arbitration);
+        // An agent would be asked in vain, and the primary would stop.
+        w.agents = [Agent::Fails; 2];
+        w.operator(B, Operator::Disconnect);
+        let op = w.write(A, Kind::WriteFlush, 1);
+        w.run(300);
+        assert!(w.is_done(op) && w.mounted[A], "{arbitration:?}: {}", w.why());
+        assert_eq!(w.disks[A].state.record.map(|record| record.members), Some(Members::only(NodeId::A)));
+        w.crash(B, false);
+        w.run(40_000);
+        assert!(w.mounted[A], "{arbitration:?}: {}", w.why());
+        w.boot(B);
+        w.run(5_000);
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn a_farewell_that_is_lost_is_a_death_and_gives_nobody_a_right_twice() {
+    // Not `Deadtime`: a full cut makes two there, farewell or not.
+    for arbitration in [Arbitration::Witness, Arbitration::Fence, Arbitration::Yield, Arbitration::Manual] {
+        let mut w = whole(arbitration);
+        w.cut_link();
+        w.operator(B, Operator::Disconnect);
+        w.part();
+        w.run(60_000);
+        assert!(w.check().is_ok(), "{arbitration:?}: {}", w.why());
+        w.operator(B, Operator::Connect);
+        w.run(60_000);
+        assert!(w.check().is_ok(), "{arbitration:?}: {}", w.why());
+    }
+}
+
+#[test]
+fn whoever_leaves_in_the_middle_of_a_handover_costs_no_more_than_its_return() {
+    // The primary is asked to hand over at the moment at which the other one leaves. Not `Deadtime`: a node that closes
+    // every connection loses the heartbeats as well here, and a full cut makes two.
+    for (cut, arbitration) in (0..12).flat_map(|cut| ALL[..4].iter().map(move |one| (cut, *one))) {
+        let mut w = whole(arbitration);
+        w.operator(A, Operator::Switchover);
+        for _ in 0..cut {
+            let _ = w.pay(A) || w.deliver(B) || w.deliver(A) || w.pay(B);
+        }
+        w.operator(B, Operator::Disconnect);
+        let before = w.why();
+        w.run(20_000);
+        assert!(w.check().is_ok(), "{arbitration:?} {cut}: {before} then {}", w.why());
+        w.operator(B, Operator::Connect);
+        w.run(40_000);
+        assert!(w.mounted[A] != w.mounted[B], "{arbitration:?} {cut}: {before} at last {}", w.why());
+    }
+}
+
 #[test]
 fn fence_both_shot_wait_for_each_other() {
     let mut w = whole(Arbitration::Fence);

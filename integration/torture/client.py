@@ -54,7 +54,8 @@ def deliver(key, value):
 def insert(key, value):
     base_file = sqlite3.connect(f"{base}/rows-{key}.db", timeout=5)
     try:
-        base_file.execute("PRAGMA synchronous=FULL")
+        # FULL does not sync the folder when it removed the journal: a commit may be rolled back by the next crash.
+        base_file.execute("PRAGMA synchronous=EXTRA")
         with base_file:
             base_file.execute("INSERT INTO rows VALUES (?)", (value,))
     finally:

@@ -43,6 +43,10 @@ use super::{
 
 /// For a hand-over before the daemon stops.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
+/// For the peer to serve what it was handed.
+const TAKEN_LIMIT: Duration = Duration::from_secs(10);
+/// For a farewell: a peer that does not take it finds out by itself.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 /// For a question to the peer from a process that is no daemon.
 const TALK_LIMIT: Duration = Duration::from_secs(3);
 /// Between two looks while waiting for a state.
@@ -382,15 +386,29 @@ async fn leave(running: &Running) {
     let hand_over = running.hand_over.load(Ordering::SeqCst)
         && running.volumes().iter().any(|volume| can_hand_over(volume))
         && running.witness_refuses().await.is_none();
+    let mut handed = Vec::new();
     for volume in running.volumes() {
-        let ready = can_hand_over(volume);
-        volume.order(if hand_over && ready { Operator::Switchover } else { Operator::Demote });
+        let ready = hand_over && can_hand_over(volume);
+        volume.order(if ready { Operator::Switchover } else { Operator::Demote });
+        handed.extend(ready.then_some(volume));
     }
     for volume in running.volumes() {
         if !wait_until(volume, HAND_OVER_LIMIT, |volume| !is_serving(volume)).await {
             volume.order(Operator::Demote);
             wait_until(volume, HAND_OVER_LIMIT, |volume| !is_serving(volume)).await;
         }
+    }
+    // Stopped is not handed over: the peer has to have it before it is left.
+    let taken = |volume: &Volume| volume.view().is_none_or(|view| !view.connected || view.peer_serving);
+    for volume in handed {
+        wait_until(volume, TAKEN_LIMIT, taken).await;
+    }
+    // The peer need not wonder whether this node died.
+    for volume in running.volumes() {
+        volume.order(Operator::Disconnect);
+    }
+    for volume in running.volumes() {
+        wait_until(volume, LEAVE_LIMIT, |volume| volume.view().is_none_or(|view| !view.connected)).await;
     }
 }
 

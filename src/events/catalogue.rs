@@ -138,7 +138,7 @@ events! {
         "continues alone without {} (record {v}): {reason}; changes are marked, and copied when it returns",
         n.of(*peer));
     PeerLeft { peer: NodeId, v: u64 } Warning decision |n| format!(
-        "{} said goodbye; continues alone (record {v}), and what changes is marked for it", n.of(*peer));
+        "{} said goodbye (record {v}): this node goes on alone, and what changes is marked for it", n.of(*peer));
     ResyncStarted { source: NodeId, target: NodeId, bytes: u64, how: String } Notice plain |n| format!(
         "copying {} from {} to {} ({how})", size(*bytes), n.of(*source), n.of(*target));
     ResyncFinished { bytes: u64, took_ms: u64 } Notice plain |_n|

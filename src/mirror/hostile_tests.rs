@@ -88,6 +88,7 @@ fn session_of(message: &Message) -> Option<Session> {
         | Message::Handover { session, .. }
         | Message::HandoverDone { session, .. }
         | Message::AskHandover { session }
+        | Message::Left { session }
         | Message::Bye { session } => Some(*session),
         _ => None,
     }

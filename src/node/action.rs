@@ -154,6 +154,8 @@ pub enum Notice {
     },
     /// The peer's disk failed: this copy is the only one.
     PeerDiskFailed,
+    /// The peer was stopped or disconnected on purpose, and gave up its rights first.
+    PeerLeft,
     /// Something could not be done, or a message made no sense.
     Fault {
         text: String,

@@ -146,6 +146,8 @@ pub struct Mutations {
     pub handover_mints: bool,
     /// The losing side of a split follows without having been put aside.
     pub resolve_unkept: bool,
+    /// Whoever says that it left may take over all the same.
+    pub leave_keeps_right: bool,
 }
 
 /// Settings of one node's machine.

@@ -125,6 +125,10 @@ impl Node {
         let expected = self.state.record.is_some_and(|mine| {
             record.v == mine.v + 1 && record.members == Members::BOTH && record.primary == self.me()
         });
+        if self.leaving.is_some() {
+            // It gave up every right, that to be handed anything as well.
+            return self.close_link(out);
+        }
         if !expected || !self.is_member() || self.is_primary() {
             return self.protocol_error("the peer hands over what is not its own", out);
         }

@@ -95,10 +95,14 @@ pub struct Node {
     pub(super) forced: Option<Moment>,
     pub(super) failed: Option<String>,
     pub(super) farewell: Option<Farewell>,
+    /// The peer was told that this node leaves; it is hung up on then.
+    pub(super) leaving: Option<Moment>,
     /// The peer said that its disk failed and that it stopped; until there is a new agreement with it.
     pub(super) peer_gave_up: bool,
     /// It said so and was not heard of otherwise since: for people.
     pub(super) peer_failed: bool,
+    /// It left on purpose.
+    pub(super) peer_left: bool,
 
     pub(super) vote: Option<Vote>,
     pub(super) vote_retry_at: Moment,
@@ -172,8 +176,10 @@ impl Node {
             forced: None,
             failed: state.is_out_of_use().then(|| super::retire::OUT_OF_USE.to_string()),
             farewell: None,
+            leaving: None,
             peer_gave_up: false,
             peer_failed: false,
+            peer_left: false,
             vote: None,
             vote_retry_at: now,
             in_step: false,
@@ -287,6 +293,7 @@ impl Node {
         self.resolve_step(out);
         self.pause_step(out);
         self.farewell_step(out);
+        self.leave_step(out);
         self.source_step(out);
         self.handing_step(out);
         self.take(out);
@@ -325,6 +332,7 @@ impl Node {
             look,
             self.pace_timeout(),
             self.farewell.as_ref().map(|farewell| farewell.until),
+            self.leaving_until(),
             Some(self.vote_retry_at),
         ]
         .into_iter()

@@ -12,6 +12,7 @@ mod event;
 mod fence;
 mod grow;
 mod hand;
+mod leave;
 mod machine;
 mod pace;
 mod power;

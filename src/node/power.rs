@@ -432,12 +432,14 @@ impl Node {
             }
             Operator::Switchover if self.is_primary() => self.asked_to_hand_over(),
             Operator::Switchover => self.ask_handover(out),
-            Operator::Connect => self.disconnected = false,
-            Operator::Disconnect => {
-                self.disconnected = true;
-                self.say_bye(out);
-                self.close_link(out);
+            Operator::Connect => {
+                if self.leaving.is_some() {
+                    // The peer was told that this session is over.
+                    self.close_link(out);
+                }
+                self.disconnected = false;
             }
+            Operator::Disconnect => self.disconnect(out),
             Operator::Hold(hold) => self.hold = hold,
             Operator::FenceConfirm { nonce } => self.fence_confirm(nonce, out),
             Operator::Verify(from) => self.verify_start(from, out),
@@ -461,13 +463,6 @@ impl Node {
         if matches!(self.serve, Serve::Up | Serve::Raising) {
             self.serve = Serve::Dropping { graceful: true };
             out.push(Order::Demote { graceful: true }.into());
-        }
-    }
-
-    fn say_bye(&self, out: &mut Vec<Action>) {
-        if let Some((link, conv)) = self.link.zip(self.conv.as_ref()) {
-            let message = crate::wire::Message::Bye { session: conv.id };
-            out.push(Action::Send { link, message });
         }
     }
 }

@@ -180,6 +180,9 @@ impl Node {
             None if self.sole() && self.peer_failed => {
                 text("the peer's disk failed: this copy is the only good one", None)
             }
+            None if self.sole() && self.peer_left => {
+                text("the peer was stopped or disconnected on purpose: its copy is out of date", None)
+            }
             None if self.sole() && self.is_cut_off() && !self.data_open() => {
                 text("no ping target answers, nor the peer: not served", None)
             }

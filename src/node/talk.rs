@@ -97,6 +97,7 @@ impl Node {
     fn end_session(&mut self, out: &mut Vec<Action>) {
         self.link = None;
         self.early = None;
+        self.leaving = None;
         let Some(conv) = self.conv.take() else { return };
         let streamed = matches!(conv.phase, Phase::Member | Phase::Source(_));
         self.inbox.end();
@@ -226,6 +227,7 @@ impl Node {
             | Message::Grow { session, .. }
             | Message::Grown { session, .. }
             | Message::Split { session, .. }
+            | Message::Left { session }
             | Message::Bye { session } => *session,
             _ => return,
         };
@@ -245,6 +247,7 @@ impl Node {
             Message::Grow { blocks, .. } => self.asked_to_grow(session, blocks, out),
             Message::Grown { blocks, .. } => self.peer_grown(blocks, out),
             Message::Split { note, .. } => self.heard_note(*note),
+            Message::Left { .. } => self.peer_left(out),
             _ => self.close_link(out),
         }
     }
@@ -266,7 +269,7 @@ impl Node {
         let Some(link) = self.link else { return };
         let Some(conv) = self.conv.as_mut() else { return };
         let decision = decide(&conv.mine, &theirs);
-        (self.peer_gave_up, self.peer_failed) = (false, false);
+        (self.peer_gave_up, self.peer_failed, self.peer_left) = (false, false, false);
         let result = hash(&conv.mine, &theirs, &decision);
         conv.id = session_of(&conv.mine, &theirs);
         conv.decision = Some(decision);

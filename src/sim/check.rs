@@ -125,6 +125,7 @@ impl World {
             Notice::HandedOver { .. } => "handed-over",
             Notice::TookOver => "took-over",
             Notice::PeerDiskFailed => "peer-detached",
+            Notice::PeerLeft => "peer-left",
             Notice::Found(_) => "found-rotten",
             Notice::Verified { end: VerifyEnd::Finished, .. } => "verified",
             Notice::SplitBrain => "split-brain",

@@ -50,6 +50,7 @@ const NONE: Mutations = Mutations {
     ignore_state_file: false,
     handover_mints: false,
     resolve_unkept: false,
+    leave_keeps_right: false,
 };
 
 const fn bug(name: &'static str, within: u64, on: Mutations) -> Mutation {

@@ -194,6 +194,10 @@ pub enum Message {
     Bye {
         session: Session,
     },
+    /// As `Bye`, of a secondary: it takes no step alone before it has agreed with the receiver again.
+    Left {
+        session: Session,
+    },
 }
 
 /// What a node tells on all links at once, every keepalive. Authentic when it reaches a machine.

@@ -26,9 +26,12 @@ pub mod feature {
     pub const GROW: u64 = 1 << 2;
     /// `Split`: a split brain can be ended by both nodes together.
     pub const RESOLVE: u64 = 1 << 3;
+    /// `Left`.
+    pub const LEAVE: u64 = 1 << 4;
 }
 /// What this program can do.
-pub const FEATURES: u64 = feature::VERIFY | feature::DETACH | feature::GROW | feature::RESOLVE;
+pub const FEATURES: u64 =
+    feature::VERIFY | feature::DETACH | feature::GROW | feature::RESOLVE | feature::LEAVE;
 /// Bytes of the header before body and payload.
 pub const HEADER_BYTES: usize = 12;
 /// Most bytes of a body: a full list of runs.
@@ -171,6 +174,7 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
         | Message::Joined { session }
         | Message::AskHandover { session }
         | Message::Detached { session }
+        | Message::Left { session }
         | Message::Bye { session } => w.u64(session.0),
     }
     type_code(message)
@@ -199,6 +203,7 @@ fn type_code(message: &Message) -> u8 {
         Message::Grow { .. } => 19,
         Message::Grown { .. } => 20,
         Message::Split { .. } => 21,
+        Message::Left { .. } => 22,
     }
 }
 
@@ -239,6 +244,7 @@ fn decode_body(kind: u8, r: &mut Reader<'_>) -> Result<Message, Refused> {
             Message::Check { id, first, count, hash }
         }
         18 => Message::Detached { session: Session(r.u64()?) },
+        22 => Message::Left { session: Session(r.u64()?) },
         17 => Message::Checked { id: r.u64()?, upto: ExtentNo(r.u64()?), equal: r.flag("equal")? },
         19 => Message::Grow { session: Session(r.u64()?), blocks: r.u64()? },
         20 => Message::Grown { session: Session(r.u64()?), blocks: r.u64()? },

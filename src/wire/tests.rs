@@ -79,6 +79,7 @@ fn messages() -> Vec<(Message, usize)> {
         (Message::HandoverDone { session, record: record() }, 0),
         (Message::AskHandover { session }, 0),
         (Message::Bye { session }, 0),
+        (Message::Left { session }, 0),
         (Message::Fetch { id: 7, block: BlockNo(9) }, 0),
         (Message::Block { id: 7, block: BlockNo(9), found: true }, 4096),
         (Message::Check { id: 7, first: ExtentNo(2), count: 3, hash: [9; 15] }, 0),
