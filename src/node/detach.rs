@@ -8,6 +8,7 @@ use crate::base::Moment;
 use crate::wire::{Message, feature};
 
 use super::action::{Action, Notice, Order};
+use super::leave::GaveUp;
 use super::machine::{Node, Serve};
 
 /// What is left to be said.
@@ -66,7 +67,7 @@ impl Node {
         if !self.is_member() || self.failed.is_some() {
             return self.protocol_error("the peer gave up what it was no member of", out);
         }
-        (self.peer_gave_up, self.peer_failed) = (true, true);
+        self.gave_up = Some(GaveUp::DiskFailed);
         out.push(Order::Tell(Notice::PeerDiskFailed).into());
         self.close_link(out);
     }

@@ -12,6 +12,15 @@ use super::action::{Action, Notice, Order};
 use super::hand::Handing;
 use super::machine::{Node, Serve};
 
+/// Why a peer gave up every right of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GaveUp {
+    /// Its disk failed, and it stopped.
+    DiskFailed,
+    /// It was stopped or disconnected on purpose.
+    Left,
+}
+
 impl Node {
     /// The operator cuts this node off, or its daemon stops.
     pub(super) fn disconnect(&mut self, out: &mut Vec<Action>) {
@@ -55,7 +64,7 @@ impl Node {
         // Once the record of a handover is on its way to the disk the primary is decided by it.
         let still_ours = matches!(self.handing, None | Some(Handing::Stopping | Handing::Draining(_)));
         if self.is_member() && self.is_primary() && self.both() && still_ours && self.failed.is_none() {
-            (self.peer_gave_up, self.peer_left) = (true, true);
+            self.gave_up = Some(GaveUp::Left);
             out.push(Order::Tell(Notice::PeerLeft).into());
         }
         self.close_link(out);

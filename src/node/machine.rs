@@ -17,6 +17,7 @@ use super::event::{Event, LinkId, Token};
 use super::fence::Fencing;
 use super::grow::Growing;
 use super::hand::Handing;
+use super::leave::GaveUp;
 use super::pace::Throttle;
 use super::resolve::Side;
 use super::talk::Conv;
@@ -97,12 +98,8 @@ pub struct Node {
     pub(super) farewell: Option<Farewell>,
     /// The peer was told that this node leaves; it is hung up on then.
     pub(super) leaving: Option<Moment>,
-    /// The peer said that its disk failed and that it stopped; until there is a new agreement with it.
-    pub(super) peer_gave_up: bool,
-    /// It said so and was not heard of otherwise since: for people.
-    pub(super) peer_failed: bool,
-    /// It left on purpose.
-    pub(super) peer_left: bool,
+    /// Why the peer gave up every right of its own, until copies are compared with it again.
+    pub(super) gave_up: Option<GaveUp>,
 
     pub(super) vote: Option<Vote>,
     pub(super) vote_retry_at: Moment,
@@ -177,9 +174,7 @@ impl Node {
             failed: state.is_out_of_use().then(|| super::retire::OUT_OF_USE.to_string()),
             farewell: None,
             leaving: None,
-            peer_gave_up: false,
-            peer_failed: false,
-            peer_left: false,
+            gave_up: None,
             vote: None,
             vote_retry_at: now,
             in_step: false,

@@ -318,11 +318,11 @@ impl Node {
         if busy || self.hold || self.idle.is_some() || (self.disconnected && !self.is_primary()) {
             return None;
         }
-        let lost = self.peer_gave_up || self.lost_at.is_some_and(|at| self.passed(at, t.slow_peer));
+        let lost = self.gave_up.is_some() || self.lost_at.is_some_and(|at| self.passed(at, t.slow_peer));
         let believed = self.info.file_agrees || self.cfg.mutations.ignore_state_file;
         let rested = self.confirmed || (self.passed(self.started, t.initdead) && believed);
         let promised = self.now < self.promise_until && !self.cfg.mutations.no_promise;
-        let silent = self.peer_gave_up || !promised;
+        let silent = self.gave_up.is_some() || !promised;
         // A primary by agreement gives the link its time to come back; everybody else waits for silence.
         let agreed = self.is_primary() && (self.confirmed || self.data_open());
         let votes = !self.cfg.mutations.fence_as_vote || self.is_primary();
@@ -334,7 +334,7 @@ impl Node {
             }
             Arbitration::Yield if !self.is_primary() && self.confirmed && silent => Some(Right::Yielded),
             Arbitration::Witness => None,
-            _ if self.peer_gave_up => Some(Right::Given),
+            _ if self.gave_up.is_some() => Some(Right::Given),
             Arbitration::Fence if self.fence_wanted(lost, silent) => Some(Right::Fenced),
             Arbitration::Deadtime if self.was_cut_off() => None,
             Arbitration::Deadtime if self.is_primary() => {
@@ -392,7 +392,6 @@ impl Node {
     /// Alone by a stable record: what waited may go on.
     pub(super) fn solo_stored(&mut self, out: &mut Vec<Action>) {
         self.lost_at = None;
-        self.peer_gave_up = false;
         self.forced = None;
         self.back_ended();
         self.join_unsent = false;

@@ -7,6 +7,7 @@ use crate::format::ResyncMark;
 use crate::wire::Run;
 
 use super::config::Arbitration;
+use super::leave::GaveUp;
 use super::machine::{Node, Serve};
 use super::talk::Phase;
 use super::view::{Reason, Role, StateWord, View};
@@ -177,10 +178,10 @@ impl Node {
             None if self.sole() && self.resync_paused().is_some() => {
                 self.held_reason().map_or_else(Reason::default, |(why, until)| text(&why, until))
             }
-            None if self.sole() && self.peer_failed => {
+            None if self.sole() && self.gave_up == Some(GaveUp::DiskFailed) => {
                 text("the peer's disk failed: this copy is the only good one", None)
             }
-            None if self.sole() && self.peer_left => {
+            None if self.sole() && self.gave_up == Some(GaveUp::Left) => {
                 text("the peer was stopped or disconnected on purpose: its copy is out of date", None)
             }
             None if self.sole() && self.is_cut_off() && !self.data_open() => {

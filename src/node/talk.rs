@@ -269,7 +269,7 @@ impl Node {
         let Some(link) = self.link else { return };
         let Some(conv) = self.conv.as_mut() else { return };
         let decision = decide(&conv.mine, &theirs);
-        (self.peer_gave_up, self.peer_failed, self.peer_left) = (false, false, false);
+        self.gave_up = None;
         let result = hash(&conv.mine, &theirs, &decision);
         conv.id = session_of(&conv.mine, &theirs);
         conv.decision = Some(decision);
