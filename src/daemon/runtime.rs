@@ -4,22 +4,24 @@
 //! a predecessor go before an image is opened; one daemon per run directory; a stop is bounded in time.
 #![allow(clippy::disallowed_methods, reason = "a shell: files, sockets, threads")]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::base::{Moment, NodeId, Span, VolumeId};
+use crate::base::{NodeId, Span, VolumeId};
 use crate::config::{ClusterKey, Config, Purpose, WitnessKeys};
 use crate::events::{Event as Told, Names};
 use crate::history::History;
 use crate::link::{
-    Connection, Datagrams, Identity, Listener, Opening, Path as LinkPath, Paths, WitnessClient,
+    Connection, Datagrams, Identity, Limits, LinkBook, Listener, Opening, Path as LinkPath, Paths,
+    WitnessClient,
 };
 use crate::node::{Operator, StateWord};
 use crate::services::address::Addresses;
@@ -61,11 +63,11 @@ pub struct Running {
     pub me: NodeId,
     pub journal: Arc<Journal>,
     pub paths: Arc<Paths>,
-    pub strangers: AtomicU64,
     pub fencer: Fencer,
     pub tokens: Arc<Tokens>,
     volumes: Vec<Arc<Volume>>,
-    heard: Mutex<Vec<Option<Moment>>>,
+    /// How good each path is.
+    pub links: RefCell<LinkBook>,
     pub config_differs: Arc<AtomicBool>,
     pub refusals: Refusals,
     /// Where `arbitration` is `witness`.
@@ -94,17 +96,6 @@ impl Running {
             return Some(false);
         }
         self.volumes.iter().any(|volume| volume.links.is_up()).then_some(true)
-    }
-
-    pub fn path_heard(&self, path: usize) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = heard.get_mut(path) {
-            *slot = Some(clock::now());
-        }
-    }
-
-    pub fn paths_heard(&self, out: &mut Vec<Option<Moment>>) {
-        out.clone_from(&self.heard.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub fn refused(&self, volume: &str) -> Option<String> {
@@ -189,15 +180,15 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     };
     let listener = listen(&config, me, identity, desk, &differs, &paths)?;
     let witness = witness_client(&config, &key.witness(&config.cluster.name), me).map(WitnessWatch::new);
+    let links = RefCell::new(link_book(&config, ways.len()));
     let running = Rc::new(Running {
         me,
         paths,
+        links,
         config,
         journal,
-        strangers: AtomicU64::new(0),
         fencer,
         tokens,
-        heard: Mutex::new(vec![None; ways.len()]),
         config_differs: differs,
         refusals: Refusals::default(),
         witness,
@@ -236,6 +227,8 @@ fn control_plane(
         let socket = control_socket(run_dir)?;
         let sender = (Rc::clone(running), Rc::clone(&datagrams));
         tokio::task::spawn_local(pulse::send(sender.0, sender.1, Rc::clone(&keys), out));
+        let prober = (Rc::clone(running), Rc::clone(&datagrams), Rc::clone(&keys));
+        tokio::task::spawn_local(pulse::probe(prober.0, prober.1, prober.2));
         tokio::task::spawn_local(pulse::receive(Rc::clone(running), datagrams, keys));
         tokio::task::spawn_local(pulse::watch(Rc::clone(running)));
         tokio::task::spawn_local(switch::watch(Rc::clone(running)));
@@ -265,6 +258,12 @@ fn identity(config: &Config, key: &ClusterKey, me: NodeId) -> Identity {
 fn ways(config: &Config, me: NodeId) -> Vec<LinkPath> {
     let (mine, theirs) = (&config.node(me).addresses, &config.node(me.other()).addresses);
     mine.iter().zip(theirs).map(|(local, remote)| LinkPath { local: Some(*local), remote: *remote }).collect()
+}
+
+fn link_book(config: &Config, paths: usize) -> LinkBook {
+    let t = &config.timing;
+    let (keepalive, warntime, lease, deadtime) = (t.keepalive, t.warntime, t.lease(), t.deadtime);
+    LinkBook::new(clock::now(), paths, Limits { keepalive, warntime, lease, deadtime })
 }
 
 fn witness_client(config: &Config, keys: &WitnessKeys, me: NodeId) -> Option<WitnessClient> {

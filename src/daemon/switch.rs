@@ -68,10 +68,9 @@ pub async fn watch(running: Rc<Running>) {
         return;
     }
     let mut stalls = vec![Stall::default(); running.volumes().len()];
-    let mut heard = Vec::new();
     loop {
         tokio::time::sleep(LOOK).await;
-        running.paths_heard(&mut heard);
+        let heard: Vec<_> = running.links.borrow().paths.iter().map(|path| path.flow.heard).collect();
         for (volume, stall) in running.volumes().iter().zip(&mut stalls) {
             let Some((peer, progress)) = volume.links.progress() else {
                 *stall = Stall::default();

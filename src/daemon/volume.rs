@@ -128,7 +128,7 @@ impl Shared {
             pings: !self.config.cluster.ping.is_empty(),
             blocks,
             copy_blocks_max: COPY_BLOCKS_MAX,
-            features: crate::wire::FEATURES,
+            features: crate::wire::FEATURES | crate::wire::feature::PROBE,
             resync: Limits { max: settings.resync_max, min: settings.resync_min },
             after_split: self.config.cluster.after_split_brain.unwrap_or_default(),
             mutations: Mutations::default(),

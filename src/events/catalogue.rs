@@ -112,6 +112,12 @@ events! {
     PathUp { path: u32, remote: String } Info plain |_n| format!("path {} to {remote} works", path + 1);
     PathDown { path: u32, remote: String, silent_ms: u64 } Warning plain |_n|
         format!("path {} to {remote} is silent for {}: check its cable, switch and firewall", path + 1, ms(*silent_ms));
+    /// A heartbeat came after a silence longer than `warntime`; told once, until the path is on time for a minute.
+    HeartbeatsLate { path: u32, remote: String, gap_ms: u64, why: String } Warning plain |_n|
+        format!("path {} to {remote}: a heartbeat came after {} of silence: {why}", path + 1, ms(*gap_ms));
+    HeartbeatsWereLate { path: u32, remote: String, times: u64, worst_ms: u64 } Warning plain |_n| format!(
+        "path {} to {remote}: heartbeats were late {times} times, by {} at most; now they are on time again",
+        path + 1, ms(*worst_ms));
     PathLeft { path: u32, remote: String } Warning plain |_n|
         format!("path {} to {remote} swallows the stream: another path is used", path + 1);
     PeerQuiet { peer: NodeId, silent_ms: u64 } Warning plain |n|

@@ -40,12 +40,16 @@ impl Datagrams {
     /// Sends `bytes` over every path, without waiting; how many paths took it. A path that cannot is only counted: its
     /// silence is noticed on the other side.
     pub fn send_all(&self, bytes: &[u8]) -> usize {
-        let sent = self.sockets.iter().filter(|(socket, remote)| {
+        (0..self.sockets.len()).filter(|path| self.send(*path, bytes)).count()
+    }
+
+    /// Sends `bytes` over one path, without waiting; whether it took them.
+    pub fn send(&self, path: usize, bytes: &[u8]) -> bool {
+        self.sockets.get(path).is_some_and(|(socket, remote)| {
             // Past the runtime's readiness, which is unknown before the first turn of its loop: the socket does not
             // block, and a full buffer may lose a heartbeat.
             socket2::SockRef::from(socket).send_to(bytes, &(*remote).into()).is_ok()
-        });
-        sent.count()
+        })
     }
 
     /// Waits for a datagram on any path: the number of the path, the sender, the bytes in `buffer`.

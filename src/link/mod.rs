@@ -1,4 +1,4 @@
-//! Streams and datagrams between the two nodes: sockets, framing, encryption, several paths.
+//! Streams and datagrams between the two nodes: sockets, framing, encryption, several paths and how good each is.
 //!
 //! Decides which path a new stream takes and which bytes are too many; does not know what a frame means. The streams
 //! use plain threads and blocking calls; only [`Datagrams`] and [`WitnessClient`] belong to the control plane's
@@ -13,18 +13,26 @@
 
 mod connection;
 mod datagrams;
+mod gaps;
 mod handshake;
 mod listener;
 mod noise;
 mod paths;
+mod probes;
+mod quality;
+mod recent;
 mod socket;
 mod witness;
 
 pub use connection::Connection;
 pub use datagrams::Datagrams;
+pub use gaps::Gaps;
 pub use handshake::{Opening, PROTOCOL_VERSION};
 pub use listener::{Deliver, Judge, Listener};
 pub use paths::{Path, Paths};
+pub use probes::Probes;
+pub use quality::{Cause, Flow, Heard, Late, Limits, LinkBook, PathBook, Refusal, Refused};
+pub use recent::Recent;
 pub use witness::{WitnessClient, WitnessError};
 
 use crate::base::NodeId;

@@ -41,6 +41,11 @@ impl Node {
                 && self.conv.as_ref().is_some_and(|conv| {
                     matches!(conv.phase, Phase::Member | Phase::Source(_) | Phase::Target(_))
                 }),
+            peer_features: self
+                .conv
+                .as_ref()
+                .and_then(|c| c.theirs.as_ref())
+                .map_or(0, |theirs| theirs.features),
             peer_serving: self.peer_serving,
             serving: self.data_open(),
             frozen: self.is_frozen(),

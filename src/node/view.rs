@@ -106,6 +106,8 @@ pub struct View {
     pub record: Option<Record>,
     /// A session with the peer stands.
     pub connected: bool,
+    /// What the peer said in this conversation that it can; zero while nothing was said.
+    pub peer_features: u64,
     pub peer_serving: bool,
     pub serving: bool,
     /// Operations are held at this moment.

@@ -1,4 +1,4 @@
-//! Encoding of single authenticated packets: heartbeats, and questions to and answers from the witness.
+//! Encoding of single authenticated packets: heartbeats, probes, and questions to and answers from the witness.
 //!
 //! Each ends with 16 bytes of BLAKE3 keyed with the (direction's) key; a packet without the right ones is refused
 //! before any field is looked at. A heartbeat is shorter than 160 bytes: it fits a serial line in 80 ms.
@@ -16,6 +16,8 @@ const VERSION: u8 = 1;
 const HEARTBEAT: u8 = b'h';
 const REQUEST: u8 = b'q';
 const REPLY: u8 = b'a';
+const PROBE: u8 = b'p';
+const PROBE_REPLY: u8 = b'r';
 const _: () = assert!(HEARTBEAT_BYTES < 160);
 
 /// The key of one direction.
@@ -96,6 +98,50 @@ pub fn decode_heartbeat(bytes: &[u8], key: &Key) -> Result<Heartbeat, Refused> {
     };
     r.end()?;
     Ok(hb)
+}
+
+/// A question whether the other end of a path is there, or the answer to one: how long a round trip takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub from: NodeId,
+    /// The question's; the answer repeats it.
+    pub nonce: u128,
+    pub answer: bool,
+}
+
+/// What the nodes send each other by datagram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Datagram {
+    Heartbeat(Heartbeat),
+    Probe(Probe),
+}
+
+/// A probe as one datagram. A question and its answer are of one length.
+pub fn encode_probe(probe: &Probe, key: &Key) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut w = Writer(&mut out);
+    head(&mut w, if probe.answer { PROBE_REPLY } else { PROBE });
+    w.u8(probe.from.index());
+    w.u128(probe.nonce);
+    seal(key, &mut out);
+    out
+}
+
+/// Whatever the peer sent, authentic under `key`.
+pub fn decode_datagram(bytes: &[u8], key: &Key) -> Result<Datagram, Refused> {
+    let kind = match bytes.get(3) {
+        Some(kind @ (&PROBE | &PROBE_REPLY)) => *kind,
+        _ => return decode_heartbeat(bytes, key).map(Datagram::Heartbeat),
+    };
+    let mut r = open(bytes, key, kind)?;
+    let probe = Probe { from: r.node()?, nonce: r.u128()?, answer: kind == PROBE_REPLY };
+    r.end()?;
+    Ok(Datagram::Probe(probe))
+}
+
+/// Whether a datagram claims to be of this protocol, be it or not.
+pub fn claims_to_be_ours(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"tw")
 }
 
 fn encode_witness_record(record: &WitnessRecord, w: &mut Writer<'_>) {

@@ -28,6 +28,8 @@ pub mod feature {
     pub const RESOLVE: u64 = 1 << 3;
     /// `Left`.
     pub const LEAVE: u64 = 1 << 4;
+    /// Probes are answered. Not the machine's doing: the daemon adds it.
+    pub const PROBE: u64 = 1 << 5;
 }
 /// What this program can do.
 pub const FEATURES: u64 =

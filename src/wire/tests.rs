@@ -166,6 +166,19 @@ fn packets_come_back_and_only_under_their_key() {
     for answer in answers() {
         assert_eq!(decode_answer(&encode_answer(&answer, &KEY), &KEY), Ok(answer));
     }
+    assert_eq!(decode_datagram(&bytes, &KEY), Ok(Datagram::Heartbeat(heartbeat())));
+    for answer in [false, true] {
+        let probe = Probe { from: NodeId::B, nonce: 99, answer };
+        let bytes = encode_probe(&probe, &KEY);
+        assert_eq!(decode_datagram(&bytes, &KEY), Ok(Datagram::Probe(probe)));
+        assert!(decode_heartbeat(&bytes, &KEY).is_err(), "an earlier version refuses it");
+        for bit in 0..bytes.len() * 8 {
+            let mut wrong = bytes.clone();
+            wrong[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_datagram(&wrong, &KEY).is_err());
+        }
+        (0..bytes.len()).for_each(|cut| assert!(decode_datagram(&bytes[..cut], &KEY).is_err()));
+    }
     // A question is no answer, although both are authentic.
     assert!(decode_answer(&encode_question(&questions()[0], &KEY), &KEY).is_err());
 }
