@@ -238,6 +238,17 @@ fn garbage_and_replays_move_nothing_and_keep_no_dead_primary_alive() {
         pair.node("alpha").sh(&format!("echo {looks} > {MOUNT}/file && sync {MOUNT}/file")).ok();
         looks += 1;
     }
+    // What was refused is counted by class, and the forgery is said; the noise of a stranger is not.
+    let status: serde_json::Value =
+        serde_json::from_str(&pair.node("alpha").run(&["twinfs", "--json", "status", "--links"]).out)
+            .expect("JSON");
+    let link = &status["links"][0];
+    for class in ["forged", "replayed", "foreign"] {
+        assert!(link["refused"][class].as_u64() > Some(100), "{class}: {link:#}");
+    }
+    assert!(link["problem"].as_str().unwrap_or_default().contains("forged"), "{link:#}");
+    assert!(link["lost"].as_u64() < Some(5) && link["late"] == 0, "replays are no loss: {link:#}");
+    assert!(link["answers"].as_u64() > Some(2), "{link:#}");
     // A new stream must find a slot among the babblers.
     pair.node("alpha").run(&["twinfs", "disconnect"]).ok();
     pair.node("alpha").run(&["twinfs", "connect"]).ok();
@@ -247,6 +258,11 @@ fn garbage_and_replays_move_nothing_and_keep_no_dead_primary_alive() {
     let began = std::time::Instant::now();
     pair.wait_serving("beta");
     let took = began.elapsed();
+    let heard = pair.volume("beta")["peer_heard_ms"].as_u64().unwrap_or(0);
+    assert!(
+        u128::from(heard) + 1_500 >= took.as_millis(),
+        "replays of a dead node count as heard: {heard} ms"
+    );
     assert!(took < Duration::from_secs(20), "replays delayed the takeover: {took:?}");
     assert_eq!(pair.node("beta").sh(&format!("cat {MOUNT}/file")).ok().out, format!("{}\n", looks - 1));
     let last = |node: &str, log: &str| pair.node(node).log(log).lines().last().unwrap_or("0").to_string();

@@ -257,6 +257,67 @@ fn a_path_that_swallows_the_stream_is_left_within_a_second_and_both_stay_in_sync
     all_is_well(&mut pair, "beta", &writers);
 }
 
+/// `twinfs --json status`: what it says, and its exit code.
+fn status(pair: &Pair, node: &str) -> (serde_json::Value, i32) {
+    let ran = pair.node(node).run(&["twinfs", "--json", "status", "--links"]);
+    (serde_json::from_str(&ran.out).expect("JSON"), ran.code)
+}
+
+#[test]
+fn a_path_that_is_silent_lossy_or_one_way_is_said_by_status_and_its_lateness_by_one_event() {
+    let name = "a_path_that_is_silent_lossy_or_one_way_is_said_by_status_and_its_lateness_by_one_event";
+    if !need::have_nodes(name, &[]) {
+        return;
+    }
+    let plan = Plan { arbitration: "manual", paths: 2, encrypt: "off", ..Plan::default() };
+    let pair = Pair::start("partition-links", &plan);
+    let healthy = || harness::wait_for(Duration::from_secs(20), || status(&pair, "alpha").1 == 0);
+    assert!(healthy(), "{:#}", status(&pair, "alpha").0);
+    let (at_first, _) = status(&pair, "alpha");
+    assert_eq!(at_first["encrypt"], false);
+    for link in at_first["links"].as_array().expect("links") {
+        assert!(link["problem"].is_null() && link["lost"] == 0, "{link:#}");
+        assert!(link["received"].as_u64() > Some(0), "{link:#}");
+    }
+    let text = pair.node("alpha").run(&["twinfs", "status"]).out;
+    assert!(text.contains("NOT ENCRYPTED") && !text.contains("path 2"), "{text}");
+    // Silent: long enough to be late, not long enough to be told as gone.
+    swallow(&pair, 1);
+    let down = || status(&pair, "alpha").0["links"][1]["down"] == true;
+    assert!(harness::wait_for(Duration::from_secs(8), down), "{:#}", status(&pair, "alpha").0);
+    let (seen, code) = status(&pair, "alpha");
+    assert_eq!(
+        (code, &seen["volumes"][0]["health"], &seen["links"][0]["down"]),
+        (4, &"ok".into(), &false.into())
+    );
+    let text = pair.node("alpha").run(&["twinfs", "status"]).out;
+    assert!(
+        text.contains("path 2") && text.contains("silent for") && text.contains("look at path 2"),
+        "{text}"
+    );
+    pair.world.heal();
+    assert!(healthy(), "{:#}", status(&pair, "alpha").0);
+    let link = status(&pair, "alpha").0["links"][1].clone();
+    assert!(link["lost"].as_u64() >= Some(4) && link["late"] == 1, "{link:#}");
+    assert!(link["worst_gap_ms"].as_u64() >= Some(1_000), "{link:#}");
+    assert_eq!(status(&pair, "alpha").0["links"][0]["lost"], 0, "the other path lost nothing");
+    let events = pair.node("alpha").run(&["twinfs", "--json", "events"]).ok().out;
+    let told = |name: &str| events.lines().filter(|line| line.contains(&format!("\"{name}\""))).count();
+    assert_eq!((told("heartbeats-late"), told("path-down")), (1, 0), "{events}");
+    assert!(events.contains("were lost on the way"), "{events}");
+    // One way: beta is heard, and hears nothing.
+    pair.node("beta").drop_from(&pair.world.address("alpha", 1));
+    let one_way = || {
+        let problem = status(&pair, "alpha").0["links"][1]["problem"].clone();
+        problem.as_str().is_some_and(|problem| problem.contains("one way only"))
+    };
+    assert!(harness::wait_for(Duration::from_secs(25), one_way), "{:#}", status(&pair, "alpha").0);
+    pair.world.heal();
+    let links = pair.node("alpha").run(&["twinfs", "status", "--links"]).out;
+    harness::say(&links);
+    assert!(links.lines().all(|line| line.len() <= 80) && links.contains("round trip"), "{links}");
+}
+
 /// Notes what it is told, and hangs for a takeover.
 const TOLD: &str = r#"#!/bin/sh
 echo "$1 $2 $3 $4 $5 reads $(cat)" >> /run/told

@@ -16,6 +16,7 @@ mod grow;
 pub mod init;
 pub mod install;
 pub mod key;
+mod links;
 pub mod mkfs;
 pub mod mount;
 pub mod output;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::place::RunDir;
-use super::{Exit, Failure, Output};
+use super::{Exit, Failure, Output, links};
 use crate::daemon::protocol::Request;
 use crate::daemon::status::{Health, NodeStatus, VolumeStatus, age, bytes};
 
@@ -21,6 +21,9 @@ pub struct Args {
     /// Look again every second until interrupted
     #[arg(long)]
     watch: bool,
+    /// What is known of each path to the peer, instead of the volumes
+    #[arg(long)]
+    links: bool,
     #[command(flatten)]
     run: RunDir,
 }
@@ -32,7 +35,7 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
             // Home and clear: the screen shows one state.
             output.raw("\x1b[H\x1b[2J");
         }
-        print(&status, output);
+        print(&status, args.links, output);
         if !args.watch {
             return Ok(match status.health {
                 Health::Ok => Exit::DONE,
@@ -57,7 +60,7 @@ fn ask(args: &Args) -> anyhow::Result<NodeStatus> {
     Ok(status)
 }
 
-fn print(status: &NodeStatus, output: &Output) {
+fn print(status: &NodeStatus, with_links: bool, output: &Output) {
     output.object(serde_json::to_value(status).unwrap_or_default());
     let word = match status.health {
         Health::Ok => "healthy",
@@ -91,10 +94,18 @@ fn print(status: &NodeStatus, output: &Output) {
         };
         labelled(&mut about, "fence", &format!("{}: {state}", agent.agent));
     }
+    labelled(&mut about, "link", &links::privacy(status));
+    if !with_links {
+        links::bad(status, &mut about);
+    }
     for advice in &status.advice {
         labelled(&mut about, "do", advice);
     }
     about.iter().for_each(|line| output.line(line));
+    if with_links {
+        links::all(status, output).iter().for_each(|line| output.line(line));
+        return;
+    }
     for volume in &status.volumes {
         output.line("");
         for line in lines(volume, &status.peer, output) {
@@ -107,7 +118,7 @@ fn print(status: &NodeStatus, output: &Output) {
 const TEXT_COLUMNS: usize = 67;
 
 /// `label` and `text`, broken into lines of at most 80 columns.
-fn labelled(lines: &mut Vec<String>, label: &str, text: &str) {
+pub(super) fn labelled(lines: &mut Vec<String>, label: &str, text: &str) {
     let mut rows: Vec<String> = vec![String::new()];
     for word in text.split_whitespace() {
         let full =

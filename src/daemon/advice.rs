@@ -41,6 +41,17 @@ fn about_node(node: &NodeStatus, around: &Around<'_>) -> Vec<String> {
             around.peer
         ));
     }
+    for link in node.links.iter().filter(|link| link.down) {
+        let left = match node.links.iter().filter(|other| !other.down).count() {
+            0 => "the nodes do not hear each other both ways",
+            1 => "a single path is left",
+            _ => "the other paths are left",
+        };
+        advice.push(format!(
+            "look at path {} ({} to {}): cable, switch, firewall; {left}",
+            link.path, link.local, link.remote
+        ));
+    }
     for agent in &node.fence {
         if let Some(problem) = &agent.problem {
             let cost = "a failure now would stop the service until it works";

@@ -16,6 +16,7 @@ mod hooks;
 mod journal;
 pub mod keeper;
 mod leftovers;
+pub mod link_status;
 mod links;
 pub mod make;
 mod node_file;

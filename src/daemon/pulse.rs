@@ -175,10 +175,18 @@ pub async fn probe(running: Rc<Running>, datagrams: Rc<Datagrams>, keys: Rc<Hear
         for path in 0..paths {
             let question = Probe { from: running.me, nonce: random::id128(), answer: false };
             let bytes = encode_probe(&question, &keys.mine);
-            if let Some(book) = running.links.borrow_mut().paths.get_mut(path) {
-                book.probes.ask(clock::now(), question.nonce);
+            let now = clock::now();
+            let ask = running.links.borrow_mut().paths.get_mut(path).is_some_and(|book| {
+                // Where nothing comes there is nothing to find out.
+                let heard = book.flow.heard.is_some_and(|at| now.since(at) < running.config.timing.warntime);
+                if heard {
+                    book.probes.ask(now, question.nonce);
+                }
+                heard
+            });
+            if ask {
+                datagrams.send(path, &bytes);
             }
-            datagrams.send(path, &bytes);
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::node::{Role, StateWord};
 use crate::sys::clock;
 
 use super::confirm;
+use super::link_status;
 use super::pace;
 use super::runtime::Running;
 use super::status::{NodeStatus, VerifyStatus, VolumeStatus, WitnessStatus};
@@ -28,6 +29,8 @@ pub fn node_status(running: &Running) -> NodeStatus {
         arbitration: running.config.cluster.arbitration.as_str().to_string(),
         risk: running.config.cluster.arbitration.risk().to_string(),
         fence: running.fencer.seen(),
+        encrypt: Some(running.config.cluster.encrypt),
+        links: link_status::links(running),
         config_hash: running.config.short_hash(),
         config_equal: running.config_equal(),
         witness: running.witness.as_ref().map(witness_status),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::services::run::ServiceView;
 
 use super::advice;
+use super::link_status::LinkStatus;
 pub use super::verify::VerifyStatus;
 
 /// How worried to be.
@@ -41,6 +42,11 @@ pub struct NodeStatus {
     /// Where `arbitration` is `fence`: the agents that stop the peer.
     #[serde(default)]
     pub fence: Vec<FenceStatus>,
+    /// What crosses the paths cannot be read by others; `None`: not said.
+    #[serde(default)]
+    pub encrypt: Option<bool>,
+    #[serde(default)]
+    pub links: Vec<LinkStatus>,
     /// What somebody should do about the node itself.
     pub advice: Vec<String>,
     pub volumes: Vec<VolumeStatus>,
@@ -254,7 +260,9 @@ impl NodeStatus {
             |v: &VolumeStatus| v.witness_unknown && v.state == "in-sync" && v.state_since_ms > 30_000;
         let unknown = self.volumes.iter().any(unknown);
         let unarmed = self.fence.iter().any(|agent| agent.problem.is_some());
-        let hurt = self.config_equal == Some(false) || silent || unknown || unarmed;
+        // With a path gone the next cut is one too many.
+        let bare = self.links.iter().any(|link| link.down);
+        let hurt = bare || self.config_equal == Some(false) || silent || unknown || unarmed;
         self.health = if hurt { worst.max(Health::Degraded) } else { worst };
     }
 }

@@ -56,7 +56,7 @@ fn heard_elsewhere(heard: &[Option<Moment>], index: usize, now: Moment, keepaliv
 }
 
 /// The path to `peer`: by its whole address where this node dialled, else by the machine's.
-fn path_of(addresses: &[SocketAddr], peer: SocketAddr) -> Option<usize> {
+pub fn path_of(addresses: &[SocketAddr], peer: SocketAddr) -> Option<usize> {
     let whole = addresses.iter().position(|address| *address == peer);
     whole.or_else(|| addresses.iter().position(|address| address.ip() == peer.ip()))
 }

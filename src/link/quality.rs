@@ -87,6 +87,8 @@ impl Series {
 pub struct Flow {
     series: BTreeMap<VolumeId, Series>,
     pub heard: Option<Moment>,
+    /// Heard without a silence longer than `warntime` since then.
+    pub steady: Option<Moment>,
     pub received: u64,
     pub lost: u64,
     recent: Recent,
@@ -114,6 +116,7 @@ impl Flow {
         }
         if series.highest == 0 {
             *series = begun;
+            self.steady = Some(now);
             self.came(now, 0);
             return Some(None);
         }
@@ -124,6 +127,9 @@ impl Flow {
             return Some(None);
         }
         series.at = now;
+        if silent >= limits.warntime {
+            self.steady = Some(now);
+        }
         let possible = (silent.0 / limits.keepalive.0.max(1)).saturating_mul(RATE_MAX) + OUT_OF_TURN;
         let lost = if step - 1 <= possible { step - 1 } else { 0 };
         self.came(now, lost);
