@@ -316,6 +316,24 @@ fn a_path_that_is_silent_lossy_or_one_way_is_said_by_status_and_its_lateness_by_
     let links = pair.node("alpha").run(&["twinfs", "status", "--links"]).out;
     harness::say(&links);
     assert!(links.lines().all(|line| line.len() <= 80) && links.contains("round trip"), "{links}");
+    // Silence of one path is none of the pair's, and a few seconds are too little to judge by.
+    let advise = pair.node("alpha").run(&["twinfs", "--json", "advise"]);
+    let said: serde_json::Value = serde_json::from_str(&advise.out).expect("JSON");
+    assert_eq!((advise.code, &said["judgement"]), (75, &"too-little-seen".into()), "{said:#}");
+    assert_eq!((&said["together"]["late"], &said["suggested_ms"]), (&0.into(), &serde_json::Value::Null));
+    assert!(said["paths"][1]["late"].as_u64() >= Some(1), "{said:#}");
+    // All of them silent for more than half the lease: known at once to be too long.
+    swallow(&pair, 0);
+    swallow(&pair, 1);
+    std::thread::sleep(Duration::from_millis(1_500));
+    pair.world.heal();
+    let short = || pair.node("alpha").run(&["twinfs", "advise"]).code == 4;
+    assert!(
+        harness::wait_for(Duration::from_secs(8), short),
+        "{}",
+        pair.node("alpha").run(&["twinfs", "advise"]).out
+    );
+    harness::say(&pair.node("alpha").run(&["twinfs", "advise"]).out);
 }
 
 /// Notes what it is told, and hangs for a takeover.

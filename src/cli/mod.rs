@@ -4,6 +4,7 @@
 //! one talk to its control socket. Invariant: an error is one line on standard error; no verb prompts.
 
 pub mod adopt;
+mod advise;
 pub mod completions;
 pub mod config;
 pub mod daemon;
@@ -73,6 +74,8 @@ pub struct Global {
 pub enum Verb {
     /// Move directories onto a volume and leave symlinks, on both nodes
     Adopt(adopt::Args),
+    /// Say which deadtime the network would have allowed so far
+    Advise(advise::Args),
     /// Print a completion script
     Completions(completions::Args),
     /// Look at the configuration
@@ -153,6 +156,7 @@ impl Verb {
     fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
             Verb::Adopt(args) => adopt::adopt(args, output),
+            Verb::Advise(args) => advise::run(args, output),
             Verb::Completions(args) => completions::run(args, output),
             Verb::Config(args) => config::run(args, output),
             Verb::Connect(args) => roles::connect(args, output),

@@ -26,7 +26,8 @@ impl Exit {
     pub const USAGE: Exit = Exit(2);
     /// The daemon does not run.
     pub const NOT_RUNNING: Exit = Exit(3);
-    /// `status`: serving, but not redundant. `verify`: something was wrong, and is repaired.
+    /// `status`: serving, but not redundant. `verify`: something was wrong, and is repaired. `advise`: deadtime is too
+    /// short for what was seen.
     pub const DEGRADED: Exit = Exit(4);
     /// `status`: not serving anywhere, or diverged. `verify`: something is wrong.
     pub const BROKEN: Exit = Exit(5);
@@ -49,7 +50,7 @@ impl Exit {
         (Exit::FAILED, "tried and failed"),
         (Exit::USAGE, "wrong command line"),
         (Exit::NOT_RUNNING, "the daemon is not running"),
-        (Exit::DEGRADED, "status: a failure now would stop it; verify: repaired"),
+        (Exit::DEGRADED, "status: a failure now would stop it; verify: repaired; advise: too short"),
         (Exit::BROKEN, "status: not serving, or diverged; verify: not repaired"),
         (Exit::WOULD_LOSE_DATA, "refused: it would lose data"),
         (Exit::NO_RIGHT, "no right to become primary"),

@@ -141,6 +141,11 @@ fn deadtime(cluster: &Cluster, timing: &Timing, nodes: &[Node; 2], reader: &mut 
 }
 
 impl Arbitration {
+    /// Shortest deadtime that goes with it.
+    pub fn deadtime_min(self) -> Span {
+        if self == Arbitration::Deadtime { DEADTIME_MIN } else { Timing::DEADTIME_MIN }
+    }
+
     /// What the mode in force costs, in a sentence.
     pub fn risk(self) -> &'static str {
         match self {

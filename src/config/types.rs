@@ -299,6 +299,26 @@ impl Timing {
         let left = shortened.saturating_sub(margin);
         Span(left / 1_000 * (1_000 - DRIFT_PERMILLE))
     }
+
+    /// The shortest deadtime, in steps of 100 ms, whose lease outlasts `gap` and that goes with the other times
+    /// (`initdead` apart, which is twice as long): the lease is longer than slow_peer + 2*witness_timeout.
+    pub fn deadtime_for(&self, gap: Span) -> Span {
+        const STEP: u64 = 100_000_000;
+        let answer = self.slow_peer + self.witness_timeout + self.witness_timeout;
+        let lease = |deadtime: Span| Timing { deadtime, ..*self }.lease();
+        let fits = |deadtime| lease(deadtime) > answer && lease(deadtime) >= gap;
+        // The formula turned round, rounded down; the rest is looked for.
+        let least = u128::from(gap.max(answer).0) * 1_000 / u128::from(1_000 - DRIFT_PERMILLE);
+        let margin = u128::from(self.release_time.0) + 2 * u128::from(self.keepalive.0);
+        let shortest = (least + margin) * u128::from(1_000 + DRIFT_PERMILLE) / 1_000;
+        let steps = u64::try_from(shortest).unwrap_or(u64::MAX) / STEP;
+        let near = (steps..steps.saturating_add(4)).map(|step| Span(step.saturating_mul(STEP)));
+        let found = near.into_iter().find(|deadtime| fits(*deadtime));
+        found.unwrap_or(Span(steps.saturating_add(4).saturating_mul(STEP))).max(Timing::DEADTIME_MIN)
+    }
+
+    /// What `deadtime` may be at least, whatever the rest is.
+    pub const DEADTIME_MIN: Span = Span::from_secs(1);
 }
 
 impl Arbitration {

@@ -18,6 +18,7 @@ use crate::services::adopt;
 
 use super::confirm;
 use super::grow;
+use super::link_status;
 use super::orders;
 use super::pace;
 use super::peer;
@@ -73,6 +74,9 @@ async fn talk(running: Rc<Running>, stream: UnixStream) {
 async fn answer(running: &Rc<Running>, request: Request) -> Reply {
     match request {
         Request::Status => Reply { status: Some(node_status(running)), ..Reply::done("") },
+        Request::Advise => {
+            Reply { measured: Some(Box::new(link_status::silences(running))), ..Reply::done("") }
+        }
         Request::Promote { volume, old: true, .. } => {
             each(running, volume.as_deref(), |v| roles::promote_old(running, v)).await
         }

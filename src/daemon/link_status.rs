@@ -9,6 +9,7 @@ use crate::base::{Moment, Span};
 use crate::link::{LinkBook, PathBook};
 use crate::sys::clock;
 
+use super::measured::{self, Measured};
 use super::runtime::Running;
 use super::status::age;
 use super::switch;
@@ -82,6 +83,13 @@ pub fn links(running: &Running) -> Vec<LinkStatus> {
         });
     }
     links
+}
+
+/// How long each path kept one waiting, and what follows for `deadtime`.
+pub fn silences(running: &Running) -> Measured {
+    let remotes = &running.config.node(running.me.other()).addresses;
+    let remotes: Vec<String> = remotes.iter().map(ToString::to_string).collect();
+    measured::measured(&running.links.borrow(), &running.config, &remotes, clock::now())
 }
 
 fn of_path(book: &LinkBook, path: &PathBook, now: Moment, peer: &str) -> LinkStatus {

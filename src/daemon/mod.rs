@@ -19,6 +19,7 @@ mod leftovers;
 pub mod link_status;
 mod links;
 pub mod make;
+pub mod measured;
 mod node_file;
 mod orders;
 mod pace;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::measured::Measured;
 use super::resolve::SplitReport;
 use super::status::NodeStatus;
 use crate::sys::clock;
@@ -25,6 +26,8 @@ pub const SOCKET_NAME: &str = "control.sock";
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     Status,
+    /// Which deadtime the network would have allowed.
+    Advise,
     /// `volume: None`: every volume, here and below.
     Promote {
         volume: Option<String>,
@@ -146,6 +149,8 @@ pub struct Reply {
     pub token: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Box<SplitReport>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Box<Measured>>,
     /// When it was answered, by the clock of the events.
     #[serde(default)]
     pub unix_ms: u64,
@@ -153,8 +158,9 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(verdict: Verdict, text: impl Into<String>) -> Reply {
-        let (status, events, token, split) = (None, Vec::new(), None, None);
-        Reply { verdict, text: text.into(), status, events, token, split, unix_ms: clock::unix_ms() }
+        let (status, events, token, split, measured) = (None, Vec::new(), None, None, None);
+        let unix_ms = clock::unix_ms();
+        Reply { verdict, text: text.into(), status, events, token, split, measured, unix_ms }
     }
 
     pub fn done(text: impl Into<String>) -> Reply {
