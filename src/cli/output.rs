@@ -50,7 +50,7 @@ impl Exit {
         (Exit::FAILED, "tried and failed"),
         (Exit::USAGE, "wrong command line"),
         (Exit::NOT_RUNNING, "the daemon is not running"),
-        (Exit::DEGRADED, "status: a failure now would stop it; verify: repaired; advise: too short"),
+        (Exit::DEGRADED, "status: a failure would stop it; verify: repaired; advise: short"),
         (Exit::BROKEN, "status: not serving, or diverged; verify: not repaired"),
         (Exit::WOULD_LOSE_DATA, "refused: it would lose data"),
         (Exit::NO_RIGHT, "no right to become primary"),

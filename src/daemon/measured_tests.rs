@@ -1,3 +1,5 @@
+//! What is said of measured silences, against `config check` itself.
+
 use super::*;
 use crate::base::{Generation, NodeId, VolumeId};
 use crate::link::Limits;

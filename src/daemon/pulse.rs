@@ -265,7 +265,8 @@ fn tell_strangers(running: &Running, before: Refused) -> Refused {
         let (forged, replayed) = (now.forged - before.forged, now.replayed - before.replayed);
         let foreign = now.foreign - before.foreign;
         let why = format!(
-            "{forged} forged, altered or under another key, {replayed} repeated, {foreign} of somebody else              (\"twinfs status --links\" has the paths)"
+            "{forged} forged, altered or under another key, {replayed} repeated, {foreign} of somebody else; \"twinfs \
+             status --links\" has the paths"
         );
         running.journal.tell(None, events::Event::StrangersRefused { count, why });
     }

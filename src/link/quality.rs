@@ -16,8 +16,8 @@ use super::recent::Recent;
 
 /// On time for so long, an episode of lateness is over.
 const CALM: Span = Span::from_secs(60);
-/// More heartbeats a keepalive than this nobody sends, beside a few out of turn: a jump of the sequence number that time
-/// does not explain is no loss.
+/// More heartbeats a keepalive than this nobody sends, beside a few out of turn: a jump of the sequence number that
+/// time does not explain is no loss.
 const RATE_MAX: u64 = 4;
 const OUT_OF_TURN: u64 = 64;
 

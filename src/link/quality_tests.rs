@@ -1,3 +1,5 @@
+//! Loss, lateness, repetition and restarts, heartbeat by heartbeat.
+
 use super::*;
 use crate::base::{Generation, NodeId};
 
