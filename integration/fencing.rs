@@ -28,6 +28,9 @@ done
 exit 1
 "#;
 
+/// A service that takes its time to stop.
+const SLOW: &str = "#!/bin/sh\n[ \"$1\" != stop ] || sleep 1\nexit 0\n";
+
 struct Switch {
     dir: PathBuf,
 }
@@ -61,11 +64,16 @@ impl Switch {
 }
 
 fn start(test: &str) -> (Pair, Switch) {
+    start_with(test, "", "")
+}
+
+/// `lines` of the volume, and the script of a service that they may name.
+fn start_with(test: &str, lines: &str, service: &str) -> (Pair, Switch) {
     let agent = "\"/usr/local/sbin/fence_test\"";
     let section = |node: &str| {
         format!("\n[fence.{node}]\ntarget = \"{node}\"\nagent = {agent}\noptions = [\"plug={node}\"]\n")
     };
-    let volume = section("alpha") + &section("beta");
+    let volume = lines.to_string() + &section("alpha") + &section("beta");
     let plan = Plan { arbitration: "fence", volume, ..Plan::default() };
     let mut pair = Pair::prepare(test, &plan);
     // Seen by both nodes under its own path.
@@ -77,6 +85,8 @@ fn start(test: &str) -> (Pair, Switch) {
         std::fs::write(node.dir.join("agent"), script).expect("agent");
         let place = "/usr/local/sbin/fence_test";
         node.sh(&format!("cp {}/agent {place} && chmod 755 {place}", node.dir.display())).ok();
+        std::fs::write(node.dir.join("slow"), service).expect("service");
+        node.sh(&format!("install -m 755 {}/slow /usr/local/sbin/slow", node.dir.display())).ok();
     }
     for name in ["alpha", "beta"] {
         pair.start_daemon(name);
@@ -218,4 +228,49 @@ fn a_secondary_that_is_stopped_on_purpose_is_not_shot() {
     pair.wait("alpha", "alone", |volume| volume["state"] == "alone" && volume["serving"] == true);
     assert_eq!(pair.node("alpha").sh(&format!("cat {MOUNT}/alone")).ok().out, "alone\n");
     assert_eq!((switch.asked("alpha"), switch.asked("beta")), (None, None), "somebody was shot");
+}
+
+/// The primary is told that the secondary leaves while it hands over: it may not go on alone, as it leaves too.
+#[test]
+fn both_nodes_stopped_at_once_end_soon_and_come_back_with_everything() {
+    let name = "both_nodes_stopped_at_once_end_soon_and_come_back_with_everything";
+    if !need::have_nodes(name, &[]) {
+        return;
+    }
+    let lines = "services = [\"exec:/usr/local/sbin/slow\"]\n";
+    let (mut pair, switch) = start_with("fencing-both-down", lines, SLOW);
+    // Before, in the middle of and after the time that the service takes to stop.
+    for (round, (first, late)) in [("beta", 0), ("alpha", 200), ("alpha", 1300)].into_iter().enumerate() {
+        pair.node("alpha").sh(&format!("echo {round} > {MOUNT}/round && sync {MOUNT}/round")).ok();
+        let other = if first == "alpha" { "beta" } else { "alpha" };
+        let began = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            let pair = &pair;
+            scope.spawn(move || pair.node(first).run(&["twinfs", "down"]).ok());
+            std::thread::sleep(Duration::from_millis(late));
+            pair.node(other).run(&["twinfs", "down"]).ok();
+        });
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(20), "round {round}: {took:?}");
+        assert_eq!((switch.asked("alpha"), switch.asked("beta")), (None, None), "somebody was shot");
+        for node in ["alpha", "beta"] {
+            assert!(pair.node(node).pids_of("twinfs daemon").is_empty(), "{node} goes on");
+            let mounts = pair.node(node).sh("cat /proc/mounts").ok().out;
+            assert!(!mounts.contains(MOUNT), "{node}: {mounts}");
+        }
+        for node in ["alpha", "beta"] {
+            pair.start_daemon(node);
+        }
+        let serving = || ["alpha", "beta"].into_iter().find(|node| pair.volume(node)["serving"] == true);
+        assert!(wait_for(Duration::from_secs(20), || serving().is_some()), "nobody serves");
+        let primary = serving().unwrap_or("alpha");
+        pair.wait_in_sync(primary);
+        let read = pair.node(primary).sh(&format!("cat {MOUNT}/round")).ok().out;
+        assert_eq!(read, format!("{round}\n"));
+        if primary == "beta" {
+            pair.node("beta").run(&["twinfs", "switchover"]).ok();
+            pair.wait_in_sync("alpha");
+        }
+    }
+    pair.compare_images();
 }

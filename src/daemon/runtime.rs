@@ -391,16 +391,15 @@ async fn leave(running: &Running) {
         volume.order(if ready { Operator::Switchover } else { Operator::Demote });
         handed.extend(ready.then_some(volume));
     }
-    for volume in running.volumes() {
-        if !wait_until(volume, HAND_OVER_LIMIT, |volume| !is_serving(volume)).await {
-            volume.order(Operator::Demote);
-            wait_until(volume, HAND_OVER_LIMIT, |volume| !is_serving(volume)).await;
-        }
-    }
-    // Stopped is not handed over: the peer has to have it before it is left.
-    let taken = |volume: &Volume| volume.view().is_none_or(|view| !view.connected || view.peer_serving);
     for volume in handed {
-        wait_until(volume, TAKEN_LIMIT, taken).await;
+        handed_over(volume).await;
+    }
+    // What could not be handed over, because the peer leaves as well for instance, stops without that.
+    for volume in running.volumes() {
+        volume.order(Operator::Demote);
+    }
+    for volume in running.volumes() {
+        wait_until(volume, HAND_OVER_LIMIT, |volume| !is_serving(volume)).await;
     }
     // The peer need not wonder whether this node died.
     for volume in running.volumes() {
@@ -409,6 +408,16 @@ async fn leave(running: &Running) {
     for volume in running.volumes() {
         wait_until(volume, LEAVE_LIMIT, |volume| volume.view().is_none_or(|view| !view.connected)).await;
     }
+}
+
+/// Waits until the peer has what this node was told to hand over, or until that is called off.
+async fn handed_over(volume: &Volume) {
+    let possible =
+        |v: &Volume| v.view().is_some_and(|view| view.connected && view.state == StateWord::InSync);
+    wait_until(volume, HAND_OVER_LIMIT, |v| !is_serving(v) || !possible(v)).await;
+    // Stopped is not handed over: the peer has to have it before it is left.
+    let taken = |v: &Volume| v.view().is_none_or(|view| !view.connected || view.peer_serving);
+    wait_until(volume, TAKEN_LIMIT, |v| taken(v) || is_serving(v)).await;
 }
 
 /// Whether this node serves and the peer could go on at once.

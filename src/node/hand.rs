@@ -154,7 +154,10 @@ impl Node {
     pub(super) fn hand_taken(&mut self, out: &mut Vec<Action>) {
         self.handing = None;
         self.next_beat = self.now;
-        self.idle = None;
+        // Whoever is leaving stays stopped.
+        if !self.disconnected {
+            self.idle = None;
+        }
         let Some(record) = self.state.record else { return };
         if let Some((link, conv)) = self.link.zip(self.conv.as_ref()).filter(|_| self.is_member()) {
             let message = Message::HandoverDone { session: conv.id, record };
