@@ -5,7 +5,7 @@
 //! on both nodes append, overwrite, deliver by rename and insert into SQLite; probes note who has the service address.
 //! In the end one volume has to explain all notes (`torture/history.rs`), both images are equal, and fsck finds nothing.
 //!
-//! Four minutes; ten with TWINFS_LONG=1, as many as TWINFS_TORTURE_MINUTES says. TWINFS_TORTURE_SEED repeats the
+//! Five minutes; ten with TWINFS_LONG=1, as many as TWINFS_TORTURE_MINUTES says. TWINFS_TORTURE_SEED repeats the
 //! troubles of a run, though not its timing.
 #![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
@@ -32,10 +32,14 @@ const KEYS: [&str; 6] = ["10", "11", "12", "20", "21", "22"];
 /// Bytes of a file that nobody touches again, in 4 KiB blocks that can be told from each other.
 const COLD_BLOCKS: usize = 512;
 
-/// Everything that is done to the pair.
-const TROUBLES: [&str; 14] = [
+/// Everything that is done to the pair; what moves the primary for certain is there twice.
+const TROUBLES: [&str; 19] = [
     "kill the primary's daemon",
     "kill the primary's machine",
+    "kill the primary's machine",
+    "end the primary's daemon in order",
+    "end both daemons in order",
+    "upgrade the primary's daemon",
     "kill the secondary's daemon",
     "kill the secondary's machine",
     "kill both machines",
@@ -47,6 +51,7 @@ const TROUBLES: [&str; 14] = [
     "pull one cable",
     "lose packets",
     "take the witness away",
+    "switch over",
     "switch over",
 ];
 
@@ -207,6 +212,21 @@ impl Torture {
                 }
                 self.seconds(2, 6);
             }
+            "end the primary's daemon in order" => {
+                self.pair.node(victim).run(&["twinfs", "down"]).ok();
+            }
+            "end both daemons in order" => {
+                let pair = &self.pair;
+                std::thread::scope(|scope| {
+                    scope.spawn(|| pair.node(primary).run(&["twinfs", "down"]).ok());
+                    pair.node(secondary).run(&["twinfs", "down"]).ok();
+                });
+            }
+            "upgrade the primary's daemon" => {
+                let ran = self.pair.node(victim).run(&["twinfs", "upgrade"]);
+                // 75: not at this moment.
+                assert!([0, 75].contains(&ran.code), "{what}: {}{}", ran.out, ran.err);
+            }
             "take the witness away" => {
                 self.pair.stop_witness();
                 if self.dice.below(2) == 0 {
@@ -236,9 +256,11 @@ impl Torture {
             self.takeovers += 1;
             self.primary = now;
         }
-        let before = self.ops().iter().filter(|op| op.done.is_some()).count();
+        // Of what is noted from now on, so that a long run does not read all notes again and again.
+        let files: Vec<(PathBuf, u64)> =
+            self.notes().map(|(_, file)| (file.clone(), length(&file))).collect();
         let answered = harness::wait_for(Duration::from_secs(30), || {
-            self.ops().iter().filter(|op| op.done.is_some()).count() > before + 20
+            files.iter().map(|(file, from)| answers_since(file, *from)).sum::<usize>() > 20
         });
         assert!(answered, "no client is answered at {now} after: {what}");
         began.elapsed()
@@ -271,12 +293,19 @@ impl Torture {
         );
     }
 
-    fn ops(&self) -> Vec<Op> {
-        let notes = |name: &'static str| {
-            (0..=self.started)
-                .map(move |n| history::read(name, &self.pair.node(name).log(&format!("notes-{n}"))))
+    /// Every file of notes that may be there, and the node of its client.
+    fn notes(&self) -> impl Iterator<Item = (&'static str, PathBuf)> + '_ {
+        let of = move |name| {
+            (0..=self.started).map(move |n| (name, self.pair.node(name).dir.join(format!("notes-{n}"))))
         };
-        NODES.into_iter().flat_map(notes).flatten().collect()
+        NODES.into_iter().flat_map(of)
+    }
+
+    fn ops(&self) -> Vec<Op> {
+        let read = |(name, file): (&str, PathBuf)| {
+            history::read(name, &std::fs::read_to_string(file).unwrap_or_default())
+        };
+        self.notes().flat_map(read).collect()
     }
 
     /// What `command` prints for each key on the primary.
@@ -314,6 +343,17 @@ impl Torture {
     }
 }
 
+fn length(file: &std::path::Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |found| found.len())
+}
+
+/// Operations that were answered in the notes behind the first `from` bytes.
+fn answers_since(file: &std::path::Path, from: u64) -> usize {
+    let bytes = std::fs::read(file).unwrap_or_default();
+    let new = String::from_utf8_lossy(bytes.get(from as usize..).unwrap_or_default());
+    history::read("", &new).iter().filter(|op| op.done.is_some()).count()
+}
+
 /// Where the blocks of the cold file lie in an image.
 fn places(image: &std::path::Path) -> Vec<u64> {
     let bytes = std::fs::read(image).expect("image");
@@ -331,7 +371,7 @@ fn places(image: &std::path::Path) -> Vec<u64> {
 
 fn minutes() -> u64 {
     let said = std::env::var("TWINFS_TORTURE_MINUTES").ok().and_then(|text| text.parse().ok());
-    said.unwrap_or(if std::env::var_os("TWINFS_LONG").is_some() { 10 } else { 4 })
+    said.unwrap_or(if std::env::var_os("TWINFS_LONG").is_some() { 10 } else { 5 })
 }
 
 #[test]
@@ -390,5 +430,6 @@ fn whatever_is_done_to_a_pair_one_volume_explains_what_its_clients_saw() {
         longest.as_secs_f64(),
         torture.done
     ));
-    assert!(torture.takeovers >= minutes() as usize, "only {} changes of the primary", torture.takeovers);
+    let wanted = 4 * minutes() as usize;
+    assert!(torture.takeovers >= wanted, "only {} changes of the primary", torture.takeovers);
 }

@@ -104,11 +104,12 @@ pub fn lines(ops: &[Op], kind: &str, there: &BTreeMap<String, String>, wrong: &m
     for (key, ops) in of(ops, &[kind]) {
         let text = there.get(key).map_or("", String::as_str);
         let mut place: BTreeMap<&str, usize> = BTreeMap::new();
+        let written: BTreeSet<&str> = ops.iter().map(|op| op.value.as_str()).collect();
         for (number, line) in text.lines().enumerate() {
             if place.insert(line, number).is_some() {
                 wrong.push(format!("{kind} {key}: {line} is there twice"));
             }
-            if !ops.iter().any(|op| op.value == line) {
+            if !written.contains(line) {
                 wrong.push(format!("{kind} {key}: nobody wrote {line:?}"));
             }
         }
