@@ -333,6 +333,84 @@ fn s11_the_node_that_sees_the_witness_wins() {
 }
 
 #[test]
+fn a_daemon_that_becomes_another_one_keeps_its_mount_and_the_record() {
+    for arbitration in ALL {
+        let mut w = whole(arbitration);
+        w.write(A, Kind::WriteFlush, 1);
+        w.settle();
+        let before = w.node(A).view().record;
+        for round in 1..=5 {
+            w.hand_on(A);
+            w.part();
+            w.run(200);
+            assert!(
+                !w.node(A).view().serving,
+                "{arbitration:?}: it serves without having been told that it may"
+            );
+            w.connect();
+            let promotions = w.promotions;
+            for _ in 0..40 {
+                w.run(50);
+                assert!(w.mounted[A] && !w.mounted[B], "{arbitration:?}, round {round}: {}", w.why());
+            }
+            assert_eq!(w.promotions, promotions + 1, "{arbitration:?}, round {round}: {}", w.why());
+            w.assert_in_sync();
+        }
+        assert_eq!(w.node(A).view().record, before);
+        let op = w.write(A, Kind::WriteFlush, 2);
+        w.settle();
+        assert!(w.is_done(op));
+    }
+}
+
+/// The peer is gone for good: what the kernel has cached is shown no longer than the peer's promise holds.
+#[test]
+fn a_kept_mount_is_given_up_before_the_peer_may_take_over() {
+    for arbitration in [Arbitration::Witness, Arbitration::Yield, Arbitration::Deadtime, Arbitration::Fence] {
+        let mut w = whole(arbitration);
+        w.part();
+        w.hand_on(A);
+        if arbitration == Arbitration::Witness {
+            w.witness_cut[A] = true;
+        }
+        let (mut gone, mut taken) = (None, None);
+        for step in 0..300 {
+            w.run(50);
+            assert!(!(w.mounted[A] && w.mounted[B]), "{arbitration:?}: two mounts after {step} steps");
+            gone = gone.or((!w.mounted[A]).then_some(step));
+            taken = taken.or(w.mounted[B].then_some(step));
+        }
+        assert!(gone.is_some(), "{arbitration:?}: it waits for ever");
+        assert!(taken.is_some(), "{arbitration:?}: nobody serves: {}", w.why());
+        assert!(w.broken.is_none(), "{:?}", w.broken);
+    }
+}
+
+#[test]
+fn a_kept_mount_ends_when_the_peer_has_taken_over_or_somebody_says_so() {
+    let mut w = whole(Arbitration::Witness);
+    w.hand_on(A);
+    w.operator(A, Operator::Demote);
+    w.settle();
+    assert!(!w.mounted[A] && !w.node(A).view().serving);
+    // A successor that comes long after its time.
+    let mut w = whole(Arbitration::Witness);
+    w.crash(A, true);
+    w.run(12_000);
+    assert!(w.mounted[B], "{}", w.why());
+    w.boot(A);
+    w.nodes[A].as_mut().unwrap().keep_mount(None);
+    w.mounted[A] = true;
+    w.step(A, Event::Tick);
+    w.settle();
+    assert!(!w.mounted[A], "a mount without a lease is kept");
+    w.connect();
+    w.run(5_000);
+    assert!(w.mounted[B] && !w.mounted[A]);
+    w.assert_in_sync();
+}
+
+#[test]
 fn a_link_that_comes_back_quickly_costs_no_ownership_change() {
     for arbitration in ALL {
         let mut w = whole(arbitration);

@@ -267,6 +267,20 @@ impl World {
         self.nodes[n] = Some(Node::new(config, disk.state.clone(), info, self.clocks[n]));
     }
 
+    /// The daemon becomes another one that keeps its mount: everything was at rest and stable.
+    pub fn hand_on(&mut self, n: usize) {
+        let view = self.node(n).view();
+        let lease = self.config.timing.lease();
+        let from = view.lease_until.map(|until| Moment(until.0 - lease.0));
+        assert!(view.serving && self.mounted[n]);
+        self.crash(n, true);
+        self.disks[n].hot.clear();
+        self.boot(n);
+        self.nodes[n].as_mut().expect("booted").keep_mount(from);
+        // Programs still read what the kernel has cached.
+        self.mounted[n] = true;
+    }
+
     /// Power loss: what was not flushed is lost, or luckily kept.
     pub fn crash(&mut self, n: usize, keep: bool) {
         self.nodes[n] = None;

@@ -14,12 +14,15 @@ use crate::daemon::{self, Options};
 pub struct Args {
     #[command(flatten)]
     place: Place,
+    /// Go on with what a predecessor left
+    #[arg(long, value_name = "FD", hide = true)]
+    kept: Option<u32>,
 }
 
 pub fn run(args: &Args, _: &Output) -> anyhow::Result<Exit> {
     need_root_and_fuse()?;
     log();
-    let options = Options { dirs: args.place.dirs(), node: args.place.node.clone() };
+    let options = Options { dirs: args.place.dirs(), node: args.place.node.clone(), kept: args.kept };
     daemon::run(&options).map_err(failure)?;
     Ok(Exit::DONE)
 }

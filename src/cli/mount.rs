@@ -309,9 +309,7 @@ fn hand_on(started: &Started, image: &Path, count: u32, program: PathBuf) -> Res
     started.mounted.retire();
     let closed = started.rest.close();
     let error = match closed {
-        Ok(()) => {
-            successor.start(&[started.mounted.device().as_fd(), started.rest.lock().as_fd()]).to_string()
-        }
+        Ok(()) => successor.start().to_string(),
         Err(error) => format!("{error:#}"),
     };
     tracing::error!("no successor goes on with {}: {error}", started.mounted.dir().display());

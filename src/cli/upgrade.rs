@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::place::RunDir;
+use super::place::{RunDir, exit_of};
 use super::{Exit, Failure, Output};
+use crate::daemon::protocol::{Reply, Request, Verdict, call};
+use crate::daemon::upgrade::Upgraded;
 use crate::daemon::{read_config, successor};
 use crate::sys::mount as sys;
 
@@ -47,7 +49,7 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     let program = program.canonicalize().with_context(|| program.display().to_string())?;
     match &args.dir {
         Some(dir) => upgrade_mount(dir, &program, output),
-        None => Err(Failure::new(Exit::USAGE, "say which mount: twinfs upgrade DIR").into()),
+        None => upgrade_daemon(&args.run, &program, output),
     }
 }
 
@@ -94,4 +96,49 @@ fn upgrade_mount(dir: &Path, program: &Path, output: &Output) -> anyhow::Result<
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+fn upgrade_daemon(run: &RunDir, program: &Path, output: &Output) -> anyhow::Result<Exit> {
+    let state = |reply: Reply| match reply.upgraded {
+        Some(state) => Ok(state),
+        None => Err(Failure::new(exit_of(reply.verdict), reply.text)),
+    };
+    let before = state(run.ask(&Request::Upgrade { program: None })?)?;
+    let pid = std::fs::read_to_string(run.run_dir.join("daemon.pid")).unwrap_or_default();
+    let reply = run.ask(&Request::Upgrade { program: Some(program.to_path_buf()) })?;
+    if reply.verdict != Verdict::Done {
+        return Err(Failure::new(exit_of(reply.verdict), reply.text).into());
+    }
+    let began = Instant::now();
+    loop {
+        std::thread::sleep(LOOK_EVERY);
+        let now = call(&run.run_dir, &Request::Upgrade { program: None }, LIMIT).ok();
+        match now.and_then(|reply| reply.upgraded).filter(|now| now.count != before.count) {
+            Some(now) if !now.lost.is_empty() => {
+                let text =
+                    format!("the mount of {} could not be kept; see \"twinfs events\"", now.lost.join(", "));
+                return Err(Failure::new(Exit::FAILED, text).into());
+            }
+            Some(now) if now.waiting.is_empty() => return Ok(done(&before, &now, output)),
+            _ => {}
+        }
+        if !Path::new("/proc").join(pid.trim()).exists() {
+            let text = "the successor did not start, and its mounts are gone; see its log";
+            return Err(Failure::new(Exit::FAILED, text).into());
+        }
+        if began.elapsed() > LIMIT {
+            return Err(Failure::new(Exit::TRY_AGAIN, "the successor does not serve yet").into());
+        }
+    }
+}
+
+fn done(before: &Upgraded, now: &Upgraded, output: &Output) -> Exit {
+    output.line(format_args!(
+        "the daemon is twinfs {} now; requests waited for {} ms",
+        now.version, now.pause_ms
+    ));
+    output.object(serde_json::json!({
+        "upgraded": "daemon", "version": now.version, "from": before.version, "pause_ms": now.pause_ms,
+    }));
+    Exit::DONE
 }

@@ -28,6 +28,7 @@ use super::resolve;
 use super::roles::{self, reason};
 use super::runtime::{Running, can_hand_over, is_serving, wait_until};
 use super::seen::node_status;
+use super::upgrade;
 use super::volume::Volume;
 
 /// For reading a request and for writing its reply.
@@ -68,6 +69,9 @@ async fn talk(running: Rc<Running>, stream: UnixStream) {
     if let Ok(mut bytes) = serde_json::to_vec(&reply) {
         bytes.push(b'\n');
         let _ = tokio::time::timeout(LINE_LIMIT, write.write_all(&bytes)).await;
+    }
+    if running.upgrades.is_ready() {
+        running.stop.notify_one();
     }
 }
 
@@ -131,6 +135,7 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         Request::Hold { on, .. } => each(running, None, |v| confirm::hold(running, v, on)).await,
         Request::Sync { volume } => each(running, volume.as_deref(), sync).await,
         Request::AdoptedChanged { volume } => each(running, Some(&volume), |v| adopted(running, v)).await,
+        Request::Upgrade { program } => upgrade::answer(running, program).await,
         Request::Stop { hand_over } => {
             running.hand_over.store(hand_over, Ordering::SeqCst);
             let text = leaving(running, hand_over).await;

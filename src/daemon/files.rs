@@ -10,16 +10,18 @@ use std::time::{Duration, Instant};
 
 use crate::base::BlockNo;
 use crate::config;
+use crate::format::KeptMount;
 use crate::fs::{Fs, Store, StoreOptions};
 use crate::image::Blocks;
 use crate::mirror::Mirror;
-use crate::mount::{Gate, MountOptions, Mounted, Unmounted, Ways};
+use crate::mount::{Gate, Kept, MountOptions, Mounted, Unmounted, Ways};
 use crate::node::Event;
 use crate::sys::mount::mounted_at;
 
 use super::reflexes::RequestGate;
 use super::serving::{Mounter, Served};
 use super::shell::LogSlot;
+use super::upgrade::{Fate, Waiting};
 
 /// How often a waiting request looks again at the lease by itself.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -96,17 +98,25 @@ pub struct Files {
     memory: u64,
     gate: Arc<MountGate>,
     log: LogSlot,
+    waiting: Arc<Waiting>,
 }
 
 impl Files {
-    pub fn new(mirror: Arc<Mirror>, settings: &config::Volume, gate: Arc<MountGate>, log: LogSlot) -> Files {
+    pub fn new(
+        mirror: &Arc<Mirror>,
+        settings: &config::Volume,
+        gate: Arc<MountGate>,
+        waiting: Arc<Waiting>,
+        log: LogSlot,
+    ) -> Files {
         let options = MountOptions {
             source: settings.name.clone(),
             strict_writes: settings.write_ack == config::WriteAck::Strict,
             keep_awake: settings.keep_awake,
             ..MountOptions::default()
         };
-        Files { mirror, place: settings.mount.clone(), options, memory: settings.memory, gate, log }
+        let (place, memory, mirror) = (settings.mount.clone(), settings.memory, Arc::clone(mirror));
+        Files { mirror, place, options, memory, gate, log, waiting }
     }
 
     fn forget_log(&self) {
@@ -128,8 +138,9 @@ impl Files {
     }
 }
 
-impl Mounter for Files {
-    fn mount(&self) -> Result<Arc<dyn Served>, String> {
+impl Files {
+    /// Mounts, or goes on with the mount of a predecessor.
+    fn mount_or(&self, kept: Option<Kept>) -> Result<Arc<dyn Served>, String> {
         // A dead mount of ours may lie there; `Mounted` takes it away.
         let there = mounted_at(&self.place).map_err(|e| e.to_string())?.is_some();
         if !there {
@@ -143,13 +154,45 @@ impl Mounter for Files {
         let fs = Arc::new(Fs::new(store, self.options.atime));
         let gate = Arc::clone(&self.gate) as Arc<dyn Gate>;
         let ways = Ways { gate: Some(gate), desk: None };
-        let mounted = Mounted::mount_with(Arc::clone(&fs), &self.place, &self.options, ways)
-            .map_err(|e| e.to_string())?;
+        let mounted = match kept {
+            Some(kept) => Mounted::take_over(Arc::clone(&fs), kept, &self.options, ways),
+            None => Mounted::mount_with(Arc::clone(&fs), &self.place, &self.options, ways),
+        };
+        let mounted = mounted.map_err(|e| e.to_string())?;
         Ok(Arc::new(Open { fs, mounted: Mutex::new(Some(mounted)), log: Arc::clone(&self.log) }))
+    }
+}
+
+impl Mounter for Files {
+    fn mount(&self) -> Result<Arc<dyn Served>, String> {
+        let kept = self.waiting.take();
+        let was_kept = kept.is_some();
+        let mounted = self.mount_or(kept);
+        if was_kept {
+            self.waiting.ends(mounted.is_ok());
+        }
+        mounted
     }
 
     fn place(&self) -> PathBuf {
         self.place.clone()
+    }
+
+    fn keeps(&self) -> bool {
+        self.waiting.is_kept()
+    }
+
+    fn pause_ms(&self) -> Option<u64> {
+        match self.waiting.fate() {
+            Fate::Served(ms) => Some(ms),
+            _ => None,
+        }
+    }
+
+    fn give_up(&self) {
+        if self.waiting.take().is_some() {
+            self.waiting.ends(false);
+        }
     }
 }
 
@@ -167,6 +210,13 @@ impl Drop for Open {
         if log.as_ref().is_some_and(|mark| Arc::ptr_eq(mark, &self.fs.store().mark())) {
             *log = None;
         }
+    }
+}
+
+impl Open {
+    fn with<T>(&self, body: impl FnOnce(&Mounted) -> T) -> Result<T, String> {
+        let mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        mounted.as_ref().map(body).ok_or_else(|| "it is unmounted".to_string())
     }
 }
 
@@ -191,6 +241,23 @@ impl Served for Open {
         if let Some(mounted) = &*self.mounted.lock().unwrap_or_else(PoisonError::into_inner) {
             mounted.abort();
         }
+    }
+
+    fn pause(&self, limit: Duration) -> Result<(), String> {
+        self.with(|mounted| mounted.pause(limit).map_err(|e| e.to_string()))?
+    }
+
+    fn resume(&self) {
+        // What is unmounted meanwhile needs nobody to go on.
+        let _ = self.with(Mounted::resume);
+    }
+
+    fn describe(&self) -> Result<KeptMount, String> {
+        self.with(Mounted::describe)
+    }
+
+    fn retire(&self) {
+        let _ = self.with(Mounted::retire);
     }
 
     fn unmount(&self, limit: Duration) -> Result<bool, String> {

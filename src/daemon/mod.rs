@@ -42,6 +42,7 @@ pub mod successor;
 mod switch;
 mod teller;
 mod token;
+pub mod upgrade;
 mod verify;
 mod volume;
 pub mod witness;
@@ -62,6 +63,8 @@ pub struct Options {
     pub dirs: Dirs,
     /// `None`: found out by host name or address.
     pub node: Option<String>,
+    /// Descriptor of what a predecessor left.
+    pub kept: Option<u32>,
 }
 
 /// Why a daemon does not run. The text is one line and says what to do.

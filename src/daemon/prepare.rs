@@ -27,7 +27,8 @@ pub struct Prepared {
 }
 
 /// Reads and checks everything that needs no other process; holds the run directory's lock from then on.
-pub fn prepare(options: &Options) -> Result<Prepared, DaemonError> {
+/// `left`: that lock, from a predecessor.
+pub fn prepare(options: &Options, left: Option<File>) -> Result<Prepared, DaemonError> {
     let config = read_config(&options.dirs.config)?;
     let me = node_of(&config, options.node.as_deref())?;
     let key = read_key(&config)?;
@@ -35,7 +36,10 @@ pub fn prepare(options: &Options) -> Result<Prepared, DaemonError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|e| DaemonError::State(format!("{}: {e}", dir.display())))?;
     }
-    let lock = lock_run_dir(&options.dirs.run)?;
+    let lock = match left {
+        Some(lock) => lock,
+        None => lock_run_dir(&options.dirs.run)?,
+    };
     Ok(Prepared { config: Arc::new(config), key, me, lock })
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::measured::Measured;
 use super::resolve::SplitReport;
 use super::status::NodeStatus;
+use super::upgrade::Upgraded;
 use crate::sys::clock;
 
 /// Longest request or reply.
@@ -114,6 +115,10 @@ pub enum Request {
     AdoptedChanged {
         volume: String,
     },
+    /// Goes on in another program; without one only says how that stands.
+    Upgrade {
+        program: Option<PathBuf>,
+    },
     /// Stops the daemon. `hand_over`: the peer takes over where it can.
     Stop {
         hand_over: bool,
@@ -151,6 +156,8 @@ pub struct Reply {
     pub split: Option<Box<SplitReport>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Box<Measured>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgraded: Option<Upgraded>,
     /// When it was answered, by the clock of the events.
     #[serde(default)]
     pub unix_ms: u64,
@@ -158,9 +165,9 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(verdict: Verdict, text: impl Into<String>) -> Reply {
-        let (status, events, token, split, measured) = (None, Vec::new(), None, None, None);
-        let unix_ms = clock::unix_ms();
-        Reply { verdict, text: text.into(), status, events, token, split, measured, unix_ms }
+        let (text, events, unix_ms) = (text.into(), Vec::new(), clock::unix_ms());
+        let (status, token, split, measured, upgraded) = (None, None, None, None, None);
+        Reply { verdict, text, status, events, token, split, measured, upgraded, unix_ms }
     }
 
     pub fn done(text: impl Into<String>) -> Reply {

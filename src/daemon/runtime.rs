@@ -23,10 +23,10 @@ use crate::link::{
     Connection, Datagrams, Identity, Limits, LinkBook, Listener, Opening, Path as LinkPath, Paths,
     WitnessClient,
 };
-use crate::node::{Operator, StateWord};
+use crate::node::{Operator, StateWord, Timing};
 use crate::services::address::Addresses;
 use crate::services::run::{self, Services};
-use crate::sys::{clock, notify};
+use crate::sys::{clock, handover, notify};
 
 use super::fence::Fencer;
 use super::journal::Journal;
@@ -37,6 +37,7 @@ use super::pulse::{self, HeartbeatKeys};
 use super::replace::Desk;
 use super::shell::Outgoing;
 use super::token::Tokens;
+use super::upgrade::{Heritage, Upgrades};
 use super::volume::{Shared, Volume};
 use super::witness_watch::WitnessWatch;
 use super::{
@@ -75,6 +76,7 @@ pub struct Running {
     config_file: PathBuf,
     pub stop: tokio::sync::Notify,
     pub hand_over: AtomicBool,
+    pub upgrades: Upgrades,
 }
 
 impl Running {
@@ -120,6 +122,17 @@ impl Running {
         }
     }
 
+    pub fn config_file(&self) -> &Path {
+        &self.config_file
+    }
+
+    /// How long a lease lasts.
+    pub fn lease(&self) -> Span {
+        let t = &self.config.timing;
+        let (keepalive, deadtime, release) = (t.keepalive, t.deadtime, t.release_time);
+        Timing { keepalive, deadtime, release, ..Timing::default() }.lease()
+    }
+
     pub fn opening(&self, volume: &str, channel: u8) -> Opening {
         Opening { config_hash: self.config.hash(), channel, volume: volume.to_string() }
     }
@@ -148,12 +161,13 @@ pub(super) fn to_peer(config: &Config, me: NodeId, volume: &str) -> Result<(Path
 
 /// Runs the node until it is told to stop.
 pub fn run(options: &Options) -> Result<(), DaemonError> {
-    let Prepared { config, key, me, lock } = prepare(options)?;
+    let mut heritage = Heritage::read(options.kept)?;
+    let Prepared { config, key, me, lock } = prepare(options, heritage.take_run_lock())?;
     let names = Names { a: config.nodes[0].name.clone(), b: config.nodes[1].name.clone() };
     let about_history = |event: Told| tracing::warn!("{}", event.line(&Names::default()));
     let history = History::start(&options.dirs.state.join("history"), Box::new(about_history));
     let journal = Arc::new(Journal::new(me, names, Some(history)));
-    remove_leftovers(&config, me, &journal);
+    remove_leftovers(&config, me, &journal, &heritage);
     let (out, out_queue) = tokio::sync::mpsc::unbounded_channel();
     let dirs = options.dirs.clone();
     let fencer = Fencer::start(&config, me, Arc::clone(&journal));
@@ -162,7 +176,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let shared = Shared { config: config_too, me, dirs, journal: journal_too, fencer: fencer_too, out };
     let mut volumes = Vec::new();
     for settings in &config.volumes {
-        volumes.push(Volume::open(&shared, settings)?);
+        volumes.push(Volume::open(&shared, settings, &mut heritage)?);
     }
     drop(shared);
     hooks::start(&config, me, &volumes, &journal);
@@ -196,6 +210,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         volumes,
         stop: tokio::sync::Notify::new(),
         hand_over: AtomicBool::new(true),
+        upgrades: Upgrades::new(heritage.end(), &lock),
     });
     running.volumes().iter().for_each(|volume| dial::start(&running, volume));
     ping::start(&running.config, running.volumes(), &running.journal);
@@ -203,6 +218,11 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     running.journal.tell(None, Told::DaemonStarted { version });
     let served = control_plane(&running, &key, &ways, out_queue, &options.dirs.run);
     drop(listener);
+    if served.is_ok() && running.upgrades.is_ready() {
+        let failed = running.upgrades.go(running.volumes());
+        remove_leftovers(&running.config, me, &running.journal, &Heritage::default());
+        return failed;
+    }
     running.volumes().iter().for_each(|volume| volume.close());
     let _ = std::fs::remove_file(options.dirs.run.join(SOCKET_NAME));
     drop(lock);
@@ -237,7 +257,10 @@ fn control_plane(
         tokio::task::spawn_local(pace::take_turns(Rc::clone(running)));
         tokio::task::spawn_local(control::serve(Rc::clone(running), socket));
         notify::ready();
-        wait_for_stop(running).await;
+        if wait_for_stop(running).await == Stop::Asked && running.upgrades.is_ready() {
+            return Ok(());
+        }
+        running.upgrades.cancel();
         leave(running).await;
         Ok(())
     })
@@ -278,8 +301,8 @@ fn witness_client(config: &Config, keys: &WitnessKeys, me: NodeId) -> Option<Wit
     ))
 }
 
-fn remove_leftovers(config: &Config, me: NodeId, journal: &Arc<Journal>) {
-    for settings in &config.volumes {
+fn remove_leftovers(config: &Config, me: NodeId, journal: &Arc<Journal>, heritage: &Heritage) {
+    for settings in config.volumes.iter().filter(|settings| !heritage.has(&settings.name)) {
         let device = settings.device_on(me).map(str::to_string);
         let addresses = Addresses::new(settings.address.clone(), device, Box::new(|_| {}));
         let second = Span::from_secs(1);
@@ -356,18 +379,31 @@ fn control_socket(run: &Path) -> Result<UnixListener, DaemonError> {
     Ok(listener)
 }
 
-async fn wait_for_stop(running: &Running) {
+/// Who wants this process to end, or to become another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Signal,
+    /// By the control socket.
+    Asked,
+}
+
+async fn wait_for_stop(running: &Running) -> Stop {
     let (Ok(mut term), Ok(mut int), Ok(mut hangup)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
         running.stop.notified().await;
-        return;
+        return Stop::Asked;
     };
-    let reason = loop {
+    let (stop, reason) = loop {
+        if handover::noted_an_end() {
+            break (Stop::Signal, "a signal during the upgrade");
+        }
         tokio::select! {
-            _ = term.recv() => break "SIGTERM",
-            _ = int.recv() => break "SIGINT",
-            () = running.stop.notified() => break "twinfs down",
+            _ = term.recv() => break (Stop::Signal, "SIGTERM"),
+            _ = int.recv() => break (Stop::Signal, "SIGINT"),
+            () = running.stop.notified() => {
+                break (Stop::Asked, if running.upgrades.is_ready() { "twinfs upgrade" } else { "twinfs down" });
+            }
             // Administrators send it to ask for a reload: it must not end a primary.
             _ = hangup.recv() => {
                 let text = format!("SIGHUP: {}", running.config_news());
@@ -376,6 +412,7 @@ async fn wait_for_stop(running: &Running) {
         }
     };
     running.journal.tell(None, Told::DaemonStopping { reason: reason.to_string() });
+    stop
 }
 
 /// Hands over what the peer can take, stops the rest; bounded in time.

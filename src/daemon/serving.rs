@@ -6,12 +6,13 @@
 #![allow(clippy::disallowed_methods, reason = "a shell: threads and mounts")]
 
 use std::path::PathBuf;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::base::{BlockNo, Span};
 use crate::events;
+use crate::format::KeptMount;
 use crate::fs::Store;
 use crate::node::Event;
 use crate::services::address::Addresses;
@@ -27,7 +28,7 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(5);
 const ADDRESS_LIMIT: Duration = Duration::from_secs(2);
 
 /// What the thread is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Task {
     Promote,
     Demote {
@@ -35,8 +36,23 @@ pub enum Task {
     },
     /// The volume is larger: what is mounted takes the new room.
     Grow,
+    /// Come to rest: nothing is begun until told how it goes on.
+    Rest(Rest),
     Quit,
 }
+
+/// The serving thread's side of a rest.
+#[derive(Debug)]
+pub struct Rest {
+    /// Told once nothing is under way.
+    pub rested: Sender<()>,
+    /// How it goes on: with what waits, if the other side is gone.
+    pub end: Receiver<RestOver>,
+}
+
+/// The volume is a successor's: what waits to be done is not done any more.
+#[derive(Debug)]
+pub struct RestOver;
 
 /// The mount, as the rest of the daemon may see it.
 pub type Slot = Arc<Mutex<Option<Arc<dyn Served>>>>;
@@ -72,6 +88,14 @@ pub trait Served: Send + Sync {
     }
     /// Answers every further request with an error, in every mount name space.
     fn abort(&self);
+    /// Ends what is under way and takes no more until `resume`; everything is stable then.
+    fn pause(&self, limit: Duration) -> Result<(), String>;
+    /// Goes on after `pause`.
+    fn resume(&self);
+    /// What a successor needs, after `pause`.
+    fn describe(&self) -> Result<KeptMount, String>;
+    /// Ends the threads after `pause`: only a successor can go on.
+    fn retire(&self);
     /// Unmounts, waiting for users at most so long, and makes everything stable unless aborted. `false`: somebody still
     /// held it, and gets errors now.
     fn unmount(&self, limit: Duration) -> Result<bool, String>;
@@ -82,6 +106,16 @@ pub trait Mounter: Send {
     fn mount(&self) -> Result<Arc<dyn Served>, String>;
     /// Where.
     fn place(&self) -> PathBuf;
+    /// Whether a predecessor's mount waits to be gone on with.
+    fn keeps(&self) -> bool {
+        false
+    }
+    /// How long requests waited for the mount, if it was a predecessor's.
+    fn pause_ms(&self) -> Option<u64> {
+        None
+    }
+    /// Ends a predecessor's mount, if one waits.
+    fn give_up(&self) {}
 }
 
 impl Serving {
@@ -89,9 +123,13 @@ impl Serving {
     pub fn run(&self, tasks: &Receiver<Task>) {
         while let Ok(task) = tasks.recv() {
             match task {
-                Task::Promote => match self.promote() {
-                    Ok(()) => (self.deliver)(Event::Promoted),
-                    Err(reason) => {
+                Task::Promote => match (self.mounter.keeps(), self.promote()) {
+                    (_, Ok(())) => (self.deliver)(Event::Promoted),
+                    (kept, Err(reason)) => {
+                        if kept {
+                            // Its services and its address are still there.
+                            self.demote(false);
+                        }
                         let at = self.mounter.place().display().to_string();
                         (self.tell)(events::Event::MountFailed { at, reason });
                         (self.deliver)(Event::PromoteFailed);
@@ -102,6 +140,12 @@ impl Serving {
                     (self.deliver)(Event::Demoted);
                 }
                 Task::Grow => self.grow(),
+                Task::Rest(rest) => {
+                    let _ = rest.rested.send(());
+                    if let Ok(RestOver) = rest.end.recv() {
+                        return;
+                    }
+                }
                 Task::Quit => return,
             }
         }
@@ -121,7 +165,12 @@ impl Serving {
             *self.lock() = Some(mounted);
             let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let at = self.mounter.place().display().to_string();
-            (self.tell)(events::Event::Mounted { at, took_ms });
+            (self.tell)(match self.mounter.pause_ms() {
+                Some(pause_ms) => {
+                    events::Event::Upgraded { version: env!("CARGO_PKG_VERSION").to_string(), pause_ms }
+                }
+                None => events::Event::Mounted { at, took_ms },
+            });
         }
         self.follow_links();
         self.reflexes.promoted();
@@ -143,6 +192,10 @@ impl Serving {
             let mounted = self.lock().clone();
             if let Some(mounted) = mounted {
                 mounted.abort();
+            }
+            if self.mounter.keeps() {
+                self.mounter.give_up();
+                (self.tell)(events::Event::MountGivenUp { at: at.clone() });
             }
             self.services.down(self.release_time);
         }

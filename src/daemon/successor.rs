@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "a shell: the command line of this process, another program")]
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,6 +55,7 @@ pub fn read(number: u32) -> Result<Handover, String> {
 pub struct Successor {
     program: PathBuf,
     state: OwnedFd,
+    descriptors: Vec<u32>,
 }
 
 impl Successor {
@@ -62,14 +63,15 @@ impl Successor {
     pub fn prepare(program: PathBuf, handover: &Handover) -> Result<Successor, String> {
         let bytes = handover.encode().map_err(|e| e.to_string())?;
         let state = sys::sealed_file(&bytes).map_err(|e| e.to_string())?;
-        Ok(Successor { program, state })
+        Ok(Successor { program, state, descriptors: handover.descriptors() })
     }
 
-    /// Becomes the successor, which gets these descriptors; comes back with the reason why not.
-    pub fn start(&self, keep: &[BorrowedFd<'_>]) -> std::io::Error {
-        let args = next_args(std::env::args_os(), sys::number(&self.state));
-        let all: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([self.state.as_fd()]).collect();
-        sys::become_program(&self.program, args, &all)
+    /// Becomes the successor, which gets the descriptors that it was told of; comes back with the reason why not. Their
+    /// owners keep them open until then.
+    pub fn start(&self) -> std::io::Error {
+        let state = sys::number(&self.state);
+        let keep: Vec<u32> = self.descriptors.iter().copied().chain([state]).collect();
+        sys::become_program(&self.program, next_args(std::env::args_os(), state), &keep)
     }
 }
 

@@ -5,6 +5,7 @@
 //! after `close` no thread of the volume touches the image.
 #![allow(clippy::disallowed_methods, reason = "a shell: threads")]
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::base::{NodeId, Span, VolumeId};
+use crate::base::{Moment, NodeId, Span, VolumeId};
 use crate::config::{self, Config};
 use crate::events::Event as Told;
 use crate::format::{State, UndoStage};
@@ -36,10 +37,11 @@ use super::journal::Journal;
 use super::keeper::Keeper;
 use super::links::Links;
 use super::node_file::NodeFile;
-use super::reflexes::{AddressWish, Reflexes};
+use super::reflexes::Reflexes;
 use super::serving::{Serving, Slot, Task};
 use super::shell::{Outgoing, Shell, Telling};
 use super::teller::Teller;
+use super::upgrade::{self, Heritage, Waiting};
 use super::verify::VerifyFile;
 
 /// For the programs that look at a service.
@@ -86,9 +88,10 @@ pub struct Volume {
     pub verify: Arc<VerifyFile>,
     pub node_file: Arc<NodeFile>,
     shell: Arc<Shell>,
-    tasks: Sender<Task>,
+    pub(super) tasks: Sender<Task>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    _lock: ImageLock,
+    pub(super) lock: ImageLock,
+    pub(super) waiting: Arc<Waiting>,
 }
 
 /// What every volume of a node shares.
@@ -177,7 +180,11 @@ impl Shared {
 fn take_image(
     shared: &Shared,
     settings: &config::Volume,
-) -> Result<(Arc<Image>, ImageLock, NodeFile, bool), DaemonError> {
+    left: Option<OwnedFd>,
+) -> Result<(Arc<Image>, ImageLock, Arc<NodeFile>, bool), DaemonError> {
+    // Said now, not at three in the morning when this node has to take over.
+    crate::mount::check_place(&settings.mount, &settings.name)
+        .map_err(|e| DaemonError::Config(e.to_string()))?;
     let path = settings.image_on(shared.me);
     let wrong = |text: String| DaemonError::Image { path: path.clone(), text };
     if !path.exists() {
@@ -185,8 +192,7 @@ fn take_image(
             "there is no image; make it with \"twinfs init\" or, on the second node, \"twinfs join\"".into(),
         ));
     }
-    // Its text names the image already.
-    let lock = ImageLock::take(path, LOCK_WAIT).map_err(|e| DaemonError::Config(e.to_string()))?;
+    let lock = upgrade::image_lock(path, left, LOCK_WAIT)?;
     let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, true).map_err(|e| wrong(e.to_string()))?);
     let options =
         OpenOptions::read_write().memory(settings.memory).volume(volume_id(&shared.config, &settings.name));
@@ -207,26 +213,27 @@ fn take_image(
     state.boot_epoch = file.next_boot_epoch(&state);
     image.store(&state).map_err(|e| wrong(e.to_string()))?;
     file.note_start(&state).map_err(DaemonError::State)?;
-    Ok((Arc::new(image), lock, file, agrees))
+    Ok((Arc::new(image), lock, Arc::new(file), agrees))
 }
 
 impl Volume {
     /// Brings the volume up. The machine decides what happens from here on.
-    pub fn open(shared: &Shared, settings: &config::Volume) -> Result<Arc<Volume>, DaemonError> {
-        // Said now, not at three in the morning when this node has to take over.
-        crate::mount::check_place(&settings.mount, &settings.name)
-            .map_err(|e| DaemonError::Config(e.to_string()))?;
-        let (image, lock, node_file, agrees) = take_image(shared, settings)?;
-        let node_file = Arc::new(node_file);
+    pub fn open(
+        shared: &Shared,
+        settings: &config::Volume,
+        heritage: &mut Heritage,
+    ) -> Result<Arc<Volume>, DaemonError> {
+        let (kept, left) = heritage.take(&settings.name).unzip();
+        let lease_from = kept.as_ref().map(|kept| kept.state().lease_from.map(Moment));
+        let waiting = Arc::new(Waiting::new(kept, heritage.paused_at));
+        let (image, lock, node_file, agrees) = take_image(shared, settings, left)?;
         let verify = Arc::new(VerifyFile::open(&shared.dirs.state, &settings.name, &image.state()));
         let tell = shared.teller(&settings.name);
-        let (tasks, task_queue) = channel();
-        let (tellings, telling_queue) = channel();
+        let ((tasks, task_queue), (tellings, telling_queue)) = (channel(), channel());
         let links = Arc::new(Links::new(link_teller(&tell, shared.me.other()), settings.keep_awake));
         let addresses = Arc::new(shared.addresses(settings, &tell));
         let gate = Arc::new(MountGate::default());
-        let wish: Arc<dyn AddressWish> = Arc::clone(&addresses) as Arc<dyn AddressWish>;
-        let reflexes = Arc::new(Reflexes::new(wish, Arc::clone(&gate) as _));
+        let reflexes = Arc::new(Reflexes::new(Arc::clone(&addresses) as _, Arc::clone(&gate) as _));
         let id = volume_id(&shared.config, &settings.name);
         let queues = (tasks.clone(), tellings);
         let shell = Arc::new(Shell::new(
@@ -237,7 +244,7 @@ impl Volume {
             shared.out.clone(),
             (Arc::clone(&node_file), shared.fencer.clone(), Keeper::new(settings, shared.me)),
         ));
-        let mirror = start_mirror(shared, settings, &image, &shell, (agrees, &node_file))?;
+        let mirror = start_mirror(shared, settings, &image, &shell, (agrees, &node_file, lease_from))?;
         shell.answer(&mirror);
         gate.ask(&mirror);
         links.serve(&mirror);
@@ -260,11 +267,11 @@ impl Volume {
             shell,
             tasks,
             threads: Mutex::default(),
-            _lock: lock,
+            lock,
+            waiting: Arc::clone(&waiting),
         });
-        let answer = Arc::clone(&mirror);
         let serving = Serving {
-            mounter: Box::new(Files::new(Arc::clone(&mirror), settings, gate, Arc::clone(&volume.shell.log))),
+            mounter: Box::new(Files::new(&mirror, settings, gate, waiting, Arc::clone(&volume.shell.log))),
             slot,
             reflexes,
             addresses,
@@ -273,7 +280,7 @@ impl Volume {
             service_timeout: settings.service_timeout,
             release_time: shared.config.timing.release_time,
             places: volume.places.clone(),
-            deliver: Box::new(move |event| answer.deliver(event)),
+            deliver: Box::new(move |event| mirror.deliver(event)),
             tell,
         };
         let teller = shared.storyteller(node_file, &volume);
@@ -340,15 +347,21 @@ impl Volume {
     /// Ends the volume: whatever is still served is stopped, threads end, the image is closed.
     pub fn close(&self) {
         let _ = self.tasks.send(Task::Demote { graceful: false });
+        self.end_threads();
+        if let Err(error) = self.mirror.image().close() {
+            tracing::error!("{}: closing the image: {error}", self.name);
+        }
+    }
+}
+
+impl Volume {
+    pub(super) fn end_threads(&self) {
         let _ = self.tasks.send(Task::Quit);
         self.shell.halt();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // A panic there was reported when it happened.
             let _ = thread.join();
-        }
-        if let Err(error) = self.mirror.image().close() {
-            tracing::error!("{}: closing the image: {error}", self.name);
         }
     }
 }
@@ -358,7 +371,7 @@ fn start_mirror(
     settings: &config::Volume,
     image: &Arc<Image>,
     shell: &Arc<Shell>,
-    (file_agrees, node_file): (bool, &NodeFile),
+    (file_agrees, node_file, kept): (bool, &NodeFile, Option<Option<Moment>>),
 ) -> Result<Arc<Mirror>, DaemonError> {
     let info = StartInfo {
         seed: random::id128(),
@@ -369,7 +382,10 @@ fn start_mirror(
         fence_left: node_file.fence_left(),
     };
     let node_config = shared.node_config(settings, image.block_count());
-    let node = Node::new(node_config, image.state(), info, clock::now());
+    let mut node = Node::new(node_config, image.state(), info, clock::now());
+    if let Some(lease_from) = kept {
+        node.keep_mount(lease_from);
+    }
     let env = Arc::clone(shell) as Arc<dyn crate::mirror::Env>;
     let mirror = Mirror::new(Arc::clone(image), env, Box::new(node), Mutations::default());
     let path = settings.image_on(shared.me).clone();

@@ -96,6 +96,12 @@ events! {
     // The daemon.
     DaemonStarted { version: String } Info plain |_n| format!("daemon {version} started");
     DaemonStopping { reason: String } Info plain |_n| format!("daemon stops: {reason}");
+    /// Another program goes on with a mount; how long requests waited.
+    Upgraded { version: String, pause_ms: u64 } Notice plain |_n|
+        format!("twinfs {version} goes on with the mount; requests waited for {}", ms(*pause_ms));
+    /// A mount that was kept for this program is not served by it.
+    MountGivenUp { at: String } Critical plain |_n| format!(
+        "the mount at {at} could not be gone on with: programs that use it get errors");
     /// A predecessor of this process left something behind.
     LeftoverRemoved { what: String } Notice plain |_n|
         format!("removed what an earlier daemon left behind: {what}");

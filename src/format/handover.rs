@@ -195,6 +195,11 @@ impl KeptMount {
 }
 
 impl Handover {
+    /// Every descriptor in it.
+    pub fn descriptors(&self) -> Vec<u32> {
+        self.run_lock.into_iter().chain(self.mounts.iter().flat_map(|m| [m.device, m.lock])).collect()
+    }
+
     /// The bytes, with their hash behind them.
     pub fn encode(&self) -> Result<Vec<u8>, HandoverError> {
         let held: usize = self.mounts.iter().map(|m| m.held.groups.len() * 24 + m.held.more.len() * 16).sum();

@@ -129,11 +129,6 @@ impl Mounted {
         self.threads.stop();
     }
 
-    /// The descriptor that the successor needs.
-    pub fn device(&self) -> &OwnedFd {
-        self.seat.device()
-    }
-
     /// Goes on with a mount: requests that wait are answered from now on. `fs` was just opened.
     pub fn take_over(
         fs: Arc<Fs>,

@@ -33,7 +33,7 @@ impl Node {
     /// The peer (or the operator here) wants the peer to be primary.
     pub(super) fn asked_to_hand_over(&mut self) {
         let ready = self.is_member() && self.is_primary() && self.both() && self.failed.is_none();
-        if ready && self.handing.is_none() && !self.frozen {
+        if ready && self.handing.is_none() && !self.frozen && self.serve != Serve::Kept {
             self.handing = Some(Handing::Stopping);
         }
     }

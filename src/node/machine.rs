@@ -29,6 +29,8 @@ use super::vote::Vote;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Serve {
     Down,
+    /// A predecessor's mount waits: see `kept`.
+    Kept,
     Raising,
     Up,
     /// Going down; graceful: operations still work.
@@ -329,6 +331,7 @@ impl Node {
             self.farewell.as_ref().map(|farewell| farewell.until),
             self.leaving_until(),
             Some(self.vote_retry_at),
+            self.kept_until(),
         ]
         .into_iter()
         .flatten()

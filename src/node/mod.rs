@@ -12,6 +12,7 @@ mod event;
 mod fence;
 mod grow;
 mod hand;
+mod kept;
 mod leave;
 mod machine;
 mod pace;

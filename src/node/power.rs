@@ -158,6 +158,9 @@ impl Node {
 
     /// Freezes when the lease lapses, thaws when it is back in time, demotes when it is not.
     pub(super) fn lease(&mut self, out: &mut Vec<Action>) {
+        if self.serve == Serve::Kept {
+            return self.kept_step(out);
+        }
         if self.serve == Serve::Down || self.serve == (Serve::Dropping { graceful: false }) {
             return;
         }
@@ -251,7 +254,7 @@ impl Node {
 
     /// Mounts when the gate opens.
     pub(super) fn raise(&mut self, out: &mut Vec<Action>) {
-        let waits = self.serve != Serve::Down
+        let waits = !matches!(self.serve, Serve::Down | Serve::Kept)
             || self.idle.is_some()
             || self.failed.is_some()
             || self.handing.is_some()
@@ -459,6 +462,9 @@ impl Node {
     }
 
     pub(super) fn drop_gracefully(&mut self, out: &mut Vec<Action>) {
+        if self.serve == Serve::Kept {
+            return self.drop_forced(out);
+        }
         if matches!(self.serve, Serve::Up | Serve::Raising) {
             self.serve = Serve::Dropping { graceful: true };
             out.push(Order::Demote { graceful: true }.into());

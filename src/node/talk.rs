@@ -332,6 +332,8 @@ impl Node {
                         self.in_step = false;
                         self.put(state, After::Adopted, out);
                     }
+                } else if self.serve == Serve::Kept {
+                    self.drop_forced(out);
                 } else if !self.data_open() {
                     self.start_target(true, theirs.map_or_else(Default::default, |t| t.head()), out);
                 } else {
@@ -349,7 +351,7 @@ impl Node {
                             self.put(self.state.clone(), After::Nothing, out);
                         }
                     }
-                } else if self.data_open() {
+                } else if self.data_open() || self.serve == Serve::Kept {
                     self.drop_forced(out);
                 } else {
                     self.start_target(false, theirs.map_or_else(Default::default, |t| t.head()), out);

@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
@@ -31,6 +32,8 @@ const FUSE_DEVICE: (u64, u64) = (10, 229);
 const POKE: Signal = Signal::SIGURG;
 /// Held back while one program becomes another: whoever sends one means the service, not the moment.
 const HELD_BACK: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+/// Bit n: signal n was noted.
+static NOTED: AtomicU64 = AtomicU64::new(0);
 
 /// An anonymous file with these bytes that nobody can change any more.
 pub fn sealed_file(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -180,14 +183,16 @@ pub fn poke_threads(prefix: &str) -> io::Result<()> {
 
 /// This process becomes `program`, which gets `args` (the first is its own name) and these descriptors under the
 /// numbers that they have now. Comes back only with the reason why not.
-pub fn become_program(program: &Path, args: Vec<OsString>, keep: &[BorrowedFd<'_>]) -> io::Error {
+pub fn become_program(program: &Path, args: Vec<OsString>, keep: &[u32]) -> io::Error {
     let prepared = || -> io::Result<(CString, Vec<CString>)> {
         let text = |word: OsString| CString::new(word.into_vec()).map_err(io::Error::other);
         let args = args.into_iter().map(text).collect::<io::Result<_>>()?;
         let program = text(program.as_os_str().to_os_string())?;
         SigSet::from_iter(HELD_BACK).thread_block()?;
-        for descriptor in keep {
-            fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        for number in keep {
+            let raw = i32::try_from(*number).map_err(io::Error::other)?;
+            // SAFETY: only borrowed for a flag; a closed one is an error of the call.
+            fcntl(unsafe { BorrowedFd::borrow_raw(raw) }, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
         Ok((program, args))
     };
@@ -200,9 +205,24 @@ pub fn become_program(program: &Path, args: Vec<OsString>, keep: &[BorrowedFd<'_
     }
 }
 
-/// The signals that a predecessor held back reach this thread from now on, those that came meanwhile at once.
-pub fn release_signals() -> io::Result<()> {
+/// The signals that a predecessor held back arrive from now on, and do nothing but to be noted, until somebody handles
+/// them. To be called while this is the only thread: others, and other programs, must not find them blocked.
+pub fn note_signals() -> io::Result<()> {
+    extern "C" fn note(signal: libc::c_int) {
+        NOTED.fetch_or(1 << signal, Ordering::SeqCst);
+    }
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in HELD_BACK {
+        // SAFETY: the handler changes one atomic, which is safe at any moment.
+        unsafe { sigaction(signal, &action) }?;
+    }
     Ok(SigSet::from_iter(HELD_BACK).thread_unblock()?)
+}
+
+/// Whether one came that ends a service.
+pub fn noted_an_end() -> bool {
+    let ends = [Signal::SIGTERM, Signal::SIGINT].map(|signal| 1 << signal as i32).iter().sum::<u64>();
+    NOTED.load(Ordering::SeqCst) & ends != 0
 }
 
 /// The number of a descriptor, for the next program.

@@ -1,7 +1,7 @@
 //! Promotion and demotion with a recorded mount, address and services.
 
 use std::ffi::OsString;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::base::Moment;
@@ -63,13 +63,22 @@ impl Served for Log {
     fn abort(&self) {
         self.add("abort");
     }
+    fn pause(&self, _: Duration) -> Result<(), String> {
+        Ok(())
+    }
+    fn resume(&self) {}
+    fn describe(&self) -> Result<KeptMount, String> {
+        Err("nothing is mounted".into())
+    }
+    fn retire(&self) {}
     fn unmount(&self, limit: Duration) -> Result<bool, String> {
         self.add(if limit.is_zero() { "detach" } else { "unmount" });
         Ok(true)
     }
 }
 
-struct FakeMounter(Log, bool);
+/// Whether a mount fails, and whether one is kept.
+struct FakeMounter(Log, bool, AtomicBool);
 
 impl Mounter for FakeMounter {
     fn mount(&self) -> Result<Arc<dyn Served>, String> {
@@ -82,10 +91,20 @@ impl Mounter for FakeMounter {
     fn place(&self) -> PathBuf {
         "/nowhere".into()
     }
+    fn keeps(&self) -> bool {
+        self.2.load(Ordering::SeqCst)
+    }
+    fn give_up(&self) {
+        self.2.store(false, Ordering::SeqCst);
+        self.0.add("given up");
+    }
 }
 
-fn serve(tasks: &[Task], fails: bool) -> Vec<String> {
-    let log = Log::default();
+fn serve<const N: usize>(tasks: [Task; N], fails: bool) -> Vec<String> {
+    serve_kept(tasks, fails, false)
+}
+
+fn serving(log: &Log, fails: bool, kept: bool) -> (Serving, std::sync::mpsc::Receiver<Event>) {
     let reflexes = Reflexes::new(Arc::new(log.clone()), Arc::new(log.clone()));
     let second = Span::from_secs(1);
     let settings = Settings {
@@ -101,7 +120,7 @@ fn serve(tasks: &[Task], fails: bool) -> Vec<String> {
     let (answers, heard) = std::sync::mpsc::channel();
     let none = std::env::temp_dir().join("twinfs-serving-none");
     let serving = Serving {
-        mounter: Box::new(FakeMounter(log.clone(), fails)),
+        mounter: Box::new(FakeMounter(log.clone(), fails, AtomicBool::new(kept))),
         slot: Slot::default(),
         reflexes: Arc::new(reflexes),
         addresses: Arc::new(Addresses::new(Vec::new(), None, Box::new(|_| {}))),
@@ -113,15 +132,21 @@ fn serve(tasks: &[Task], fails: bool) -> Vec<String> {
         deliver: Box::new(move |event| answers.send(event).unwrap()),
         tell: Arc::new(|_| {}),
     };
+    (serving, heard)
+}
+
+fn serve_kept<const N: usize>(tasks: [Task; N], fails: bool, kept: bool) -> Vec<String> {
+    let log = Log::default();
+    let (serving, heard) = serving(&log, fails, kept);
     let (send, receive) = std::sync::mpsc::channel();
     let (reflexes, services) = (Arc::clone(&serving.reflexes), Arc::clone(&serving.services));
     let thread = std::thread::spawn(move || serving.run(&receive));
     {
         for task in tasks {
-            if *task == Task::Promote {
+            if matches!(task, Task::Promote) {
                 reflexes.promoting();
             }
-            send.send(*task).unwrap();
+            send.send(task).unwrap();
             let answer = heard.recv_timeout(Duration::from_secs(10)).unwrap();
             log.add(format!("{answer:?}"));
             let began = Instant::now();
@@ -143,7 +168,7 @@ fn place(log: &[String], entry: &str) -> usize {
 
 #[test]
 fn a_promotion_mounts_then_raises_the_address_then_starts_services() {
-    let log = serve(&[Task::Promote], false);
+    let log = serve([Task::Promote], false);
     assert!(place(&log, "mount") < place(&log, "address up"), "{log:?}");
     assert!(place(&log, "address up") < place(&log, "service start"), "{log:?}");
     assert!(log.contains(&"Promoted".to_string()));
@@ -151,7 +176,7 @@ fn a_promotion_mounts_then_raises_the_address_then_starts_services() {
 
 #[test]
 fn a_graceful_demotion_goes_the_way_back_and_answers_last() {
-    let log = serve(&[Task::Promote, Task::Demote { graceful: true }], false);
+    let log = serve([Task::Promote, Task::Demote { graceful: true }], false);
     assert!(place(&log, "service stop") < place(&log, "address down"), "{log:?}");
     assert!(place(&log, "address down") < place(&log, "unmount"), "{log:?}");
     assert!(place(&log, "unmount") < place(&log, "Demoted"), "{log:?}");
@@ -160,7 +185,7 @@ fn a_graceful_demotion_goes_the_way_back_and_answers_last() {
 
 #[test]
 fn a_lost_right_stops_answers_before_anything_else() {
-    let log = serve(&[Task::Promote, Task::Demote { graceful: false }], false);
+    let log = serve([Task::Promote, Task::Demote { graceful: false }], false);
     let stopped = place(&log, "gate stopped");
     assert!(stopped < place(&log, "abort") && place(&log, "abort") < place(&log, "service stop"), "{log:?}");
     assert!(place(&log, "service stop") < place(&log, "detach"), "{log:?}");
@@ -168,7 +193,42 @@ fn a_lost_right_stops_answers_before_anything_else() {
 
 #[test]
 fn a_mount_that_fails_raises_nothing_and_says_so() {
-    let log = serve(&[Task::Promote], true);
+    let log = serve([Task::Promote], true);
     assert!(log.contains(&"PromoteFailed".to_string()));
     assert!(!log.iter().any(|e| e == "address up" || e == "service start"), "{log:?}");
+}
+
+/// The services and the address of a predecessor are still up while its mount waits.
+#[test]
+fn a_kept_mount_that_is_given_up_or_fails_takes_its_services_and_its_address_along() {
+    for (tasks, fails) in [([Task::Demote { graceful: false }], false), ([Task::Promote], true)] {
+        let log = serve_kept(tasks, fails, true);
+        assert!(place(&log, "gate stopped") < place(&log, "given up"), "{log:?}");
+        assert!(place(&log, "given up") < place(&log, "service stop"), "{log:?}");
+        assert!(place(&log, "service stop") < log.len() - 1, "answered last: {log:?}");
+        assert!(log.contains(&"address down".to_string()) && !log.contains(&"address up".to_string()));
+    }
+}
+
+#[test]
+fn what_waits_behind_a_rest_is_done_after_it_or_never() {
+    for over in [false, true] {
+        let log = Log::default();
+        let (serving, heard) = serving(&log, false, false);
+        let (send, receive) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || serving.run(&receive));
+        let (rested, is_at_rest) = std::sync::mpsc::channel();
+        let (end, waits) = std::sync::mpsc::channel();
+        send.send(Task::Rest(Rest { rested, end: waits })).unwrap();
+        send.send(Task::Demote { graceful: false }).unwrap();
+        is_at_rest.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(heard.recv_timeout(Duration::from_millis(50)).is_err(), "something was done at rest");
+        if over {
+            end.send(RestOver).unwrap();
+        }
+        drop(end);
+        send.send(Task::Quit).unwrap();
+        thread.join().unwrap();
+        assert_eq!(heard.try_recv().ok(), (!over).then_some(Event::Demoted));
+    }
 }
