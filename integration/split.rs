@@ -172,7 +172,7 @@ fn a_policy_ends_a_split_by_itself_and_waits_for_room() {
     let plan = Plan {
         arbitration: "manual",
         size: "64MiB",
-        cluster: "after_split_brain = \"discard-older-primary\"\n",
+        cluster: "after_split_brain = \"discard-older-primary\"\n".into(),
         volume: "salvage_dir = \"/run/kept\"\n".to_string(),
         ..Plan::default()
     };

@@ -20,11 +20,12 @@ const LOG: &str = "twinfsd.log";
 /// What a test wants to be different.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// As in the configuration, or `etcd`: a witness that `cluster` names.
     pub arbitration: &'static str,
     pub paths: usize,
     pub size: &'static str,
     /// Further lines of `[cluster]` and of `[volume.data]`.
-    pub cluster: &'static str,
+    pub cluster: String,
     pub volume: String,
     /// Image path of alpha and of beta.
     pub images: [String; 2],
@@ -41,7 +42,7 @@ impl Default for Plan {
             arbitration: "witness",
             paths: 1,
             size: "256MiB",
-            cluster: "",
+            cluster: String::new(),
             volume: String::new(),
             images: [image.clone(), image],
             power_disks: None,
@@ -95,15 +96,17 @@ impl Pair {
         };
         let witness = match plan.arbitration {
             "witness" => format!("witness = \"{}:8791\"\n", self.world.address("gamma", 0)),
+            // With what the plan says about its members.
             _ => String::new(),
         };
+        let arbitration = if plan.arbitration == "etcd" { "witness" } else { plan.arbitration };
         format!(
             "[cluster]\nname = \"test\"\narbitration = \"{}\"\nencrypt = \"{}\"\n{witness}{}\n\
              [timing]\nkeepalive = \"100ms\"\ndeadtime = \"4s\"\ninitdead = \"8s\"\nslow_peer = \"{}\"\n\
              release_time = \"1500ms\"\nwitness_timeout = \"100ms\"\n\n\
              [node.alpha]\naddresses = [{}]\n\n[node.beta]\naddresses = [{}]\n\n\
              [volume.data]\nimage = {{ alpha = \"{}\", beta = \"{}\" }}\nsize = \"{}\"\nmount = \"{MOUNT}\"\n{}",
-            plan.arbitration,
+            arbitration,
             plan.encrypt,
             plan.cluster,
             plan.slow_peer,

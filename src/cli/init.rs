@@ -25,7 +25,7 @@ Who decides which node may be primary when the two cannot hear each other? Choos
 
   witness  A small process on a third machine (no root, no data). Whichever node dies, the other one goes on by
            itself; a cut link never makes two primaries. Costs: a third machine, which may be tiny and far away.
-           Recommended.
+           An etcd cluster that is there already may be asked instead (--etcd). Recommended.
   yield    Two machines only. When the primary dies, the secondary takes over by itself. Costs: when the link or
            the secondary dies, the primary stops serving, until you say \"twinfs promote --peer-is-down\".
   manual   Two machines only. When the secondary or the link dies, the primary goes on alone. Costs: when the
@@ -43,6 +43,12 @@ pub struct InitArgs {
     /// Where the witness listens, for --arbitration witness
     #[arg(long, value_name = "HOST[:PORT]")]
     witness: Option<String>,
+    /// A member of an etcd cluster that is asked instead of a witness; may be given several times
+    #[arg(long = "etcd", value_name = "URL")]
+    etcd: Vec<String>,
+    /// Who signed the certificates of etcd, PEM
+    #[arg(long, value_name = "FILE", requires = "etcd")]
+    etcd_ca: Option<PathBuf>,
     /// A node with its address, and further addresses after commas; give it twice, the first one is node A
     #[arg(long = "peer", value_name = "NAME=IP[:PORT][,IP...]")]
     peers: Vec<String>,
@@ -265,6 +271,27 @@ fn usage(text: impl Into<String>) -> anyhow::Error {
     Failure::new(Exit::USAGE, text).into()
 }
 
+/// Whom a node asks that cannot hear the other one.
+fn arbiter(
+    args: &InitArgs,
+    arbitration: Arbitration,
+    way: &str,
+) -> anyhow::Result<(Option<config::HostPort>, Option<config::EtcdPlace>)> {
+    let (urls, ca) = (args.etcd.clone(), args.etcd_ca.clone());
+    let etcd = (!urls.is_empty()).then_some(config::EtcdPlace { urls, ca, cert: None, key: None });
+    match (arbitration, &args.witness, etcd) {
+        (_, Some(_), Some(_)) => Err(usage("--witness and --etcd would be two judges: give one of them")),
+        (Arbitration::Witness, Some(target), None) => Ok((Some(host_port(target)?), None)),
+        (Arbitration::Witness, None, Some(etcd)) => Ok((None, Some(etcd))),
+        (Arbitration::Witness, None, None) => {
+            Err(usage("--arbitration witness needs --witness HOST[:PORT], or --etcd URL"))
+        }
+        (_, None, None) => Ok((None, None)),
+        (_, Some(_), None) => Err(usage(format!("--witness goes with --arbitration witness, not {way}"))),
+        (_, None, Some(_)) => Err(usage(format!("--etcd goes with --arbitration witness, not {way}"))),
+    }
+}
+
 fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
     let arbitration = match way {
         "witness" => Arbitration::Witness,
@@ -280,14 +307,7 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
     let [a, b] = args.peers.as_slice() else {
         return Err(usage("give both nodes: --peer NAME=IP --peer NAME=IP (the first one is node A)"));
     };
-    let witness = match (arbitration, &args.witness) {
-        (Arbitration::Witness, Some(target)) => Some(host_port(target)?),
-        (Arbitration::Witness, None) => {
-            return Err(usage("--arbitration witness needs --witness HOST[:PORT]"));
-        }
-        (_, None) => None,
-        (_, Some(_)) => return Err(usage(format!("--witness goes with --arbitration witness, not {way}"))),
-    };
+    let (witness, etcd) = arbiter(args, arbitration, way)?;
     let size = args.size.as_deref().ok_or_else(|| usage("give the size of the image: --size 20G"))?;
     let size = units::parse_size(size).map_err(|e| usage(format!("--size: {e}")))?;
     let image = args.image.clone().unwrap_or_else(|| format!("/var/lib/twinfs/{}.img", args.volume).into());
@@ -298,6 +318,7 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
             key_file,
             arbitration,
             witness,
+            etcd,
             accepts_split_brain: None,
             after_split_brain: None,
             encrypt: true,

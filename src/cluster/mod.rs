@@ -10,4 +10,4 @@ mod witness;
 pub use gate::{Right, gate_promote};
 pub use pulse::{Heard, Pulse};
 pub use standing::{Standing, standing, witness_record};
-pub use witness::{Witness, WitnessImage};
+pub use witness::{Asked, Witness, WitnessImage};

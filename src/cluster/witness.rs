@@ -19,14 +19,27 @@ pub struct WitnessImage {
 #[derive(Clone, Debug)]
 pub struct Witness {
     image: WitnessImage,
-    /// Who asked to enrol what; volatile, both ask again.
-    asked: BTreeMap<(VolumeId, NodeId), WitnessRecord>,
+    /// Who asked to enrol what; may be lost, both ask again.
+    asked: Asked,
 }
+
+/// What each node asked to enrol.
+pub type Asked = BTreeMap<(VolumeId, NodeId), WitnessRecord>;
 
 impl Witness {
     /// `image` as it was found on disk, or an empty one with a fresh random incarnation.
     pub fn new(image: WitnessImage) -> Witness {
-        Witness { image, asked: BTreeMap::new() }
+        Witness::resumed(image, Asked::new())
+    }
+
+    /// One that was put down between two questions, with what it was asked to enrol.
+    pub fn resumed(image: WitnessImage, asked: Asked) -> Witness {
+        Witness { image, asked }
+    }
+
+    /// What waits for the other node to ask the same.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// What must be stable before the answer is sent, whenever `answer` says that it changed.

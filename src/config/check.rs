@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::after_split;
 use super::arbitration;
+use super::etcd;
 use super::parse::{Raw, Reader, Value, Values};
-use super::types::{Arbitration, Cluster, Config, HostPort, Node, Notify, Timing, Volume, WriteAck};
+use super::types::{Arbitration, Cluster, Config, Node, Notify, Timing, Volume, WriteAck};
 use super::units::{format_size, format_span, parse_span};
 use crate::base::limits::MEMORY_DEFAULT;
 use crate::base::{AfterSplit, KeepAwake, NodeId, Span};
@@ -98,24 +99,7 @@ fn cluster(values: &Values, reader: &mut Reader) -> Option<Cluster> {
         "deadtime" => Arbitration::Deadtime,
         _ => Arbitration::Manual,
     };
-    let witness: Option<HostPort> = match values.get("witness") {
-        Some(Value::HostPort(witness)) => Some(witness.clone()),
-        _ => None,
-    };
-    match (arbitration, &witness) {
-        (Arbitration::Witness, None) => {
-            let text = "arbitration = \"witness\" needs witness = \"HOST:PORT\"";
-            reader.problem_at("cluster.arbitration", text.to_string());
-        }
-        (Arbitration::Witness, Some(_)) | (_, None) => {}
-        (_, Some(_)) => {
-            let text = format!(
-                "a witness is not used with arbitration = \"{}\": remove it, or choose \"witness\"",
-                arbitration.as_str()
-            );
-            reader.problem_at("cluster.witness", text);
-        }
-    }
+    let (witness, etcd) = etcd::arbiter(values, arbitration, reader);
     let key_file = PathBuf::from(text(values, "key_file").unwrap_or_else(|| "/etc/twinfs/key".to_string()));
     let ping = match values.get("ping") {
         Some(Value::Hosts(hosts)) => hosts.clone(),
@@ -128,6 +112,7 @@ fn cluster(values: &Values, reader: &mut Reader) -> Option<Cluster> {
         key_file,
         arbitration,
         witness,
+        etcd,
         accepts_split_brain,
         // It may name a node, and those are read later.
         after_split_brain: None,

@@ -48,6 +48,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// `HOST:PORT`.
     HostPort,
+    /// A list of `http://HOST:PORT` or `https://HOST:PORT`.
+    Urls,
     /// A list of `IP:PORT`.
     SocketAddresses,
     /// `IP/PREFIX`, or a list of them.
@@ -125,6 +127,16 @@ pub const KEYS: &[Key] = &[
         "off: streams between the nodes are authenticated, but can be read",
     ),
     key(Section::Cluster, "witness", Kind::HostPort, Some(""), "where the witness listens"),
+    key(
+        Section::Cluster,
+        "etcd",
+        Kind::Urls,
+        Some(""),
+        "members of an etcd cluster that is asked instead of a witness",
+    ),
+    key(Section::Cluster, "etcd_ca", Kind::Path, Some(""), "who signed the certificates of etcd, PEM"),
+    key(Section::Cluster, "etcd_cert", Kind::Path, Some(""), "this node's certificate for etcd, PEM"),
+    key(Section::Cluster, "etcd_key", Kind::Path, Some(""), "and its key, PEM; mode 0600"),
     key(
         Section::Cluster,
         "i_accept_split_brain",

@@ -9,6 +9,7 @@
 mod after_split;
 mod arbitration;
 mod check;
+mod etcd;
 mod keys;
 mod parse;
 mod secret;
@@ -17,6 +18,7 @@ mod types;
 pub mod units;
 mod write;
 
+pub use etcd::EtcdPlace;
 pub use keys::{KEYS, Key, Kind, RATE_MAX, RATE_MIN, Section};
 pub use parse::{ConfigError, Problem};
 pub use secret::{ClusterKey, KeyError, Purpose, WitnessKeys};

@@ -274,6 +274,7 @@ fn read_value(key: &Key, value: &DeValue<'_>) -> Result<Value, String> {
         Kind::Number { min, max } => number(value, min, max),
         Kind::Choice(choices) => choice(text(value)?, choices),
         Kind::HostPort => host_port(text(value)?).map(Value::HostPort),
+        Kind::Urls => each(value, super::etcd::url).map(Value::Texts),
         Kind::SocketAddresses => each(value, socket).map(Value::Sockets),
         Kind::Prefixes => each(value, prefix).map(Value::Prefixes),
         Kind::Services => each(value, service).map(Value::Services),

@@ -83,6 +83,11 @@ impl ClusterKey {
         self.derived(cluster, purpose, from)
     }
 
+    /// What seals the records that are kept in etcd; the same on both nodes.
+    pub fn etcd_seal(&self, cluster: &str) -> [u8; 32] {
+        self.derived(cluster, "etcd record", NodeId::A)
+    }
+
     /// The witness's keys.
     pub fn witness(&self, cluster: &str) -> WitnessKeys {
         WitnessKeys {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use super::etcd::EtcdPlace;
 use crate::base::{AfterSplit, KeepAwake, NodeId, Span};
 
 /// Port for TCP and UDP between the nodes when an address names none. No neighbour (DRBD, Heartbeat, corosync,
@@ -35,8 +36,9 @@ pub struct Cluster {
     pub name: String,
     pub key_file: PathBuf,
     pub arbitration: Arbitration,
-    /// Set exactly when `arbitration = "witness"`.
+    /// One of these two is set exactly when `arbitration = "witness"`.
     pub witness: Option<HostPort>,
+    pub etcd: Option<EtcdPlace>,
     /// Set exactly when `arbitration = "deadtime"`: the sentence that accepts two primaries.
     pub accepts_split_brain: Option<String>,
     /// What becomes of two copies that both were written; always set with `arbitration = "deadtime"`.

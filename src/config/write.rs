@@ -37,6 +37,14 @@ impl Config {
         if let Some(witness) = &self.cluster.witness {
             out.key(Section::Cluster, "witness", quoted(witness));
         }
+        if let Some(etcd) = &self.cluster.etcd {
+            out.key(Section::Cluster, "etcd", list(&etcd.urls));
+            for (name, file) in [("etcd_ca", &etcd.ca), ("etcd_cert", &etcd.cert), ("etcd_key", &etcd.key)] {
+                if let Some(file) = file {
+                    out.key(Section::Cluster, name, quoted(file.display()));
+                }
+            }
+        }
         let policy = self.cluster.after_split_brain.map(|policy| after_split::render(policy, &self.nodes));
         for (name, value) in
             [("i_accept_split_brain", &self.cluster.accepts_split_brain), ("after_split_brain", &policy)]

@@ -6,6 +6,7 @@
 //! before anything new begins.
 
 mod advice;
+mod arbiter;
 mod confirm;
 mod control;
 mod dial;

@@ -16,18 +16,18 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::{NodeId, Span, VolumeId};
-use crate::config::{ClusterKey, Config, Purpose, WitnessKeys};
+use crate::config::{ClusterKey, Config, Purpose};
 use crate::events::{Event as Told, Names};
 use crate::history::History;
 use crate::link::{
     Connection, Datagrams, Identity, Limits, LinkBook, Listener, Opening, Path as LinkPath, Paths,
-    WitnessClient,
 };
 use crate::node::{Operator, StateWord, Timing};
 use crate::services::address::Addresses;
 use crate::services::run::{self, Services};
 use crate::sys::{clock, handover, notify};
 
+use super::arbiter::Arbiter;
 use super::fence::Fencer;
 use super::journal::Journal;
 use super::peer;
@@ -193,7 +193,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         peer_name: config.node(me.other()).name.clone(),
     };
     let listener = listen(&config, me, identity, desk, &differs, &paths)?;
-    let witness = witness_client(&config, &key.witness(&config.cluster.name), me).map(WitnessWatch::new);
+    let witness = Arbiter::of(&config, &key, me)?.map(WitnessWatch::new);
     let links = RefCell::new(link_book(&config, ways.len()));
     let running = Rc::new(Running {
         me,
@@ -287,18 +287,6 @@ fn link_book(config: &Config, paths: usize) -> LinkBook {
     let t = &config.timing;
     let (keepalive, warntime, lease, deadtime) = (t.keepalive, t.warntime, t.lease(), t.deadtime);
     LinkBook::new(clock::now(), paths, Limits { keepalive, warntime, lease, deadtime })
-}
-
-fn witness_client(config: &Config, keys: &WitnessKeys, me: NodeId) -> Option<WitnessClient> {
-    let target = config.cluster.witness.as_ref()?.to_string();
-    let n = usize::from(me.index());
-    Some(WitnessClient::new(
-        target,
-        me,
-        keys.request[n],
-        keys.reply[n],
-        config.timing.witness_timeout.as_duration(),
-    ))
 }
 
 fn remove_leftovers(config: &Config, me: NodeId, journal: &Arc<Journal>, heritage: &Heritage) {

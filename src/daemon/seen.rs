@@ -44,7 +44,7 @@ pub fn node_status(running: &Running) -> NodeStatus {
 fn witness_status(watch: &WitnessWatch) -> WitnessStatus {
     let seen = watch.seen();
     WitnessStatus {
-        address: watch.target().to_string(),
+        address: watch.target(),
         answered_ms: seen.answered.map(|at| clock::now().since(at).as_millis()),
         problem: seen.problem,
     }

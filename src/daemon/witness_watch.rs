@@ -10,11 +10,11 @@ use std::rc::Rc;
 
 use crate::base::{Members, Moment, Span, VolumeId};
 use crate::events::Event as Told;
-use crate::link::WitnessClient;
 use crate::node::{Event, StateWord};
 use crate::sys::clock;
 use crate::wire::{WitnessReply, WitnessRequest};
 
+use super::arbiter::Arbiter;
 use super::runtime::Running;
 use super::volume::Volume;
 
@@ -37,16 +37,16 @@ pub struct Seen {
 
 /// The witness, as this daemon sees it.
 pub struct WitnessWatch {
-    pub client: Rc<WitnessClient>,
+    pub client: Rc<Arbiter>,
     seen: RefCell<Seen>,
 }
 
 impl WitnessWatch {
-    pub fn new(client: WitnessClient) -> WitnessWatch {
+    pub fn new(client: Arbiter) -> WitnessWatch {
         WitnessWatch { client: Rc::new(client), seen: RefCell::default() }
     }
 
-    pub fn target(&self) -> &str {
+    pub fn target(&self) -> String {
         self.client.target()
     }
 
@@ -71,8 +71,8 @@ impl WitnessWatch {
                 Ok(())
             }
             Err(error) => {
-                seen.problem = Some(error.to_string());
-                Err(error.to_string())
+                seen.problem = Some(error.clone());
+                Err(error)
             }
         }
     }
@@ -90,7 +90,7 @@ pub async fn watch(running: Rc<Running>) {
                 tokio::time::sleep(AGAIN.as_duration()).await;
                 answer = watch.ask(volume.id).await;
             }
-            let address = watch.target().to_string();
+            let address = watch.target();
             match (answer, silent) {
                 (Err(_), false) => running.journal.tell(None, Told::WitnessSilent { address }),
                 (Ok(()), true) => running.journal.tell(None, Told::WitnessBack { address }),
@@ -101,7 +101,7 @@ pub async fn watch(running: Rc<Running>) {
                 // Both nodes are there: they enrol the volume again by themselves.
                 volume.mirror.deliver(Event::WitnessDoubt);
                 if forgotten.insert(volume.id) {
-                    let address = watch.target().to_string();
+                    let address = watch.target();
                     running.journal.tell(Some(&volume.name), Told::WitnessForgot { address });
                 }
             } else {

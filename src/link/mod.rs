@@ -13,6 +13,7 @@
 
 mod connection;
 mod datagrams;
+mod etcd;
 mod gaps;
 mod handshake;
 mod listener;
@@ -26,6 +27,7 @@ mod witness;
 
 pub use connection::Connection;
 pub use datagrams::Datagrams;
+pub use etcd::{Etcd, EtcdAccess, EtcdError, Found};
 pub use gaps::Gaps;
 pub use handshake::{Opening, PROTOCOL_VERSION};
 pub use listener::{Deliver, Judge, Listener};

@@ -5,8 +5,10 @@
 //! answer at all; when the directory cannot be written, nothing is answered that would need it.
 #![allow(clippy::disallowed_methods, reason = "a shell: a socket and files")]
 
+mod etcd;
 mod store;
 
+pub use etcd::{EtcdHome, HomeError};
 pub use store::{Store, StoreError};
 
 use std::io;

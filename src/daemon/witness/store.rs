@@ -18,7 +18,7 @@ use crate::wire::WitnessRecord;
 const MAGIC: &[u8; 8] = b"twwit\0\0\x01";
 const HASH_BYTES: usize = 32;
 /// Bytes of one record in the file: volume, v, members, primary, head, lineage, nonce.
-const RECORD_BYTES: usize = 16 + 8 + 1 + 1 + 16 * 3;
+pub(super) const RECORD_BYTES: usize = 16 + 8 + 1 + 1 + 16 * 3;
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -112,16 +112,20 @@ fn encode(image: &WitnessImage) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.extend_from_slice(&image.incarnation.to_le_bytes());
     for (volume, kept) in &image.records {
-        out.extend_from_slice(&volume.0.to_le_bytes());
-        out.extend_from_slice(&kept.record.v.to_le_bytes());
-        out.extend_from_slice(&[kept.record.members.bits(), kept.record.primary.index()]);
-        for number in [kept.head.0, kept.lineage, kept.nonce] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
+        encode_record(*volume, kept, &mut out);
     }
     let hash = blake3::hash(&out);
     out.extend_from_slice(hash.as_bytes());
     out
+}
+
+pub(super) fn encode_record(volume: VolumeId, kept: &WitnessRecord, out: &mut Vec<u8>) {
+    out.extend_from_slice(&volume.0.to_le_bytes());
+    out.extend_from_slice(&kept.record.v.to_le_bytes());
+    out.extend_from_slice(&[kept.record.members.bits(), kept.record.primary.index()]);
+    for number in [kept.head.0, kept.lineage, kept.nonce] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
 }
 
 fn decode(bytes: &[u8]) -> Option<WitnessImage> {
@@ -141,7 +145,7 @@ fn decode(bytes: &[u8]) -> Option<WitnessImage> {
     Some(WitnessImage { incarnation: u128::from_le_bytes(*incarnation), records })
 }
 
-fn decode_record(bytes: &[u8; RECORD_BYTES]) -> Option<(VolumeId, WitnessRecord)> {
+pub(super) fn decode_record(bytes: &[u8; RECORD_BYTES]) -> Option<(VolumeId, WitnessRecord)> {
     let number = |at: usize| Some(u128::from_le_bytes(bytes.get(at..at + 16)?.try_into().ok()?));
     let v = u64::from_le_bytes(bytes.get(16..24)?.try_into().ok()?);
     let members = Members::from_bits(bytes[24])?;
