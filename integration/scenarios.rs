@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use pair::{A, Agent, B, BLOCKS, World};
 use twinfs::base::{Members, NodeId, Span};
 use twinfs::cluster::{Witness, WitnessImage};
-use twinfs::node::{Arbitration, Event, Limits, Mutations, Operator, StateWord, Task, VerifyProgress};
+use twinfs::node::{
+    Arbitration, Event, Failback, Limits, Mutations, Operator, StateWord, Stay, Task, VerifyProgress,
+};
 use twinfs::wire::{Kind, Message, Seq, Session};
 
 fn whole(arbitration: Arbitration) -> World {
@@ -247,10 +249,12 @@ fn s7_both_lose_power_and_both_return() {
     }
 }
 
+const FAILBACK_TO_A: Failback = Failback { to: twinfs::base::NodeId::A, windowed: false };
+
 #[test]
 fn s8_failback_comes_by_itself_only_where_it_is_asked_for() {
     let mut w = World::new(Arbitration::Witness, Mutations::default());
-    w.config.failback_to = Some(twinfs::base::NodeId::A);
+    w.config.failback = Some(FAILBACK_TO_A);
     w.boot(A);
     w.boot(B);
     w.connect();
@@ -263,6 +267,131 @@ fn s8_failback_comes_by_itself_only_where_it_is_asked_for() {
     assert!(w.mounted[B], "failback before its delay");
     w.run(15_000);
     assert!(w.mounted[A] && !w.mounted[B], "{}", w.why());
+}
+
+/// The preferred node comes and goes: the volume goes to it once an hour at most, whatever restarts in between.
+#[test]
+fn s8_a_preferred_node_that_flaps_gets_the_volume_once_an_hour() {
+    let mut w = World::new(Arbitration::Witness, Mutations::default());
+    w.config.failback = Some(FAILBACK_TO_A);
+    w.boot(A);
+    w.boot(B);
+    w.connect();
+    w.run(3_000);
+    for round in 0..4 {
+        w.crash(A, true);
+        w.run(15_000);
+        assert!(w.mounted[B], "{round}: {}", w.why());
+        w.boot(A);
+        w.run(70_000);
+        assert_eq!(w.mounted[A], round == 0, "{round}: {}", w.why());
+    }
+    let view = w.nodes[A].as_ref().unwrap().view().failback.unwrap();
+    assert_eq!(view.stay, Stay::TooSoon);
+    let left = view.not_before.unwrap().since(w.clocks[A]);
+    w.run(left.as_millis() - 2_000);
+    assert!(w.mounted[B], "before the hour: {}", w.why());
+    w.run(4_000);
+    assert!(w.mounted[A], "after the hour: {}", w.why());
+}
+
+/// Beta serves, alpha is back in sync, `note` is what alpha's file says of the last time.
+fn returned(note: Option<Option<u64>>, windowed: bool) -> World {
+    let mut w = World::new(Arbitration::Witness, Mutations::default());
+    w.config.failback = Some(Failback { windowed, ..FAILBACK_TO_A });
+    w.boot(A);
+    w.boot(B);
+    w.connect();
+    w.run(3_000);
+    w.crash(A, true);
+    w.run(15_000);
+    w.disks[A].failback_note = note;
+    w.boot(A);
+    w.run(10_000);
+    assert!(w.mounted[B] && !w.mounted[A], "{}", w.why());
+    w
+}
+
+#[test]
+fn s8_a_time_that_cannot_be_read_or_lies_ahead_is_one_of_just_now() {
+    for (note, soon) in
+        [(None, true), (Some(Some(0)), true), (Some(None), false), (Some(Some(u64::MAX)), false)]
+    {
+        let mut w = returned(note, false);
+        w.run(60_000);
+        assert_eq!(w.mounted[A], soon, "{note:?}: {}", w.why());
+        w.run(3_600_000);
+        assert!(w.mounted[A], "{note:?}: never again: {}", w.why());
+    }
+}
+
+#[test]
+fn s8_a_try_that_cannot_be_noted_is_not_made() {
+    let mut w = returned(None, false);
+    w.note_fails = true;
+    w.run(600_000);
+    assert!(w.mounted[B] && w.disks[A].failback_note.is_none(), "{}", w.why());
+    w.note_fails = false;
+    w.run(3_600_000);
+    assert!(w.mounted[A], "{}", w.why());
+}
+
+#[test]
+fn s8_it_goes_back_inside_its_window_only() {
+    let mut w = returned(None, true);
+    w.run(7_200_000);
+    assert!(w.mounted[B], "nobody said that the window is open: {}", w.why());
+    w.step(A, Event::Window(true));
+    w.run(3_000);
+    assert!(w.mounted[A], "{}", w.why());
+    // Moved by hand in the same window: it stays; with the next window it goes home, once the hour is over.
+    w.operator(A, Operator::Switchover);
+    w.run(7_200_000);
+    assert!(w.mounted[B], "{}", w.why());
+    w.step(A, Event::Window(false));
+    w.run(1_000);
+    w.step(A, Event::Window(true));
+    w.run(3_000);
+    assert!(w.mounted[A], "{}", w.why());
+}
+
+#[test]
+fn s8_what_a_person_moved_or_holds_stays() {
+    let mut w = World::new(Arbitration::Witness, Mutations::default());
+    w.config.failback = Some(FAILBACK_TO_A);
+    w.boot(A);
+    w.boot(B);
+    w.connect();
+    w.run(120_000);
+    w.operator(A, Operator::Switchover);
+    w.run(7_200_000);
+    assert!(w.mounted[B], "a switchover was undone: {}", w.why());
+    // A new start of the node ends that; hold does not end.
+    w.crash(A, true);
+    w.boot(A);
+    w.operator(A, Operator::Hold(true));
+    w.run(7_200_000);
+    assert!(w.mounted[B] && w.word(A) == StateWord::InSync, "held: {}", w.why());
+    w.operator(A, Operator::Hold(false));
+    w.run(3_000);
+    assert!(w.mounted[A], "{}", w.why());
+}
+
+#[test]
+fn s8_a_restart_that_forgets_the_last_time_is_seen() {
+    let mut w = World::new(Arbitration::Witness, Mutations { forget_failback: true, ..Mutations::default() });
+    w.config.failback = Some(FAILBACK_TO_A);
+    w.boot(A);
+    w.boot(B);
+    w.connect();
+    w.run(3_000);
+    for _ in 0..2 {
+        w.crash(A, true);
+        w.run(15_000);
+        w.boot(A);
+        w.run(70_000);
+        assert!(w.mounted[A], "{}", w.why());
+    }
 }
 
 #[test]

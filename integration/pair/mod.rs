@@ -19,6 +19,8 @@ pub const A: usize = 0;
 pub const B: usize = 1;
 pub const BLOCKS: u64 = 3;
 const COPY_OPS: u64 = 1 << 40;
+/// What the wall clocks show when the nodes' own clocks begin, in milliseconds since 1970.
+const WALL_MS: u64 = 1_795_698_200_000;
 
 /// What survives a crash, and the caches that do not.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub struct Disk {
     file_agrees: bool,
     /// The node state file: a request to a fence agent whose answer is not noted.
     pub fence_note: Option<u128>,
+    /// And when it last asked for the volume by itself; `Some(None)`: not readable.
+    pub failback_note: Option<Option<u64>>,
     /// What a target held before it was overwritten, and whether it is being put back.
     pub undo: BTreeMap<u64, u32>,
     pub going_back: bool,
@@ -179,6 +183,7 @@ impl World {
             blocks: BLOCKS,
             file_agrees: true,
             fence_note: None,
+            failback_note: None,
             undo: BTreeMap::new(),
             going_back: false,
             kept: Vec::new(),
@@ -188,7 +193,7 @@ impl World {
             me: NodeId::A,
             arbitration,
             timing: Timing::default(),
-            failback_to: None,
+            failback: None,
             fence_levels: 1,
             pings: false,
             blocks: BLOCKS,
@@ -260,8 +265,17 @@ impl World {
         self.seeds += 1;
         let (file_agrees, going_back) = (disk.file_agrees, disk.going_back);
         let fence_left = disk.fence_note;
-        let info =
-            StartInfo { seed: self.seeds, marks: marks || hot, hot, file_agrees, going_back, fence_left };
+        let wall_ms = WALL_MS + self.clocks[n].0 / 1_000_000;
+        let failback_ago = twinfs::node::failback_ago(disk.failback_note, wall_ms);
+        let info = StartInfo {
+            seed: self.seeds,
+            marks: marks || hot,
+            hot,
+            file_agrees,
+            going_back,
+            fence_left,
+            failback_ago,
+        };
         let blocks = disk.blocks;
         let config = NodeConfig { me: id(n), blocks, features: self.features[n], ..self.config.clone() };
         self.nodes[n] = Some(Node::new(config, disk.state.clone(), info, self.clocks[n]));
@@ -460,6 +474,12 @@ impl World {
                     self.disks[n].file_agrees = false;
                     self.owed[n].push_back(Event::UnusableNoted);
                 }
+            }
+            Action::Order(Order::NoteFailback { token }) => {
+                if !self.note_fails {
+                    self.disks[n].failback_note = Some(Some(WALL_MS + self.clocks[n].0 / 1_000_000));
+                }
+                self.owed[n].push_back(Event::FailbackNoted { token, noted: !self.note_fails });
             }
             Action::Send { link, message } => {
                 self.handovers += u32::from(matches!(message, Message::HandoverDone { .. }));

@@ -19,4 +19,4 @@ pub use ids::{BlockNo, ExtentNo, Generation, Ino, NodeId, VolumeId};
 pub use map::{FastMap, FastSet};
 pub use page::{PAGE, Pages, advise_slabs_with};
 pub use record::{Members, Record};
-pub use time::{Moment, Span};
+pub use time::{Moment, Span, WallTime};

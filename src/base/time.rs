@@ -7,6 +7,15 @@ use std::ops::{Add, Sub};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(pub u64);
 
+/// What the machine's clock shows: for people, and for what a person put down by the clock. It may jump.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WallTime {
+    /// Seconds since 1970, universal time.
+    pub unix_s: i64,
+    /// Seconds by which local time is ahead of universal time.
+    pub offset_s: i32,
+}
+
 /// A length of time in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub u64);

@@ -167,6 +167,9 @@ fn lines(volume: &VolumeStatus, peer: &str, output: &Output) -> Vec<String> {
     for advice in &volume.advice {
         say("do", advice);
     }
+    if !volume.failback.is_empty() {
+        say("failback", &volume.failback);
+    }
     let heard = volume.peer_heard_ms.map_or("never heard".to_string(), |ms| format!("heard {} ago", age(ms)));
     let link = if volume.connected { "connected" } else { "not connected" };
     let serving = match volume.peer_serving {

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use super::after_split;
 use super::arbitration;
 use super::etcd;
+use super::failback;
 use super::parse::{Raw, Reader, Value, Values};
 use super::types::{Arbitration, Cluster, Config, Node, Notify, Timing, Volume, WriteAck};
 use super::units::{format_size, format_span, parse_span};
 use crate::base::limits::MEMORY_DEFAULT;
-use crate::base::{AfterSplit, KeepAwake, NodeId, Span};
+use crate::base::{AfterSplit, KeepAwake, Span};
 
 /// Most paths between the nodes.
 const PATHS_MAX: usize = 8;
@@ -239,22 +240,7 @@ fn volume(name: &str, values: &Values, nodes: &[Node; 2], reader: &mut Reader) -
     let place = format!("volume.{name}");
     let image = per_node(&place, "image", values, nodes, reader);
     let device = per_node(&place, "device", values, nodes, reader);
-    let failback = match text(values, "failback").as_deref() {
-        None | Some("never") => None,
-        Some(node) => {
-            match [NodeId::A, NodeId::B].into_iter().find(|id| nodes[usize::from(id.index())].name == node) {
-                Some(id) => Some(id),
-                None => {
-                    let text = format!(
-                        "failback = \"{node}\" must be \"never\" or a node: \"{}\" or \"{}\"",
-                        nodes[0].name, nodes[1].name
-                    );
-                    reader.problem_at(&format!("{place}.failback"), text);
-                    None
-                }
-            }
-        }
-    };
+    let (prefer, failback) = failback::read(&place, values, nodes, reader);
     let mount = PathBuf::from(text(values, "mount")?);
     if mount.components().count() < 2 {
         reader
@@ -282,6 +268,7 @@ fn volume(name: &str, values: &Values, nodes: &[Node; 2], reader: &mut Reader) -
             Some(Value::Span(span)) => *span,
             _ => parse_span("60s").unwrap_or_default(),
         },
+        prefer,
         failback,
         write_ack: match text(values, "write_ack").as_deref() {
             Some("strict") => WriteAck::Strict,

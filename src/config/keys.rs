@@ -64,8 +64,8 @@ pub enum Kind {
     Line,
     /// A list of IP addresses.
     Hosts,
-    /// A node's name or `never`.
-    NodeOrNever,
+    /// `never`, `when-synced`, a window, or a node's name.
+    Failback,
 }
 
 /// One row.
@@ -216,7 +216,8 @@ pub const KEYS: &[Key] = &[
     key(Section::Volume, "device", Kind::TextPerNode, Some(""), "network device of the service addresses"),
     key(Section::Volume, "services", Kind::Services, Some("[]"), "started in this order, stopped in reverse"),
     key(Section::Volume, "service_timeout", span(1_000, 3_600_000), Some("60s"), "for one start or stop"),
-    key(Section::Volume, "failback", Kind::NodeOrNever, Some("never"), "node that becomes primary again"),
+    key(Section::Volume, "prefer", Kind::Line, Some(""), "the node that it belongs to, for failback"),
+    key(Section::Volume, "failback", Kind::Failback, Some("never"), "when it goes back to that node"),
     key(
         Section::Volume,
         "write_ack",

@@ -10,6 +10,7 @@ mod after_split;
 mod arbitration;
 mod check;
 mod etcd;
+mod failback;
 mod keys;
 mod parse;
 mod secret;
@@ -19,6 +20,7 @@ pub mod units;
 mod write;
 
 pub use etcd::EtcdPlace;
+pub use failback::{Failback, Window};
 pub use keys::{KEYS, Key, Kind, RATE_MAX, RATE_MIN, Section};
 pub use parse::{ConfigError, Problem};
 pub use secret::{ClusterKey, KeyError, Purpose, WitnessKeys};

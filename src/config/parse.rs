@@ -282,7 +282,7 @@ fn read_value(key: &Key, value: &DeValue<'_>) -> Result<Value, String> {
         Kind::Options => each(value, option).map(Value::Texts),
         Kind::Line => line(text(value)?).map(Value::Text),
         Kind::Hosts => each(value, host).map(Value::Hosts),
-        Kind::NodeOrNever => Ok(Value::Text(text(value)?.to_string())),
+        Kind::Failback => Ok(Value::Text(text(value)?.to_string())),
     }
 }
 

@@ -46,7 +46,7 @@ fn a_good_file_is_understood() {
     assert_eq!(mail.address[0].to_string(), "10.0.0.100/24");
     assert_eq!(mail.services[0], Service::Unit("postfix.service".to_string()));
     assert_eq!(mail.services[1], Service::Exec("/etc/twinfs/services/dovecot".into()));
-    assert_eq!(mail.failback, Some(NodeId::B));
+    assert_eq!((mail.prefer, mail.failback), (Some(NodeId::B), Failback::WhenSynced));
     assert_eq!(config.timing, Timing::defaults(Arbitration::Witness));
 }
 
@@ -91,6 +91,21 @@ fn the_hash_sees_meaning_and_not_spelling() {
     assert_eq!(Config::parse(&spelled).unwrap().hash(), hash);
     let other = GOOD.replace("\"20G\"", "\"21G\"");
     assert_ne!(Config::parse(&other).unwrap().hash(), hash);
+}
+
+#[test]
+fn the_ways_of_failback_read_back_and_the_short_one_means_what_it_meant() {
+    let short = Config::parse(GOOD).unwrap();
+    let with = |text: &str| Config::parse(&GOOD.replace("failback = \"alpha\"", text)).unwrap();
+    let long = with("prefer = \"alpha\"\nfailback = \"when-synced\"");
+    assert_eq!(long, short);
+    assert!(long.meaning().contains("\nfailback = \"alpha\"\n") && !long.meaning().contains("prefer"));
+    let window = with("prefer = \"beta\"\nfailback = \"23:30-04:00 sat,sun utc\"");
+    assert_eq!(Config::parse(&window.render()).unwrap(), window);
+    assert_ne!(window.hash(), short.hash());
+    let never = with("failback = \"never\"");
+    assert!(!never.meaning().contains("failback"), "a default counts as nothing said");
+    assert_eq!(Config::parse(&never.render()).unwrap(), never);
 }
 
 #[test]
@@ -141,8 +156,25 @@ fn each_wrong_value_gets_one_line_that_says_what_to_write() {
         (
             "failback = \"alpha\"",
             "failback = \"gamma\"",
-            "must be \"never\" or a node: \"beta\" or \"alpha\"",
+            "failback: \"gamma\" is no window: write \"never\", \"when-synced\" or a window such as",
         ),
+        (
+            "failback = \"alpha\"",
+            "failback = \"when-synced\"",
+            "failback = \"when-synced\" needs prefer = NODE, where it goes: \"beta\" or \"alpha\"",
+        ),
+        (
+            "failback = \"alpha\"",
+            "failback = \"never\"\nprefer = \"gamma\"",
+            "20:1: prefer = \"gamma\" must name a node: \"beta\" or \"alpha\"",
+        ),
+        ("failback = \"alpha\"", "failback = \"alpha\"\nprefer = \"beta\"", "name different nodes"),
+        (
+            "failback = \"alpha\"",
+            "failback = \"02:00-04:00 someday\"\nprefer = \"beta\"",
+            "failback: \"02:00-04:00 someday\" has no day \"someday\"",
+        ),
+        ("failback = \"alpha\"", "failback = \"never\"\nprefers = \"beta\"", "did you mean \"prefer\"?"),
         (
             "arbitration = \"witness\"",
             "arbitration = \"fence\"",

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::etcd::EtcdPlace;
+use super::failback::Failback;
 use crate::base::{AfterSplit, KeepAwake, NodeId, Span};
 
 /// Port for TCP and UDP between the nodes when an address names none. No neighbour (DRBD, Heartbeat, corosync,
@@ -161,8 +162,10 @@ pub struct Volume {
     pub services: Vec<Service>,
     /// For one start or stop of one service.
     pub service_timeout: Span,
-    /// The node that becomes primary again when it is back and in sync; `None`: the primary stays where it is.
-    pub failback: Option<NodeId>,
+    /// The node that it belongs to; set unless `failback` is `Never`.
+    pub prefer: Option<NodeId>,
+    /// When it goes back there by itself.
+    pub failback: Failback,
     pub write_ack: WriteAck,
     /// How often each node looks through its own copy; `None`: never by itself.
     pub scrub: Option<Span>,

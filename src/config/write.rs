@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 use std::path::Path;
 
 use super::after_split;
+use super::failback::Failback;
 use super::keys::{KEYS, Section};
 use super::types::{Config, FenceAgent, Node, Timing, Volume};
 use super::units::{format_size, format_span};
@@ -147,9 +148,7 @@ impl Lines {
         }
         self.key(Section::Volume, "services", list(&volume.services));
         self.key(Section::Volume, "service_timeout", quoted(format_span(volume.service_timeout)));
-        let failback =
-            volume.failback.map_or("never", |id: NodeId| nodes[usize::from(id.index())].name.as_str());
-        self.key(Section::Volume, "failback", quoted(failback));
+        self.failback(volume, nodes);
         self.key(Section::Volume, "write_ack", quoted(volume.write_ack.as_str()));
         let scrub = volume.scrub.map_or("never".to_string(), format_span);
         self.key(Section::Volume, "scrub", quoted(scrub));
@@ -162,6 +161,24 @@ impl Lines {
         self.key(Section::Volume, "resync_priority", volume.resync_priority.to_string());
         self.key(Section::Volume, "keep_awake", quoted(volume.keep_awake.as_str()));
         self.key(Section::Volume, "memory", quoted(format_size(volume.memory)));
+    }
+}
+
+impl Lines {
+    fn failback(&mut self, volume: &Volume, nodes: &[Node; 2]) {
+        let prefer = volume.prefer.map(|id: NodeId| quoted(&nodes[usize::from(id.index())].name));
+        match prefer {
+            // Versions that know no other way say it so, and both nodes have to mean the same.
+            Some(node) if !self.all && volume.failback == Failback::WhenSynced => {
+                self.key(Section::Volume, "failback", node);
+            }
+            prefer => {
+                if let Some(node) = prefer {
+                    self.key(Section::Volume, "prefer", node);
+                }
+                self.key(Section::Volume, "failback", quoted(volume.failback));
+            }
+        }
     }
 }
 

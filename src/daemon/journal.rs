@@ -123,6 +123,7 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         Notice::FenceFailed { level, end, more } => fence_failed(peer, level, end, more),
         Notice::FenceLeftover => Event::FenceLeftover { peer },
         Notice::ReachesNobody => Event::ReachesNobody { peer },
+        Notice::FailbackAsked => Event::FailbackAsked { peer },
         Notice::LeaseLapsed => Event::LeaseLapsed { peer },
         Notice::HandedOver { to } => Event::StoppedPrimary {
             reason: if to == me { "handed over to this node".to_string() } else { "handed over".to_string() },

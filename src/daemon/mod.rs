@@ -10,6 +10,7 @@ mod arbiter;
 mod confirm;
 mod control;
 mod dial;
+mod failback;
 mod fence;
 mod files;
 mod grow;

@@ -34,6 +34,10 @@ pub struct Known {
     /// "twinfs hold" is in force.
     #[serde(default)]
     pub held: bool,
+    /// When this node last asked for the volume by itself, by the wall clock in milliseconds since 1970. Whatever else
+    /// stands there is a time as well that cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failback_unix_ms: Option<serde_json::Value>,
     /// Incarnation of the peer's copy that this one last worked with.
     #[serde(default)]
     pub peer: Option<String>,
@@ -85,8 +89,8 @@ impl NodeFile {
             if known.incarnation != hex(state.incarnation) {
                 // What the node was told and what it asked for does not go with a disk.
                 let kept = std::mem::take(known);
-                let Known { fence, held, peer, replaced, .. } = kept;
-                *known = Known { fence, held, peer, replaced, ..Known::default() };
+                let Known { fence, held, failback_unix_ms, peer, replaced, .. } = kept;
+                *known = Known { fence, held, failback_unix_ms, peer, replaced, ..Known::default() };
             }
             known.volume = hex(state.volume.0);
             known.incarnation = hex(state.incarnation);
@@ -126,6 +130,17 @@ impl NodeFile {
     pub fn is_held(&self) -> bool {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.as_ref().is_some_and(|known| known.held)
+    }
+
+    /// This node is about to ask for the volume by itself.
+    pub fn note_failback(&self, unix_ms: u64) -> Result<(), String> {
+        self.change(|known| known.failback_unix_ms = Some(unix_ms.into()))
+    }
+
+    /// When it last did; `Some(None)`: the note cannot be read.
+    pub fn failback(&self) -> Option<Option<u64>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(known.as_ref()?.failback_unix_ms.as_ref()?.as_u64())
     }
 
     /// The peer's copy that this one works with.
@@ -216,6 +231,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test spoils a file")]
     fn an_older_a_replaced_and_a_failed_image_are_not_believed() {
         let dir = std::env::temp_dir().join(format!("twinfs-nodefile-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
@@ -248,6 +264,22 @@ mod tests {
             file.fence_left() == Some(77) && file.is_held(),
             "a new disk does not end what the node asked for"
         );
+        assert_eq!(file.failback(), None, "it never asked");
+        file.note_failback(7_000).unwrap();
+        file.note_start(&state(2, 13)).unwrap();
+        assert_eq!(
+            NodeFile::open(&dir, "mail").unwrap().failback(),
+            Some(Some(7_000)),
+            "forgotten with a disk"
+        );
+        let path = dir.join("mail.node.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("7000"));
+        for unreadable in ["-7000", "\"soon\"", "[]", "1e300"] {
+            std::fs::write(&path, text.replace("7000", unreadable)).unwrap();
+            assert_eq!(NodeFile::open(&dir, "mail").unwrap().failback(), Some(None), "{unreadable}");
+        }
+        std::fs::write(&path, &text).unwrap();
         // What this machine was told about replaced copies, and whom it worked with, goes with the machine as well.
         file.note_peer(5).unwrap();
         file.note_place(&[9, 8], 70).unwrap();

@@ -41,7 +41,8 @@ use super::upgrade::{Heritage, Upgrades};
 use super::volume::{Shared, Volume};
 use super::witness_watch::WitnessWatch;
 use super::{
-    DaemonError, Options, control, dial, hooks, leftovers, orders, pace, ping, sides, switch, witness_watch,
+    DaemonError, Options, control, dial, failback, hooks, leftovers, orders, pace, ping, sides, switch,
+    witness_watch,
 };
 
 /// For a hand-over before the daemon stops.
@@ -254,6 +255,7 @@ fn control_plane(
         tokio::task::spawn_local(switch::watch(Rc::clone(running)));
         tokio::task::spawn_local(witness_watch::watch(Rc::clone(running)));
         tokio::task::spawn_local(orders::scrub(Rc::clone(running)));
+        tokio::task::spawn_local(failback::watch(Rc::clone(running)));
         tokio::task::spawn_local(pace::take_turns(Rc::clone(running)));
         tokio::task::spawn_local(control::serve(Rc::clone(running), socket));
         notify::ready();

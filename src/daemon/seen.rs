@@ -11,6 +11,7 @@ use crate::node::{Role, StateWord};
 use crate::sys::clock;
 
 use super::confirm;
+use super::failback;
 use super::link_status;
 use super::pace;
 use super::runtime::Running;
@@ -117,6 +118,8 @@ fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
     status.fencing_ms = view.fencing.map(|fencing| since(fencing.since));
     status.fence_code = view.fencing.map(|fencing| confirm::code(&fencing));
     status.reaches_nobody = view.reaches_nobody;
+    let home = volume.settings.prefer.map_or("", |id| running.name(id));
+    failback::fill(&mut status, volume, view.failback, home, now);
     status.demoted = view.demoted;
     status.disconnected = view.disconnected;
     status.refused = running.refused(&volume.name);

@@ -11,7 +11,7 @@ use crate::base::{Moment, Span, VolumeId};
 use crate::fs::LogMark;
 use crate::image::Image;
 use crate::mirror::{Env, Halted, Key, Mirror, Parking, Payload};
-use crate::node::{Event, LinkId, Notice, Order, VerifyEnd, VerifyProgress};
+use crate::node::{Event, LinkId, Notice, Order, Token, VerifyEnd, VerifyProgress};
 use crate::sys::clock;
 use crate::wire::{Heartbeat, Message, WitnessRequest};
 
@@ -35,6 +35,8 @@ pub enum Telling {
     Notice(Notice),
     /// The image's disk failed at this version of the record.
     Unusable(u64),
+    /// The volume is about to be asked for by this node, which belongs to it.
+    Failback(Token),
     Verify(VerifyProgress, Option<VerifyEnd>),
 }
 
@@ -176,6 +178,7 @@ impl Env for Shell {
             Order::Thaw => self.reflexes.thaw(),
             Order::RenewAddress { seconds_left } => self.reflexes.renew(seconds_left),
             Order::NoteUnusable { v } => drop(self.tellings.send(Telling::Unusable(v))),
+            Order::NoteFailback { token } => drop(self.tellings.send(Telling::Failback(token))),
             Order::NoteVerify { progress, end } => drop(self.tellings.send(Telling::Verify(progress, end))),
             Order::Tell(notice) => drop(self.tellings.send(Telling::Notice(notice))),
         }

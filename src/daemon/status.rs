@@ -136,6 +136,19 @@ pub struct VolumeStatus {
     /// "twinfs hold" is in force.
     #[serde(default)]
     pub held: bool,
+    /// The node that the volume goes back to, when, and why not now; `None`: it stays where it is.
+    #[serde(default)]
+    pub failback_to: Option<String>,
+    #[serde(default)]
+    pub failback_when: String,
+    #[serde(default)]
+    pub failback_stays: String,
+    /// By the clock of the machine, which may jump.
+    #[serde(default)]
+    pub failback_from_unix_s: Option<u64>,
+    /// The same in words.
+    #[serde(default)]
+    pub failback: String,
     /// The peer is to be stopped by an agent, for so long; and what "twinfs fence-confirm" wants to hear.
     #[serde(default)]
     pub fencing_ms: Option<u64>,
@@ -272,6 +285,23 @@ pub fn age(ms: u64) -> String {
     crate::base::Span::from_millis(ms).to_string()
 }
 
+/// `2026-01-31T08:15:02Z` from milliseconds since 1970.
+pub fn utc(unix_ms: u64) -> String {
+    let seconds = unix_ms / 1000;
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days since 0000-03-01 in years of 365.2425 days: Howard Hinnant's civil calendar, by its published formula.
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
+    let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
 /// A number of bytes as people say it.
 pub fn bytes(count: u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -313,6 +343,13 @@ mod tests {
         frozen.frozen = true;
         frozen.judge();
         assert_eq!(frozen.health, Health::Broken);
+    }
+
+    #[test]
+    fn times_are_printed_as_utc() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_827_696_000), "2000-02-29T12:34:56Z");
+        assert_eq!(utc(1_798_761_599_999), "2026-12-31T23:59:59Z");
     }
 
     #[test]

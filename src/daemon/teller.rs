@@ -89,6 +89,14 @@ impl Teller {
                     Ok(()) => (self.deliver)(Event::UnusableNoted),
                     Err(reason) => self.journal.tell(Some(volume), Told::CopyUnusable { reason }),
                 },
+                Telling::Failback(token) => {
+                    let noted = self.node_file.note_failback(clock::unix_ms());
+                    (self.deliver)(Event::FailbackNoted { token, noted: noted.is_ok() });
+                    if let Err(why) = noted {
+                        let text = format!("no failback within the hour, as it could not be noted: {why}");
+                        self.journal.tell(Some(volume), Told::Fault { text });
+                    }
+                }
                 Telling::Verify(progress, end) => {
                     if let Err(text) = self.verify_file.note(&progress, end, clock::unix_ms()) {
                         self.journal.tell(Some(volume), Told::Fault { text });

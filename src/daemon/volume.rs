@@ -21,6 +21,7 @@ use crate::image::{Disk, Image, OpenOptions};
 use crate::mirror::{Mirror, Worker};
 use crate::node::{
     Arbitration, Event, Limits, Mutations, Node, NodeConfig, Operator, StartInfo, StateWord, Timing, View,
+    failback_ago,
 };
 use crate::services::address::Addresses;
 use crate::services::adopt::Places;
@@ -126,7 +127,7 @@ impl Shared {
                 fence_retry: t.fence_retry,
                 ..Timing::default()
             },
-            failback_to: settings.failback,
+            failback: super::failback::rule(settings.prefer, &settings.failback),
             fence_levels: u32::try_from(self.config.fence_levels(self.me.other()).len()).unwrap_or(0),
             pings: !self.config.cluster.ping.is_empty(),
             blocks,
@@ -380,6 +381,7 @@ fn start_mirror(
         file_agrees,
         going_back: image.undo().stage == UndoStage::GoingBack,
         fence_left: node_file.fence_left(),
+        failback_ago: failback_ago(node_file.failback(), clock::unix_ms()),
     };
     let node_config = shared.node_config(settings, image.block_count());
     let mut node = Node::new(node_config, image.state(), info, clock::now());

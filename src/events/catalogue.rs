@@ -213,6 +213,9 @@ events! {
         format!("handed over to {} in {}", n.of(*to), ms(*took_ms));
     SwitchoverFailed { to: NodeId, reason: String } Warning decision |n|
         format!("did not hand over to {}: {reason}; everything stays where it was", n.of(*to));
+    /// Told by the node that the volume belongs to.
+    FailbackAsked { peer: NodeId } Notice decision |n|
+        format!("failback: {} is asked to hand over, because the volume belongs here", n.of(*peer));
     LeaseLapsed { peer: NodeId } Critical decision |n| format!(
         "the lease lapsed: no heartbeat of {} came back in time, so it may have taken over; requests wait",
         n.of(*peer));

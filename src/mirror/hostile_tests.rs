@@ -272,7 +272,7 @@ fn start(role: Role) -> (Arc<crate::image::MemDisk>, Arc<Shell>, Arc<Mirror>) {
         me: NodeId::A,
         arbitration: Arbitration::Manual,
         timing: Timing::default(),
-        failback_to: None,
+        failback: None,
         fence_levels: 0,
         pings: false,
         blocks: image.block_count(),
@@ -290,6 +290,7 @@ fn start(role: Role) -> (Arc<crate::image::MemDisk>, Arc<Shell>, Arc<Mirror>) {
         file_agrees: true,
         going_back: false,
         fence_left: None,
+        failback_ago: None,
     };
     let node = Node::new(config, state, info, Moment(1));
     let mirror = Mirror::new(image, shell.clone(), Box::new(node), Mutations::default()).unwrap();

@@ -104,6 +104,8 @@ pub enum Notice {
     FenceLeftover,
     /// No ping target answers, nor the peer: this node stops serving.
     ReachesNobody,
+    /// The volume belongs to this node: the peer is asked to hand it over.
+    FailbackAsked,
     HandedOver {
         to: NodeId,
     },
@@ -361,6 +363,11 @@ pub enum Order {
     /// Note in the node state file that this image is unusable since `v`, stable; then `Event::UnusableNoted`.
     NoteUnusable {
         v: u64,
+    },
+    /// This node is about to ask for the volume by itself: note the time of the wall clock outside the image, stable;
+    /// answer `Event::FailbackNoted`.
+    NoteFailback {
+        token: Token,
     },
     /// Note how far a verify run is, so that a restart goes on with it; `end`: it is over.
     NoteVerify {

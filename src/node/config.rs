@@ -3,6 +3,8 @@
 use crate::base::{AfterSplit, NodeId, Span};
 use crate::resync::Limits;
 
+use super::failback::Failback;
+
 /// Who decides when the nodes cannot agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -148,6 +150,8 @@ pub struct Mutations {
     pub resolve_unkept: bool,
     /// Whoever says that it left may take over all the same.
     pub leave_keeps_right: bool,
+    /// A restart forgets when the volume went back last.
+    pub forget_failback: bool,
 }
 
 /// Settings of one node's machine.
@@ -156,8 +160,8 @@ pub struct NodeConfig {
     pub me: NodeId,
     pub arbitration: Arbitration,
     pub timing: Timing,
-    /// Become primary again on this node when in sync (graceful, at most once per hour); `None` = never.
-    pub failback_to: Option<NodeId>,
+    /// The node that becomes primary again by itself; `None`: the primary stays where it is.
+    pub failback: Option<Failback>,
     /// Levels of fence agents that are tried one after the other.
     pub fence_levels: u32,
     /// There are ping targets: `Event::Reach` says whether one answers.
@@ -190,4 +194,6 @@ pub struct StartInfo {
     pub going_back: bool,
     /// A request to a fence agent whose answer is not noted.
     pub fence_left: Option<u128>,
+    /// Since this node last asked for the volume by itself (`failback_ago`); `None`: it never did.
+    pub failback_ago: Option<Span>,
 }

@@ -222,6 +222,13 @@ pub enum Event {
         nonce: u128,
         end: FenceEnd,
     },
+    /// Answer to `Order::NoteFailback`; not `noted`: it could not be made stable.
+    FailbackNoted {
+        token: Token,
+        noted: bool,
+    },
+    /// Whether the window for failback is open; wanted where there is one, at every change.
+    Window(bool),
     /// Whether any ping target answers; wanted where there are some, at every change.
     Reach(bool),
 

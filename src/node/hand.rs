@@ -3,7 +3,7 @@
 //! Decides the order. Invariant: the old primary has stopped and stored the new record before the new one hears of
 //! it; giving ownership away clears the right to take over at once.
 
-use crate::base::{Members, Record, Span};
+use crate::base::{Members, Record};
 use crate::format::State;
 use crate::wire::{Kind, Message, Run, Seq};
 
@@ -11,9 +11,6 @@ use super::action::{Action, Notice, Order};
 use super::config::Arbitration;
 use super::machine::{After, Node, Serve};
 use super::vote::Goal;
-
-/// Between two automatic failbacks.
-const FAILBACK_PAUSE: Span = Span::from_secs(3600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Handing {
@@ -42,15 +39,6 @@ impl Node {
         if let Some((link, conv)) = self.link.zip(self.conv.as_ref()).filter(|_| self.is_member()) {
             let message = Message::AskHandover { session: conv.id };
             out.push(Action::Send { link, message });
-        }
-    }
-
-    pub(super) fn failback(&mut self, out: &mut Vec<Action>) {
-        let well = self.failed.is_none() && self.is_member();
-        let wants = self.cfg.failback_to == Some(self.me()) && !self.is_primary() && well;
-        if wants && !self.hold && self.idle.is_none() && self.now >= self.failback_at {
-            self.failback_at = self.after(FAILBACK_PAUSE);
-            self.ask_handover(out);
         }
     }
 
@@ -109,6 +97,7 @@ impl Node {
 
     pub(super) fn hand_given(&mut self, out: &mut Vec<Action>) {
         self.handing = None;
+        self.failback_moved();
         self.promise_again();
         let Some(record) = self.state.record else { return };
         let Some((link, conv)) = self.link.zip(self.conv.as_ref()).filter(|_| self.is_member()) else {

@@ -14,6 +14,7 @@ use super::back::Back;
 use super::config::{NodeConfig, StartInfo};
 use super::detach::Farewell;
 use super::event::{Event, LinkId, Token};
+use super::failback::Homing;
 use super::fence::Fencing;
 use super::grow::Growing;
 use super::hand::Handing;
@@ -115,7 +116,7 @@ pub struct Node {
 
     pub(super) back: Option<Back>,
     pub(super) handing: Option<Handing>,
-    pub(super) failback_at: Moment,
+    pub(super) homing: Homing,
     pub(super) store: Option<Storing>,
     pub(super) marking: Option<Token>,
 
@@ -187,7 +188,7 @@ impl Node {
             enrol: false,
             back: info.going_back.then(|| Back::at_start(now)),
             handing: None,
-            failback_at: now + cfg.timing.failback_delay,
+            homing: Homing::new(&cfg, info.failback_ago, now),
             store: None,
             marking: None,
             link: None,
@@ -272,6 +273,8 @@ impl Node {
             Event::WitnessReply { nonce, reply } => self.witness_reply(nonce, &reply, out),
             Event::WitnessDoubt => (self.in_step, self.witness_doubt) = (false, true),
             Event::FenceResult { nonce, end } => self.fence_result(nonce, end, out),
+            Event::FailbackNoted { token, noted } => self.failback_noted(token, noted, out),
+            Event::Window(open) => self.failback_window(open),
             Event::Reach(reaches) => self.reach(reaches),
             Event::Promoted => self.promoted(),
             Event::PromoteFailed => self.promote_failed(out),

@@ -61,6 +61,7 @@ impl Node {
             operations: self.outbox.len(),
             witness_seen: self.witness_seen,
             fencing: self.fence_view(),
+            failback: self.failback_view(),
             reaches_nobody: self.cfg.pings && !self.reaches,
             verdict: self.state.apart.verdict,
             not_kept: self.not_kept_why(),

@@ -379,7 +379,7 @@ impl Node {
         self.lost_at = None;
         self.forced = None;
         self.marks = false;
-        self.failback_at = self.after(self.cfg.timing.failback_delay);
+        self.failback_settles();
         out.push(Action::ClearMarks);
         out.push(Order::Tell(Notice::InSync).into());
         let based = !self.state.full && self.state.bitmap_base == self.state.head();

@@ -6,6 +6,8 @@ use crate::base::{Moment, Record, Span};
 use crate::format::Verdict;
 use crate::resync::{Limits, VerifyProgress};
 
+use super::failback::FailbackView;
+
 /// What the node is doing about the right to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -130,6 +132,8 @@ pub struct View {
     /// The witness answered the last question, and when.
     pub witness_seen: Option<Moment>,
     pub fencing: Option<FenceView>,
+    /// Where there is a node that the volume goes back to.
+    pub failback: Option<FailbackView>,
     /// There are ping targets, and none answers.
     pub reaches_nobody: bool,
     /// What was decided about a split brain that is not over.

@@ -110,6 +110,15 @@ impl World {
         self.machine(node).up.as_ref().and_then(|life| life.mirror.as_ref().map(|m| m.image().clone()))
     }
 
+    /// The volume goes back by itself once an hour at most. Nobody promises it of a clock that breaks its own promise.
+    fn check_failback(&self) {
+        let (now, hour) = (self.sched.now(), crate::node::FAILBACK_PAUSE.0 / 100 * 98);
+        let last = lock(&self.oracle).failback_at.replace(now);
+        if last.is_some_and(|last| now - last < hour) && !self.plan.bad_clocks {
+            self.sched.violate("the volume goes back for the second time within an hour".to_string());
+        }
+    }
+
     /// What an administrator is told tells the oracle what to look at.
     pub fn told(&self, owner: Owner, notice: &Notice) {
         let what = match notice {
@@ -123,6 +132,7 @@ impl World {
             Notice::Grown { .. } => "grown",
             Notice::LeaseLapsed => "lease-lapsed",
             Notice::HandedOver { .. } => "handed-over",
+            Notice::FailbackAsked => "failback",
             Notice::TookOver => "took-over",
             Notice::PeerDiskFailed => "peer-detached",
             Notice::PeerLeft => "peer-left",
@@ -144,6 +154,7 @@ impl World {
         drop(oracle);
         match notice {
             Notice::Found(finding) => self.check_finding(owner, finding),
+            Notice::FailbackAsked => self.check_failback(),
             Notice::WentSolo { .. } => {
                 self.note_split();
                 self.left_behind(owner.node);

@@ -130,6 +130,11 @@ impl Env for SimEnv {
                 world.machine(owner.node).file.unusable = true;
                 world.sched.after(MS, Ev::Deliver { owner, event: Event::UnusableNoted });
             }
+            Order::NoteFailback { token } => {
+                world.machine(owner.node).file.failback = Some(world.sched.now() / MS);
+                let event = Event::FailbackNoted { token, noted: true };
+                world.sched.after(MS, Ev::Deliver { owner, event });
+            }
             Order::NoteVerify { .. } | Order::Grown | Order::HangUp => {}
             Order::Tell(notice) => self.tell(&notice),
         }

@@ -15,6 +15,18 @@ use super::sched::Owner;
 use super::serve::{DATA_BLOCKS, Server, Serving, WRITERS};
 use super::world::{Life, NAMES, World, node_id};
 
+/// The node state file on the system disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StateFile {
+    pub incarnation: u128,
+    pub v: u64,
+    pub unusable: bool,
+    /// A request to a fence agent whose answer is not noted.
+    pub fence: Option<u128>,
+    /// When the volume was last asked for, on the world's clock in milliseconds.
+    pub failback: Option<u64>,
+}
+
 impl World {
     /// Powers a machine on; does nothing if it is on.
     pub fn start_node(self: &Arc<Self>, node: usize) {
@@ -64,7 +76,7 @@ impl World {
             me: node_id(owner.node),
             arbitration: self.plan.arbitration,
             timing: World::timing(),
-            failback_to: None,
+            failback: self.plan.failback,
             fence_levels: 2,
             pings: false,
             blocks: image.block_count(),
@@ -114,6 +126,7 @@ impl World {
             file_agrees: !file.unusable && file.incarnation == state.incarnation && file.v <= version,
             going_back: image.undo().stage == UndoStage::GoingBack,
             fence_left: file.fence,
+            failback_ago: crate::node::failback_ago(file.failback.map(Some), self.sched.now() / 1_000_000),
         }
     }
 

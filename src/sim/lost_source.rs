@@ -15,10 +15,11 @@ use crate::node::Operator;
 
 use super::baton::lock;
 use super::disk::{LifeDisk, Loss, SimDisk, Switch};
+use super::life::StateFile;
 use super::model::Model;
 use super::oracle::Registers;
 use super::sched::Owner;
-use super::world::{Ev, MS, NAMES, SECOND, StateFile, World};
+use super::world::{Ev, MS, NAMES, SECOND, World};
 
 /// Between two tries of the operator.
 const INSISTS: u64 = 2 * SECOND;
@@ -266,7 +267,9 @@ impl World {
         {
             let mut machine = self.machine(node);
             machine.disk = blank;
-            machine.file = StateFile { incarnation, v: 0, unusable: false, fence: None };
+            // The machine is the same: what it asked for by itself does not go with a disk.
+            let failback = machine.file.failback;
+            machine.file = StateFile { incarnation, failback, ..StateFile::default() };
         }
         self.over();
         self.sched.note(NAMES[node], "new-disk", (0, 0), String::new);

@@ -51,6 +51,7 @@ const NONE: Mutations = Mutations {
     handover_mints: false,
     resolve_unkept: false,
     leave_keeps_right: false,
+    forget_failback: false,
 };
 
 const fn bug(name: &'static str, within: u64, on: Mutations) -> Mutation {
@@ -85,6 +86,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("undo-skips-writes", 500, Mutations { undo_skips_writes: true, ..NONE }),
     bug("keep-discarded", 500, Mutations { keep_discarded: true, ..NONE }),
     bug("resolve-unkept", 500, Mutations { resolve_unkept: true, ..NONE }),
+    bug("forget-failback", 500, Mutations { forget_failback: true, ..NONE }),
     BOTH_LOGS,
 ];
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::Span;
-use crate::node::{Arbitration, Limits, Mutations};
+use crate::base::{NodeId, Span};
+use crate::node::{Arbitration, Failback, Limits, Mutations};
 
 use super::rng::Rng;
 use super::world::SECOND;
@@ -62,6 +62,8 @@ pub struct Plan {
     pub loses_source: bool,
     /// Look only at what happens to data, not at the rules that prevent it.
     pub effects_only: bool,
+    /// A node that the volume belongs to.
+    pub failback: Option<Failback>,
 }
 
 impl Plan {
@@ -92,6 +94,8 @@ impl Plan {
             agents_lie: arbitration == Arbitration::Fence && rng.permille(100),
             loses_source: rng.permille(200) && arbitration != Arbitration::Deadtime,
             effects_only: options.effects_only,
+            // Not drawn: the other seeds run as they did without it.
+            failback: (options.seed % 5 == 4).then_some(Failback { to: NodeId::A, windowed: false }),
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Oracle {
     pub spoilt: BTreeSet<u64>,
     /// Who was promoted last: what anybody else still does is a leftover that the oracle does not learn from.
     pub server: Option<Owner>,
+    /// When the volume last went back by itself.
+    pub failback_at: Option<u64>,
 }
 
 impl Oracle {

@@ -11,6 +11,7 @@ use super::baton::lock;
 use super::disk::{LifeDisk, SimDisk, Switch};
 use super::files::{Files, Local};
 use super::life::MADE;
+use super::life::StateFile;
 use super::net::Net;
 use super::options::{Options, Outcome, Plan};
 use super::oracle::Oracle;
@@ -18,7 +19,7 @@ use super::rng::Rng;
 use super::sched::Sched;
 use super::serve::{DATA_BLOCKS, FS_BLOCKS};
 use super::witness::SimWitness;
-use super::world::{Ev, MS, Machine, SECOND, StateFile, World, node_id};
+use super::world::{Ev, MS, Machine, SECOND, World, node_id};
 
 /// After the last fault everything must be in sync within this.
 pub const HEAL: u64 = 120 * SECOND;
@@ -168,7 +169,7 @@ fn machine(node: usize, plan: &Plan, rng: &mut Rng) -> Result<Machine, String> {
     name().map_err(|error| error.to_string())?;
     let most = if plan.bad_clocks { 50_000 } else { 9_000 };
     let drift = i64::try_from(rng.range(0, 2 * most)).unwrap_or(0) - i64::try_from(most).unwrap_or(0);
-    let file = StateFile { incarnation: first_state(node).incarnation, v: 1, unusable: false, fence: None };
+    let file = StateFile { incarnation: first_state(node).incarnation, v: 1, ..StateFile::default() };
     Ok(Machine {
         disk,
         file,

@@ -13,6 +13,7 @@ use crate::wire::{Heartbeat, Message, WitnessReply, WitnessRequest};
 
 use super::baton::lock;
 use super::disk::{Loss, SimDisk, Switch};
+use super::life::StateFile;
 use super::lost_source::LostSource;
 use super::net::{Arrival, Net};
 use super::options::Plan;
@@ -51,16 +52,6 @@ pub enum Ev {
     Fault,
     Undo(super::faults::Undo),
     Look,
-}
-
-/// The node state file on the system disk.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StateFile {
-    pub incarnation: u128,
-    pub v: u64,
-    pub unusable: bool,
-    /// A request to a fence agent whose answer is not noted.
-    pub fence: Option<u128>,
 }
 
 /// One life of a node.

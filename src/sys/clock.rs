@@ -2,13 +2,13 @@
 //!
 //! Does not know what a moment is used for. Invariant: `now` never goes back and counts the time that the machine
 //! slept.
-#![allow(clippy::disallowed_methods, reason = "this is the clock")]
+#![allow(unsafe_code, clippy::disallowed_methods, reason = "this is the clock; tzset, localtime_r")]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::base::{Moment, Span};
+use crate::base::{Moment, Span, WallTime};
 
 /// The boot-time clock.
 pub fn now() -> Moment {
@@ -19,6 +19,27 @@ pub fn now() -> Moment {
 pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+unsafe extern "C" {
+    /// Reads the time zone of the machine anew.
+    fn tzset();
+}
+
+/// What the machine's clock shows, with the offset of its time zone at that time; without a known zone that of
+/// universal time.
+pub fn wall() -> WallTime {
+    let unix_s = i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX);
+    // SAFETY: an all-zero `tm` is a valid one: integers, and a null pointer that nobody follows.
+    let mut broken: nix::libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing in this program changes the environment, which is what tzset reads besides files; localtime_r
+    // writes to `broken` only.
+    let known = unsafe {
+        tzset();
+        !nix::libc::localtime_r(&raw const unix_s, &raw mut broken).is_null()
+    };
+    let offset_s = if known { i32::try_from(broken.tm_gmtoff).unwrap_or(0) } else { 0 };
+    WallTime { unix_s, offset_s }
 }
 
 fn read(clock: ClockId) -> u64 {
@@ -75,6 +96,8 @@ mod tests {
         assert!(now() >= first);
         assert_eq!(watch.slept(Span::from_secs(5)), None);
         assert!(unix_ms() > 1_600_000_000_000);
+        let wall = wall();
+        assert!(wall.unix_s > 1_600_000_000 && wall.offset_s.abs() < 86_400);
     }
 
     #[test]
