@@ -414,3 +414,90 @@ fn a_takeover_is_told_on_both_nodes_by_a_program_that_holds_nothing_up() {
     }
     pair.compare_images();
 }
+
+/// What users cannot reach is moved, and what nobody can reach is not.
+#[test]
+fn a_primary_that_reaches_no_ping_target_hands_over_to_one_that_does_and_a_tie_moves_nothing() {
+    let name = "a_primary_that_reaches_no_ping_target_hands_over_to_one_that_does_and_a_tie_moves_nothing";
+    if !need::have_nodes(name, &[("perl", "perl")]) {
+        return;
+    }
+    let cluster = "ping = [\"192.0.2.13\"]\n".to_string();
+    let plan = Plan { arbitration: "yield", cluster, ..Plan::default() };
+    let mut pair = Pair::start("partition-ping", &plan);
+    let reaches = |pair: &Pair, name: &str| pair.volume(name)["reaches_nobody"] == false;
+    let both = |pair: &Pair| reaches(pair, "alpha") && reaches(pair, "beta");
+    assert!(harness::wait_for(Duration::from_secs(20), || both(&pair)), "{:#}", pair.volume("alpha"));
+    let old = Writer::start(pair.node("alpha"), "alpha");
+    // The peer has to have reached it for three deadtimes.
+    std::thread::sleep(Duration::from_secs(13));
+    pair.world.part("alpha", "gamma");
+    pair.wait_in_sync("beta");
+    let events = pair.node("alpha").run(&["twinfs", "events", "-n", "1000"]).out;
+    assert!(events.contains("no ping target answers this node and one answers beta"), "{events}");
+    // Now neither does.
+    pair.world.part("beta", "gamma");
+    let new = Writer::start(pair.node("beta"), "beta");
+    std::thread::sleep(Duration::from_secs(20));
+    pair.wait_in_sync("beta");
+    assert_ne!(pair.volume("alpha")["serving"], true, "a tie moved it");
+    pair.world.heal();
+    assert!(harness::wait_for(Duration::from_secs(20), || both(&pair)), "{:#}", pair.volume("alpha"));
+    all_is_well(&mut pair, "beta", &[&old, &new]);
+}
+
+/// What the classic pairs did, with its price: a takeover when the deadtime is over, and two primaries when every link
+/// is cut, which is found at the first contact and never lets the two copies mix.
+#[test]
+fn where_silence_decides_a_dead_primary_is_replaced_and_a_full_cut_makes_two_that_are_kept_apart() {
+    let name =
+        "where_silence_decides_a_dead_primary_is_replaced_and_a_full_cut_makes_two_that_are_kept_apart";
+    if !need::have_nodes(name, &[("perl", "perl")]) {
+        return;
+    }
+    let plan = Plan {
+        arbitration: "deadtime",
+        paths: 2,
+        cluster: "i_accept_split_brain = \"yes, losing writes go to salvage\"\n\
+                  after_split_brain = \"manual\"\n"
+            .into(),
+        deadtime: "30s",
+        initdead: "60s",
+        ..Plan::default()
+    };
+    let mut pair = Pair::start("partition-silence", &plan);
+    pair.node("alpha").sh(&format!("echo one > {MOUNT}/one && sync {MOUNT}/one")).ok();
+    pair.node("alpha").kill_all();
+    let dead = now();
+    pair.wait_serving("beta");
+    let took = now() - dead;
+    harness::say(&format!("takeover {took:.1} s after the death, deadtime 30 s"));
+    assert!((29.0..33.0).contains(&took), "{took:.1} s");
+    assert_eq!(pair.node("beta").sh(&format!("cat {MOUNT}/one")).ok().out, "one\n");
+    pair.start_daemon("alpha");
+    pair.wait_in_sync("beta");
+    pair.world.part("alpha", "beta");
+    pair.wait_serving("alpha");
+    for node in ["alpha", "beta"] {
+        assert_eq!(pair.volume(node)["serving"], true, "{node} does not serve");
+        pair.node(node).sh(&format!("echo {node} > {MOUNT}/{node} && sync {MOUNT}/{node}")).ok();
+    }
+    let (_, code) = status(&pair, "alpha");
+    assert_ne!(code, 0, "the status says that all is well");
+    pair.world.heal();
+    for node in ["alpha", "beta"] {
+        pair.wait(node, "diverged", |volume| volume["state"] == "diverged");
+    }
+    // Neither copy took anything from the other.
+    for (node, other) in [("alpha", "beta"), ("beta", "alpha")] {
+        let seen = pair.node(node).sh(&format!("ls {MOUNT}")).out;
+        if pair.volume(node)["serving"] == true {
+            assert!(seen.contains(node) && !seen.contains(other), "{node}: {seen}");
+        }
+    }
+    pair.node("beta").run(&["twinfs", "resolve", "data", "--keep", "beta", "--confirm", "alpha"]).ok();
+    pair.wait_in_sync("beta");
+    let kept = pair.node("beta").sh(&format!("cat {MOUNT}/beta")).ok().out;
+    assert_eq!(kept, "beta\n");
+    pair.compare_images();
+}

@@ -355,6 +355,28 @@ fn s8_it_goes_back_inside_its_window_only() {
     assert!(w.mounted[A], "{}", w.why());
 }
 
+/// Nobody reaches the preferred node: its users would be worse off there.
+#[test]
+fn s8_a_preferred_node_that_no_ping_target_answers_waits() {
+    let mut w = World::new(Arbitration::Witness, Mutations::default());
+    w.config.failback = Some(FAILBACK_TO_A);
+    w.config.pings = true;
+    w.boot(A);
+    w.boot(B);
+    w.connect();
+    w.step(A, Event::Reach(true));
+    w.step(B, Event::Reach(true));
+    w.run(3_000);
+    w.crash(A, true);
+    w.run(12_000);
+    w.boot(A);
+    w.run(7_200_000);
+    assert!(w.mounted[B], "moved to where nobody reaches it: {}", w.why());
+    w.step(A, Event::Reach(true));
+    w.run(3_000);
+    assert!(w.mounted[A], "{}", w.why());
+}
+
 #[test]
 fn s8_what_a_person_moved_or_holds_stays() {
     let mut w = World::new(Arbitration::Witness, Mutations::default());

@@ -32,6 +32,8 @@ pub struct Plan {
     /// Bytes of the power-cut disks that hold the images instead of `images`.
     pub power_disks: Option<u64>,
     pub slow_peer: &'static str,
+    pub deadtime: &'static str,
+    pub initdead: &'static str,
     pub encrypt: &'static str,
 }
 
@@ -47,6 +49,8 @@ impl Default for Plan {
             images: [image.clone(), image],
             power_disks: None,
             slow_peer: "500ms",
+            deadtime: "4s",
+            initdead: "8s",
             encrypt: "on",
         }
     }
@@ -102,13 +106,15 @@ impl Pair {
         let arbitration = if plan.arbitration == "etcd" { "witness" } else { plan.arbitration };
         format!(
             "[cluster]\nname = \"test\"\narbitration = \"{}\"\nencrypt = \"{}\"\n{witness}{}\n\
-             [timing]\nkeepalive = \"100ms\"\ndeadtime = \"4s\"\ninitdead = \"8s\"\nslow_peer = \"{}\"\n\
+             [timing]\nkeepalive = \"100ms\"\ndeadtime = \"{}\"\ninitdead = \"{}\"\nslow_peer = \"{}\"\n\
              release_time = \"1500ms\"\nwitness_timeout = \"100ms\"\n\n\
              [node.alpha]\naddresses = [{}]\n\n[node.beta]\naddresses = [{}]\n\n\
              [volume.data]\nimage = {{ alpha = \"{}\", beta = \"{}\" }}\nsize = \"{}\"\nmount = \"{MOUNT}\"\n{}",
             arbitration,
             plan.encrypt,
             plan.cluster,
+            plan.deadtime,
+            plan.initdead,
             plan.slow_peer,
             addresses("alpha"),
             addresses("beta"),

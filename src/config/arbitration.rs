@@ -90,16 +90,12 @@ pub(super) fn demands(
     if way == Arbitration::Deadtime {
         return deadtime(cluster, timing, nodes, reader);
     }
-    for (key, given) in
-        [("i_accept_split_brain", cluster.accepts_split_brain.is_some()), ("ping", !cluster.ping.is_empty())]
-    {
-        if given {
-            let text = format!(
-                "{key} goes with arbitration = \"deadtime\" only, not with \"{}\": remove it",
-                way.as_str()
-            );
-            reader.problem_at(&format!("cluster.{key}"), text);
-        }
+    if cluster.accepts_split_brain.is_some() {
+        let text = format!(
+            "i_accept_split_brain goes with arbitration = \"deadtime\" only, not with \"{}\": remove it",
+            way.as_str()
+        );
+        reader.problem_at("cluster.i_accept_split_brain", text);
     }
 }
 

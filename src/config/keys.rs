@@ -151,7 +151,13 @@ pub const KEYS: &[Key] = &[
         Some(""),
         "what becomes of two copies that both were written",
     ),
-    key(Section::Cluster, "ping", Kind::Hosts, Some("[]"), "whoever serves alone reaches one of these"),
+    key(
+        Section::Cluster,
+        "ping",
+        Kind::Hosts,
+        Some("[]"),
+        "machines such as the gateway: a primary that reaches none of them hands over to a peer that does",
+    ),
     key(Section::Timing, "keepalive", span(50, 10_000), Some("500ms"), "time between two heartbeats"),
     key(
         Section::Timing,

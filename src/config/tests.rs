@@ -493,7 +493,7 @@ fn what_does_not_go_with_a_way_of_arbitration_is_refused_with_the_reason() {
         ("level = 2", "level = 0", "must be a number from 1 to 9"),
         ("action = \"off\"", "action = \"of\"", "did you mean \"off\"?"),
         ("target = \"beta\"", "targets = \"beta\"", "did you mean \"target\"?"),
-        ("arbitration = \"fence\"", "arbitration = \"fence\"\nping = \"10.0.0.9\"", "ping goes with"),
+        ("arbitration = \"fence\"", "arbitration = \"fence\"\nping = \"gateway\"", "IP address"),
     ] {
         let told = told(FENCED, from, to);
         assert!(told.contains(why), "{to}: expected {why:?} in {told:?}");

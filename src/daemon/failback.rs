@@ -60,6 +60,7 @@ fn words(view: FailbackView, when: &Failback, name: &str, not_before: Option<u64
         Stay::Home | Stay::OutOfSync | Stay::TooSoon | Stay::Closed => format!("{base}{time}"),
         Stay::Theirs => format!("{base}, as {name} decides"),
         Stay::Held => format!("no failback to {name}: it is held"),
+        Stay::ReachesNobody => format!("no failback to {name}: no ping target answers it"),
         Stay::Stopped => format!("no failback to {name}: it is stopped"),
         Stay::MovedAway if when.window().is_some() => {
             format!("{base}: moved away on purpose, so with the next one{time}")

@@ -30,6 +30,7 @@ mod ping;
 mod prepare;
 pub mod protocol;
 mod pulse;
+mod reach;
 mod reflexes;
 mod replace;
 pub mod resolve;

@@ -6,11 +6,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::NodeId;
+use crate::base::{NodeId, Span};
 use crate::link::{Connection, Opening, Paths};
 use crate::node::{Role, View};
 use crate::services::adopt::{self, Adopted, Places};
+use crate::sys::clock;
 
+use super::reach::Reach;
 use super::replace::Admitted;
 use super::sides::{About, Told};
 
@@ -31,6 +33,8 @@ enum Question {
     Current,
     /// The stream of this volume is stuck: dial it again, over another path.
     Redial,
+    /// Have you reached a ping target for long?
+    Reach,
     /// What does your side of a split have?
     Side { about: About },
     /// A machine that wants to be the peer.
@@ -84,6 +88,11 @@ pub fn ask_redial(paths: &Paths, opening: Opening) -> Result<(), String> {
     talk(paths, opening, &Question::Redial).map(drop)
 }
 
+/// Asks the peer whether it has reached a ping target for long.
+pub fn ask_reach(paths: &Paths, opening: Opening) -> Result<bool, String> {
+    talk(paths, opening, &Question::Reach).map(|answer| !answer.done.is_empty())
+}
+
 /// Asks the peer about its side of a split.
 pub fn ask_side(paths: &Paths, opening: Opening, about: About) -> Result<Told, String> {
     let answer = talk(paths, opening, &Question::Side { about })?;
@@ -105,10 +114,11 @@ pub fn answer(
     places: &Places,
     view: Option<View>,
     me: NodeId,
-    (redial, join, side): (
+    (redial, join, side, deadtime): (
         impl FnOnce(),
         impl Fn(Ask) -> Answer,
         impl FnOnce(&About) -> Result<Told, String>,
+        Span,
     ),
 ) {
     let mut question = Vec::new();
@@ -126,6 +136,12 @@ pub fn answer(
         Ok(Question::Redial) => {
             redial();
             Answer::default()
+        }
+        Ok(Question::Reach) => {
+            let reach = view.as_ref().and_then(Reach::of);
+            let steady = reach.is_some_and(|reach| reach.is_steady(clock::now(), deadtime));
+            let done = steady.then(|| "a ping target answers".to_string());
+            Answer { done: done.into_iter().collect(), ..Answer::default() }
         }
         Ok(Question::Side { about }) => match side(&about) {
             Ok(told) => Answer { told: Some(told), ..Answer::default() },

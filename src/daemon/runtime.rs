@@ -41,8 +41,8 @@ use super::upgrade::{Heritage, Upgrades};
 use super::volume::{Shared, Volume};
 use super::witness_watch::WitnessWatch;
 use super::{
-    DaemonError, Options, control, dial, failback, hooks, leftovers, orders, pace, ping, sides, switch,
-    witness_watch,
+    DaemonError, Options, control, dial, failback, hooks, leftovers, orders, pace, ping, reach, sides,
+    switch, witness_watch,
 };
 
 /// For a hand-over before the daemon stops.
@@ -253,6 +253,7 @@ fn control_plane(
         tokio::task::spawn_local(pulse::receive(Rc::clone(running), datagrams, keys));
         tokio::task::spawn_local(pulse::watch(Rc::clone(running)));
         tokio::task::spawn_local(switch::watch(Rc::clone(running)));
+        tokio::task::spawn_local(reach::watch(Rc::clone(running)));
         tokio::task::spawn_local(witness_watch::watch(Rc::clone(running)));
         tokio::task::spawn_local(orders::scrub(Rc::clone(running)));
         tokio::task::spawn_local(failback::watch(Rc::clone(running)));
@@ -322,7 +323,7 @@ fn listen(
     paths: &Arc<Paths>,
 ) -> Result<Listener, DaemonError> {
     let (paths, theirs) = (Arc::clone(paths), config.node(me.other()).addresses.clone());
-    let hash = config.hash();
+    let (hash, deadtime) = (config.hash(), config.timing.deadtime);
     let names: Vec<String> = config.volumes.iter().map(|v| v.name.clone()).collect();
     let (differs, told, peer_id) = (Arc::clone(differs), Arc::clone(&desk.journal), me.other());
     let journal = Arc::clone(&desk.journal);
@@ -346,7 +347,7 @@ fn listen(
         } else {
             let redial = || switch::redial(&paths, &theirs, volume);
             let side = |about: &sides::About| sides::tell(volume, &journal, about);
-            let asked = (redial, |ask| desk.answer(ask), side);
+            let asked = (redial, |ask| desk.answer(ask), side, deadtime);
             peer::answer(&connection, &volume.places, volume.view(), me, asked);
         }
     };

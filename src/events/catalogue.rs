@@ -248,6 +248,8 @@ events! {
     FenceAgentBack { agent: String } Notice plain |_n| format!("the fence agent {agent} works again");
     NotifyFailed { about: String, reason: String } Warning plain |_n| format!(
         "the program of [notify] could not be told of a {about}: {reason}; told once until it works again");
+    ReachesLess { to: NodeId } Warning decision |n| format!(
+        "no ping target answers this node and one answers {}: the volume is moved there", n.of(*to));
     ReachesNobody { peer: NodeId } Critical decision |n| format!(
         "reaches no ping target, nor {}: stops serving, for it may be primary", n.of(*peer));
 

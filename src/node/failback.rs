@@ -40,6 +40,8 @@ pub enum Stay {
     /// Stopped, or its disk failed.
     Stopped,
     OutOfSync,
+    /// No ping target answers here.
+    ReachesNobody,
     /// Handed over by this node, as asked for.
     MovedAway,
     /// The window is closed.
@@ -59,6 +61,7 @@ impl Stay {
             Stay::Held => "this node is held",
             Stay::Stopped => "this node is stopped",
             Stay::OutOfSync => "both copies have to be in sync",
+            Stay::ReachesNobody => "no ping target answers the node that it belongs to",
             Stay::MovedAway => "it was moved away on purpose",
             Stay::Closed => "the window is closed",
             Stay::TooSoon => "it was in sync for too short a time, or went back within the hour",
@@ -133,6 +136,7 @@ impl Node {
                 Err(Stay::Stopped)
             }
             () if !self.is_member() => Err(Stay::OutOfSync),
+            () if self.cfg.pings && !self.reaches => Err(Stay::ReachesNobody),
             () if self.homing.moved => Err(Stay::MovedAway),
             () if windowed && !self.homing.open => Err(Stay::Closed),
             () => Ok(()),

@@ -63,6 +63,7 @@ impl Node {
             fencing: self.fence_view(),
             failback: self.failback_view(),
             reaches_nobody: self.cfg.pings && !self.reaches,
+            reach_since: self.cfg.pings.then_some(self.reach_since),
             verdict: self.state.apart.verdict,
             not_kept: self.not_kept_why(),
             held: self.hold,

@@ -136,6 +136,8 @@ pub struct View {
     pub failback: Option<FailbackView>,
     /// There are ping targets, and none answers.
     pub reaches_nobody: bool,
+    /// Since when a ping target answers, or none does; `None`: there are no targets.
+    pub reach_since: Option<Moment>,
     /// What was decided about a split brain that is not over.
     pub verdict: Option<Verdict>,
     /// This copy is to give way and could not be put aside: why.
