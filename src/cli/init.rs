@@ -322,6 +322,7 @@ fn configuration(args: &InitArgs, way: &str) -> anyhow::Result<String> {
             accepts_split_brain: None,
             after_split_brain: None,
             encrypt: true,
+            realtime: true,
             ping: Vec::new(),
         },
         fences: Vec::new(),

@@ -20,6 +20,25 @@ pub fn privacy(status: &NodeStatus) -> String {
     }
 }
 
+/// What keeps load from looking like a death, in words; whether something that was asked for is missing.
+pub fn realtime(status: &NodeStatus) -> (String, bool) {
+    let realtime = &status.realtime;
+    if !realtime.wanted {
+        return ("realtime = \"off\": load can hold up heartbeats and look like a death".to_string(), false);
+    }
+    let threads = match &realtime.threads_problem {
+        None => "real-time threads".to_string(),
+        Some(why) => format!("no real-time threads ({why}): load can look like a death"),
+    };
+    let memory = match (&realtime.memory_problem, realtime.memory.as_str()) {
+        (Some(why), _) => format!("memory not locked ({why}): paging can look like a death"),
+        (None, "start") => "what was in memory at the start is locked".to_string(),
+        (None, _) => "memory locked".to_string(),
+    };
+    let missing = realtime.threads_problem.is_some() || realtime.memory_problem.is_some();
+    (format!("{threads}, {memory}"), missing)
+}
+
 /// The bad ones, a line each.
 pub fn bad(status: &NodeStatus, lines: &mut Vec<String>) {
     for link in &status.links {
@@ -94,6 +113,7 @@ fn ms(us: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::status::RealtimeStatus;
 
     fn status() -> NodeStatus {
         let good = LinkStatus {
@@ -129,6 +149,22 @@ mod tests {
         assert!(privacy(&status).contains("NOT ENCRYPTED"));
         status.encrypt = Some(true);
         assert_eq!(privacy(&status), "2 paths, encrypted");
+    }
+
+    #[test]
+    fn what_load_can_do_is_said_with_its_reason() {
+        let mut status = status();
+        assert!(realtime(&status).0.contains("\"off\"") && !realtime(&status).1, "nobody asked for it");
+        status.realtime = RealtimeStatus {
+            wanted: true,
+            threads: true,
+            memory: "all".to_string(),
+            ..RealtimeStatus::default()
+        };
+        assert_eq!(realtime(&status), ("real-time threads, memory locked".to_string(), false));
+        status.realtime.threads_problem = Some("not permitted".to_string());
+        let (text, missing) = realtime(&status);
+        assert!(missing && text.starts_with("no real-time threads (not permitted)"), "{text}");
     }
 
     #[test]

@@ -95,6 +95,10 @@ fn print(status: &NodeStatus, with_links: bool, output: &Output) {
         labelled(&mut about, "fence", &format!("{}: {state}", agent.agent));
     }
     labelled(&mut about, "link", &links::privacy(status));
+    let (realtime, missing) = links::realtime(status);
+    if with_links || missing {
+        labelled(&mut about, "load", &realtime);
+    }
     if !with_links {
         links::bad(status, &mut about);
     }

@@ -106,7 +106,8 @@ fn cluster(values: &Values, reader: &mut Reader) -> Option<Cluster> {
         Some(Value::Hosts(hosts)) => hosts.clone(),
         _ => Vec::new(),
     };
-    let encrypt = text(values, "encrypt").is_none_or(|word| word == "on");
+    let on = |key| text(values, key).is_none_or(|word| word == "on");
+    let (encrypt, realtime) = (on("encrypt"), on("realtime"));
     let accepts_split_brain = text(values, "i_accept_split_brain").filter(|text| !text.is_empty());
     Some(Cluster {
         name,
@@ -118,6 +119,7 @@ fn cluster(values: &Values, reader: &mut Reader) -> Option<Cluster> {
         // It may name a node, and those are read later.
         after_split_brain: None,
         encrypt,
+        realtime,
         ping,
     })
 }

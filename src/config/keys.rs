@@ -126,6 +126,13 @@ pub const KEYS: &[Key] = &[
         Some("on"),
         "off: streams between the nodes are authenticated, but can be read",
     ),
+    key(
+        Section::Cluster,
+        "realtime",
+        Kind::Choice(&["on", "off"]),
+        Some("on"),
+        "heartbeats have real-time threads and locked memory",
+    ),
     key(Section::Cluster, "witness", Kind::HostPort, Some(""), "where the witness listens"),
     key(
         Section::Cluster,

@@ -46,6 +46,8 @@ pub struct Cluster {
     pub after_split_brain: Option<AfterSplit>,
     /// Replication streams are encrypted; else only authenticated.
     pub encrypt: bool,
+    /// Heartbeats have real-time threads and locked memory, where the kernel permits.
+    pub realtime: bool,
     /// Machines of which a node that may serve alone reaches at least one.
     pub ping: Vec<IpAddr>,
 }

@@ -33,8 +33,9 @@ impl Config {
         out.key(Section::Cluster, "name", quoted(&self.cluster.name));
         out.key(Section::Cluster, "key_file", quoted(self.cluster.key_file.display()));
         out.key(Section::Cluster, "arbitration", quoted(self.cluster.arbitration.as_str()));
-        let encrypt = if self.cluster.encrypt { "on" } else { "off" };
-        out.key(Section::Cluster, "encrypt", quoted(encrypt));
+        for (name, on) in [("encrypt", self.cluster.encrypt), ("realtime", self.cluster.realtime)] {
+            out.key(Section::Cluster, name, quoted(if on { "on" } else { "off" }));
+        }
         if let Some(witness) = &self.cluster.witness {
             out.key(Section::Cluster, "witness", quoted(witness));
         }

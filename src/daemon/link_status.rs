@@ -63,7 +63,7 @@ pub struct LinkStatus {
 
 /// Every path of a running node.
 pub fn links(running: &Running) -> Vec<LinkStatus> {
-    let book = running.links.borrow();
+    let book = running.pulse.book();
     let (now, peer) = (clock::now(), running.me.other());
     let (mine, theirs) = (&running.config.node(running.me).addresses, &running.config.node(peer).addresses);
     let name = running.name(peer);
@@ -89,7 +89,7 @@ pub fn links(running: &Running) -> Vec<LinkStatus> {
 pub fn silences(running: &Running) -> Measured {
     let remotes = &running.config.node(running.me.other()).addresses;
     let remotes: Vec<String> = remotes.iter().map(ToString::to_string).collect();
-    measured::measured(&running.links.borrow(), &running.config, &remotes, clock::now())
+    measured::measured(&running.pulse.book(), &running.config, &remotes, clock::now())
 }
 
 fn of_path(book: &LinkBook, path: &PathBook, now: Moment, peer: &str) -> LinkStatus {

@@ -25,6 +25,7 @@ pub mod measured;
 mod node_file;
 mod orders;
 mod pace;
+mod paths_watch;
 mod peer;
 mod ping;
 mod prepare;

@@ -1,274 +1,367 @@
-//! The control plane's datagrams: heartbeats and probes out and in, questions to the witness, and whether this machine
-//! slept.
+//! Heartbeats out and in: the one thread that talks to the sockets, and what it hands to the volumes' clocks.
 //!
-//! Decides nothing about ownership: it authenticates, counts and hands over. Runs on the one-threaded runtime.
+//! Decides nothing about ownership: it authenticates, counts and hands over. Where the kernel permits, this thread and
+//! the volumes' clocks are real-time threads, so that a machine under load is slow but not silent. Never touches a
+//! machine and waits for nothing but its sockets: a machine that is stuck does not hold up the others' heartbeats.
+//!
+//! What a real-time sender repeats: nothing (`link::Datagrams`). A heartbeat is the machine's word of one moment; the
+//! machine makes each, with its own number, and each leaves once. So a daemon whose machine is stuck falls silent with
+//! its last word, and neither a promise nor a lease of the peer outlives that word because a thread still runs.
+//!
+//! What arrived is known before silence is judged: a volume's clock calls `take_in` and hands its machine whatever came
+//! before it says that time has passed, so a late wake-up is no silence of the peer. The machine counts a promise from
+//! when it is told, which is never before the heartbeat was sent; the kernel's stamps, made with a clock that somebody
+//! can set, go into the book of the paths only.
+//!
 //! Invariants: what is not authentic under the peer's key reaches no machine; what is repeated makes neither a path nor
-//! the peer look alive.
+//! the peer look alive; a flood costs a bounded share of one processor.
+#![allow(clippy::disallowed_methods, reason = "a shell: a thread")]
 
-use std::rc::Rc;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::base::{Moment, NodeId, Span};
-use crate::config::{Purpose, Timing};
-use crate::events;
-use crate::link::{Cause, Datagrams, Heard, Late, Refusal, Refused};
+use crate::base::{Moment, NodeId, Span, VolumeId};
+use crate::config::{ClusterKey, Config, Purpose};
+use crate::link::{DATAGRAM_BYTES_MAX, Datagrams, Heard, Late, Limits, LinkBook, LinkError, Path, Refusal};
 use crate::node::{Event, PathId};
 use crate::sys::clock::{self, SleepWatch};
-use crate::sys::random;
+use crate::sys::realtime::{self, Locked};
 use crate::wire::{
-    Datagram, Heartbeat, Probe, claims_to_be_ours, decode_datagram, encode_heartbeat, encode_probe, feature,
+    Datagram, Heartbeat, Probe, claims_to_be_ours, decode_datagram, encode_heartbeat, encode_probe,
 };
 
-use super::runtime::Running;
-use super::shell::Outgoing;
+use super::status::RealtimeStatus;
 
-/// Longest datagram that is read.
-const DATAGRAM_BYTES: usize = 1024;
-/// Between two probes of a path, at least.
-const PROBE_EVERY: Span = Span::from_secs(1);
-/// Nobody waits longer than this to hear that a cable is out, however long `deadtime` is.
-const SILENT: Span = Span::from_secs(10);
+/// Datagrams of one path that are looked at in one go; a path that has more gives way for `REST` first.
+const TAKE_MAX: usize = 64;
+const REST: Duration = Duration::from_millis(1);
+/// Goes before silence is judged, so that what lies behind a heap of rubbish is found.
+const GOES_MAX: usize = 8;
+/// What waits for a volume's clock, and for the book, at most: the oldest go.
+const ARRIVED_MAX: usize = 256;
+const NOTES_MAX: usize = 1024;
+/// Real-time priorities: the lowest for the volumes' clocks, and one more for the sockets.
+const CLOCK_PRIORITY: u8 = 1;
+const SOCKET_PRIORITY: u8 = 2;
+/// Beside what the volumes take.
+const MEMORY_BESIDE: u64 = 64 << 20;
 
 /// The two keys of heartbeats.
-pub struct HeartbeatKeys {
-    pub mine: [u8; 32],
-    pub theirs: [u8; 32],
+struct Keys {
+    mine: [u8; 32],
+    theirs: [u8; 32],
 }
 
-impl HeartbeatKeys {
-    pub fn new(key: &crate::config::ClusterKey, cluster: &str, me: NodeId) -> HeartbeatKeys {
-        HeartbeatKeys {
-            mine: key.derive(cluster, Purpose::Heartbeat, me),
-            theirs: key.derive(cluster, Purpose::Heartbeat, me.other()),
-        }
+/// One volume's place: what has arrived for it.
+pub struct Seat {
+    pub id: VolumeId,
+    arrived: Mutex<VecDeque<Event>>,
+    poke: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    heard: AtomicU64,
+}
+
+impl Seat {
+    /// `poke` wakes the volume's clock.
+    pub fn attend(&self, poke: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.poke.set(poke);
     }
-}
 
-/// Sends what the machines want sent. Ends with the last volume.
-pub async fn send(
-    running: Rc<Running>,
-    datagrams: Rc<Datagrams>,
-    keys: Rc<HeartbeatKeys>,
-    mut out: tokio::sync::mpsc::UnboundedReceiver<Outgoing>,
-) {
-    while let Some(outgoing) = out.recv().await {
-        match outgoing {
-            Outgoing::Heartbeat(heartbeat) => {
-                datagrams.send_all(&encode_heartbeat(&heartbeat, &keys.mine));
+    /// When the newest heartbeat that counts arrived.
+    pub fn heard(&self) -> Option<Moment> {
+        Some(self.heard.load(Ordering::Relaxed)).filter(|at| *at > 0).map(Moment)
+    }
+
+    fn push(&self, event: Event) {
+        {
+            let mut arrived = lock(&self.arrived);
+            if arrived.len() == ARRIVED_MAX {
+                arrived.pop_front();
             }
-            Outgoing::Question { volume, nonce, request } => {
-                let Some(client) = running.witness.as_ref().map(|watch| Rc::clone(&watch.client)) else {
-                    continue;
-                };
-                let running = Rc::clone(&running);
-                tokio::task::spawn_local(async move {
-                    // Without an answer the machine asks again by itself.
-                    if let Ok(reply) = client.ask(volume, request).await
-                        && let Some(volume) = running.volume_by_id(volume)
-                    {
-                        volume.mirror.deliver(Event::WitnessReply { nonce, reply });
-                    }
-                });
-            }
+            arrived.push_back(event);
         }
+        if let Some(poke) = self.poke.get() {
+            poke();
+        }
+    }
+
+    /// What arrived since the last call, oldest first.
+    pub fn arrived(&self) -> VecDeque<Event> {
+        std::mem::take(&mut *lock(&self.arrived))
     }
 }
 
-/// Receives heartbeats and probes for ever.
-pub async fn receive(running: Rc<Running>, datagrams: Rc<Datagrams>, keys: Rc<HeartbeatKeys>) {
-    let mut buffer = [0_u8; DATAGRAM_BYTES];
-    loop {
-        let (path, _, bytes) = datagrams.recv(&mut buffer).await;
-        let refused = match decode_datagram(bytes, &keys.theirs) {
-            Ok(Datagram::Heartbeat(heartbeat)) => heard(&running, path, heartbeat).err(),
-            Ok(Datagram::Probe(probe)) => {
-                let answer = probed(&running, path, probe);
-                if let Ok(Some(answer)) = answer {
-                    datagrams.send(path, &encode_probe(&answer, &keys.mine));
-                }
-                answer.err()
-            }
-            Err(_) if claims_to_be_ours(bytes) => Some(Refusal::Forged),
-            Err(_) => Some(Refusal::Foreign),
-        };
-        if let (Some(why), Some(book)) = (refused, running.links.borrow_mut().paths.get_mut(path)) {
-            book.refuse(clock::now(), why);
-        }
-    }
+/// For the book of the paths, which is entered when nobody reads it.
+enum Note {
+    Beat { path: usize, at: Moment, heartbeat: Heartbeat },
+    Probe { path: usize, at: Moment, probe: Probe },
+    Refused { path: usize, at: Moment, why: Refusal },
+    Turn { now: Moment, slept: bool },
 }
 
-/// An authentic heartbeat. One that is repeated is shown to the machine, which judges by itself, and counts for nothing
-/// else.
-fn heard(running: &Running, path: usize, heartbeat: Heartbeat) -> Result<(), Refusal> {
-    let volume = running.volume_by_id(heartbeat.volume).filter(|_| heartbeat.from != running.me);
-    let volume = volume.ok_or(Refusal::Foreign)?;
-    let fresh = running.links.borrow_mut().heartbeat(clock::now(), path, &heartbeat);
-    volume.mirror.deliver(Event::Heartbeat { path: path_id(path), heartbeat });
-    // What was replayed is counted where that was found out.
-    let Heard::Fresh { late } = fresh else { return Ok(()) };
-    volume.heard_now();
-    // A silence that was told while it lasted is not told again.
-    if let Some(late) = late.filter(|late| late.gap < silent_max(&running.config.timing)) {
-        tell_late(running, path, late);
-    }
-    Ok(())
+/// Whoever holds it looks at the sockets.
+struct Intake {
+    sleep: SleepWatch,
+    /// When each path was last found empty.
+    empty: Vec<Moment>,
+    notes: VecDeque<Note>,
 }
 
-fn path_id(path: usize) -> PathId {
-    PathId(u8::try_from(path).unwrap_or(u8::MAX))
+/// What is worth telling and was not told yet.
+#[derive(Default)]
+pub struct News {
+    pub late: Vec<(usize, Late)>,
+    pub slept: Vec<Span>,
 }
 
-/// An authentic probe: the answer to it, if it is a question that is to be answered.
-fn probed(running: &Running, path: usize, probe: Probe) -> Result<Option<Probe>, Refusal> {
-    if probe.from == running.me {
-        return Err(Refusal::Foreign);
-    }
-    let mut links = running.links.borrow_mut();
-    let Some(book) = links.paths.get_mut(path) else { return Ok(None) };
-    let now = clock::now();
-    match probe.answer {
-        true if book.probes.answer(now, probe.nonce) => Ok(None),
-        true => Err(Refusal::Replayed),
-        false => {
-            let answer = Probe { from: running.me, nonce: probe.nonce, answer: true };
-            Ok(book.probes.may_reply(now).then_some(answer))
-        }
-    }
+/// The heartbeats of a node.
+pub struct Pulse {
+    me: NodeId,
+    keys: Keys,
+    datagrams: Datagrams,
+    seats: Vec<Arc<Seat>>,
+    book: Mutex<LinkBook>,
+    intake: Mutex<Intake>,
+    news: Mutex<News>,
+    realtime: Mutex<RealtimeStatus>,
+    closing: AtomicBool,
+    keepalive: Span,
 }
 
-fn tell_late(running: &Running, path: usize, late: Late) {
-    let why = match late.cause {
-        Cause::Lost(1) => "the one before it was lost on the way".to_string(),
-        Cause::Lost(count) => format!("{count} before it were lost on the way"),
-        Cause::Delayed => "none is missing, so it was sent late or held up".to_string(),
-        Cause::HeldUp => "this machine was held up itself".to_string(),
-    };
-    let (path, remote) = path_and_remote(running, path);
-    let gap_ms = late.gap.as_millis();
-    running.journal.tell(None, events::Event::HeartbeatsLate { path, remote, gap_ms, why });
+/// Every change under these locks is a single assignment or is looked at as a whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn path_and_remote(running: &Running, path: usize) -> (u32, String) {
-    let addresses = &running.config.node(running.me.other()).addresses;
-    let remote = addresses.get(path).map_or_else(String::new, ToString::to_string);
-    (u32::try_from(path).unwrap_or(u32::MAX), remote)
-}
-
-/// A path that is silent for so long is told to be, while it is. What was shorter is late.
-fn silent_max(timing: &Timing) -> Span {
-    timing.warntime.max(timing.deadtime.min(SILENT))
-}
-
-/// Asks whether each path works both ways and how long that takes, once a second at most.
-pub async fn probe(running: Rc<Running>, datagrams: Rc<Datagrams>, keys: Rc<HeartbeatKeys>) {
-    let every = running.config.timing.keepalive.max(PROBE_EVERY).as_duration();
-    let mut able = false;
-    loop {
-        tokio::time::sleep(every).await;
-        // Once it said so it goes on: probes matter most while no stream stands. A peer of an earlier version says no.
-        let said = running.volumes().iter().filter_map(|volume| volume.view());
-        let said = said.map(|view| view.peer_features).find(|features| *features != 0);
-        able = said.map_or(able, |features| features & feature::PROBE != 0);
-        if !able {
-            continue;
-        }
-        let paths = running.links.borrow().paths.len();
-        for path in 0..paths {
-            let question = Probe { from: running.me, nonce: random::id128(), answer: false };
-            let bytes = encode_probe(&question, &keys.mine);
-            let now = clock::now();
-            let ask = running.links.borrow_mut().paths.get_mut(path).is_some_and(|book| {
-                // Where nothing comes there is nothing to find out.
-                let heard = book.flow.heard.is_some_and(|at| now.since(at) < running.config.timing.warntime);
-                if heard {
-                    book.probes.ask(now, question.nonce);
-                }
-                heard
-            });
-            if ask {
-                datagrams.send(path, &bytes);
-            }
-        }
-    }
-}
-
-/// What was said about a path.
-#[derive(Clone, Copy, Default)]
-struct Said {
-    /// Told to the streams: it was heard within `warntime`.
-    alive: bool,
-    /// Told to people.
-    up: bool,
-}
-
-/// Looks at the paths, at strangers and at the clock, twice per keepalive.
-pub async fn watch(running: Rc<Running>) {
-    let timing = running.config.timing;
-    let half = Span(timing.keepalive.0 / 2);
-    let mut sleep = SleepWatch::new();
-    let mut said = vec![Said::default(); running.links.borrow().paths.len()];
-    let mut strangers = (clock::now(), Refused::default());
-    loop {
-        tokio::time::sleep(half.as_duration()).await;
-        let slept = sleep.slept(timing.keepalive);
-        if let Some(slept) = slept {
-            running.volumes().iter().for_each(|volume| volume.mirror.deliver(Event::Suspended));
-            running.journal.tell(None, events::Event::ClockJumped { slept_ms: slept.as_millis() });
-        }
+impl Pulse {
+    /// Binds the sockets of `paths`; nothing leaves and nothing is looked at yet.
+    pub fn new(
+        config: &Config,
+        key: &ClusterKey,
+        me: NodeId,
+        paths: &[Path],
+        volumes: &[VolumeId],
+    ) -> Result<Arc<Pulse>, LinkError> {
+        let datagrams = Datagrams::bind(paths)?;
+        let name = &config.cluster.name;
+        let derive = |node| key.derive(name, Purpose::Heartbeat, node);
+        let t = &config.timing;
+        let (keepalive, warntime, lease, deadtime) = (t.keepalive, t.warntime, t.lease(), t.deadtime);
         let now = clock::now();
-        running.links.borrow_mut().turn(now, half, slept.is_some());
-        for (path, said) in said.iter_mut().enumerate() {
-            look(&running, path, said, now);
+        let seat = |id: &VolumeId| {
+            let (arrived, poke, heard) = (Mutex::default(), OnceLock::new(), AtomicU64::new(0));
+            Arc::new(Seat { id: *id, arrived, poke, heard })
+        };
+        let empty = vec![now; datagrams.count()];
+        let limits = Limits { keepalive, warntime, lease, deadtime };
+        Ok(Arc::new(Pulse {
+            me,
+            keys: Keys { mine: derive(me), theirs: derive(me.other()) },
+            seats: volumes.iter().map(seat).collect(),
+            book: Mutex::new(LinkBook::new(now, datagrams.count(), limits)),
+            intake: Mutex::new(Intake { sleep: SleepWatch::new(), empty, notes: VecDeque::new() }),
+            news: Mutex::default(),
+            realtime: Mutex::new(RealtimeStatus { wanted: config.cluster.realtime, ..Default::default() }),
+            closing: AtomicBool::new(false),
+            keepalive,
+            datagrams,
+        }))
+    }
+
+    pub fn seat(&self, id: VolumeId) -> Option<&Arc<Seat>> {
+        self.seats.iter().find(|seat| seat.id == id)
+    }
+
+    /// How good each path is.
+    pub fn book(&self) -> MutexGuard<'_, LinkBook> {
+        lock(&self.book)
+    }
+
+    /// What is to be told, once.
+    pub fn news(&self) -> News {
+        std::mem::take(&mut *lock(&self.news))
+    }
+
+    pub fn realtime(&self) -> RealtimeStatus {
+        lock(&self.realtime).clone()
+    }
+
+    /// The machine's word: it leaves on every path, unless a newer one of the volume comes before it did.
+    pub fn post(&self, heartbeat: &Heartbeat) {
+        self.datagrams.post(heartbeat.volume.0, encode_heartbeat(heartbeat, &self.keys.mine));
+    }
+
+    /// Asks over one path.
+    pub fn ask(&self, path: usize, nonce: u128) {
+        let question = Probe { from: self.me, nonce, answer: false };
+        self.datagrams.send(path, &encode_probe(&question, &self.keys.mine));
+    }
+
+    /// Starts the thread of the sockets. `memory`: what the volumes may take, bytes.
+    pub fn start(self: &Arc<Pulse>, memory: u64) -> std::io::Result<JoinHandle<()>> {
+        if lock(&self.realtime).wanted {
+            self.note_memory(realtime::lock_memory(memory.saturating_add(MEMORY_BESIDE)));
         }
-        if now.since(strangers.0).as_millis() >= 60_000 {
-            strangers = (now, tell_strangers(&running, strangers.1));
+        let pulse = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("twinfs-pulse".to_string());
+        thread.spawn(move || {
+            pulse.prefer(SOCKET_PRIORITY);
+            while !pulse.closing.load(Ordering::SeqCst) {
+                pulse.datagrams.turn(pulse.half().as_duration());
+                if pulse.take_in() {
+                    std::thread::sleep(REST);
+                }
+            }
+        })
+    }
+
+    /// Nothing leaves any more.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.datagrams.wake();
+    }
+
+    /// Called by each volume's clock at its start.
+    pub fn prefer_clock(&self) {
+        self.prefer(CLOCK_PRIORITY);
+    }
+
+    fn prefer(&self, priority: u8) {
+        if !lock(&self.realtime).wanted {
+            return;
+        }
+        let done = realtime::prefer(priority);
+        let mut status = lock(&self.realtime);
+        status.threads = done.is_ok() && status.threads_problem.is_none();
+        status.threads_problem = status.threads_problem.take().or(done.err());
+    }
+
+    fn note_memory(&self, locked: Result<Locked, String>) {
+        let mut status = lock(&self.realtime);
+        status.memory = match &locked {
+            Ok(Locked::All) => "all",
+            Ok(Locked::Start) => "start",
+            Err(_) => "",
+        }
+        .to_string();
+        status.memory_problem = locked.err();
+    }
+
+    fn half(&self) -> Span {
+        Span(self.keepalive.0 / 2)
+    }
+
+    /// Hands over whatever has arrived: before a volume's clock says that time has passed.
+    pub fn take_all_in(&self) {
+        for _ in 0..GOES_MAX {
+            if !self.take_in() {
+                return;
+            }
+        }
+    }
+
+    /// One go through the paths; whether there may be more.
+    pub fn take_in(&self) -> bool {
+        let mut intake = lock(&self.intake);
+        let now = clock::now();
+        let slept = intake.sleep.slept(self.keepalive);
+        if let Some(slept) = slept {
+            self.seats.iter().for_each(|seat| seat.push(Event::Suspended));
+            lock(&self.news).slept.push(slept);
+        }
+        intake.notes.push_back(Note::Turn { now, slept: slept.is_some() });
+        let mut more = false;
+        for path in 0..self.datagrams.count() {
+            more |= self.look(&mut intake, path);
+        }
+        self.enter(&mut intake);
+        more
+    }
+
+    fn look(&self, intake: &mut Intake, path: usize) -> bool {
+        let mut buffer = [0_u8; DATAGRAM_BYTES_MAX];
+        for _ in 0..TAKE_MAX {
+            let before = clock::now();
+            let Some((len, age)) = self.datagrams.recv(path, &mut buffer) else {
+                intake.empty[path] = before;
+                return false;
+            };
+            let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+            // Whatever wall time says: not before the path was last found empty.
+            let at = Moment(clock::now().0.saturating_sub(age)).max(intake.empty[path]);
+            let note = self.sort(path, at, &buffer[..len]);
+            if intake.notes.len() >= NOTES_MAX {
+                intake.notes.pop_front();
+            }
+            intake.notes.push_back(note);
+        }
+        true
+    }
+
+    /// Hands a heartbeat to its volume. One that is repeated is shown to the machine, which judges by itself, and
+    /// counts for nothing else.
+    fn sort(&self, path: usize, at: Moment, bytes: &[u8]) -> Note {
+        let refused = |why| Note::Refused { path, at, why };
+        match decode_datagram(bytes, &self.keys.theirs) {
+            Ok(Datagram::Heartbeat(heartbeat)) => {
+                let seat = self.seat(heartbeat.volume).filter(|_| heartbeat.from != self.me);
+                let Some(seat) = seat else { return refused(Refusal::Foreign) };
+                let path_id = PathId(u8::try_from(path).unwrap_or(u8::MAX));
+                seat.push(Event::Heartbeat { path: path_id, heartbeat });
+                Note::Beat { path, at, heartbeat }
+            }
+            Ok(Datagram::Probe(probe)) if probe.from == self.me => refused(Refusal::Foreign),
+            Ok(Datagram::Probe(probe)) => Note::Probe { path, at, probe },
+            Err(_) if claims_to_be_ours(bytes) => refused(Refusal::Forged),
+            Err(_) => refused(Refusal::Foreign),
+        }
+    }
+
+    /// Enters the notes, unless somebody reads the book just now: he may be one whom load holds up.
+    fn enter(&self, intake: &mut Intake) {
+        let mut book = match self.book.try_lock() {
+            Ok(book) => book,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        while let Some(note) = intake.notes.pop_front() {
+            match note {
+                Note::Turn { now, slept } => book.turn(now, self.half(), slept),
+                Note::Beat { path, at, heartbeat } => self.enter_beat(&mut book, path, at, &heartbeat),
+                Note::Probe { path, at, probe } => self.enter_probe(&mut book, path, at, &probe),
+                Note::Refused { path, at, why } => {
+                    if let Some(book) = book.paths.get_mut(path) {
+                        book.refuse(at, why);
+                    }
+                }
+            }
+        }
+    }
+
+    fn enter_beat(&self, book: &mut LinkBook, path: usize, at: Moment, heartbeat: &Heartbeat) {
+        // What was replayed is counted where that was found out.
+        let Heard::Fresh { late } = book.heartbeat(at, path, heartbeat) else { return };
+        if let Some(seat) = self.seat(heartbeat.volume) {
+            seat.heard.store(at.0, Ordering::Relaxed);
+        }
+        if let Some(late) = late {
+            lock(&self.news).late.push((path, late));
+        }
+    }
+
+    fn enter_probe(&self, book: &mut LinkBook, path: usize, at: Moment, probe: &Probe) {
+        let Some(book) = book.paths.get_mut(path) else { return };
+        if !probe.answer && book.probes.may_reply(at) {
+            let answer = Probe { from: self.me, nonce: probe.nonce, answer: true };
+            self.datagrams.send(path, &encode_probe(&answer, &self.keys.mine));
+        } else if probe.answer && !book.probes.answer(at, probe.nonce) {
+            book.refuse(at, Refusal::Replayed);
         }
     }
 }
 
-fn look(running: &Running, path: usize, said: &mut Said, now: Moment) {
-    let (silent, over) = {
-        let mut links = running.links.borrow_mut();
-        let Some(book) = links.paths.get_mut(path) else { return };
-        (book.flow.heard.map(|at| now.since(at)), book.episode_over(now))
-    };
-    let timing = &running.config.timing;
-    let alive = silent.is_some_and(|silent| silent < timing.warntime);
-    if alive != said.alive {
-        said.alive = alive;
-        running.paths.set_alive(path, alive);
-    }
-    let (number, remote) = path_and_remote(running, path);
-    if let Some((times, worst)) = over {
-        let (remote, worst_ms) = (remote.clone(), worst.as_millis());
-        let event = events::Event::HeartbeatsWereLate { path: number, remote, times, worst_ms };
-        running.journal.tell(None, event);
-    }
-    let up = silent.is_some_and(|silent| silent < silent_max(timing));
-    if up != said.up {
-        said.up = up;
-        let silent_ms = silent.map_or(0, Span::as_millis);
-        running.journal.tell(
-            None,
-            match up {
-                true => events::Event::PathUp { path: number, remote },
-                false => events::Event::PathDown { path: number, remote, silent_ms },
-            },
-        );
-    }
-}
-
-/// Tells what was refused since `before`, if anything was; answers with the count of now.
-fn tell_strangers(running: &Running, before: Refused) -> Refused {
-    let now = running.links.borrow().refused();
-    let count = now.total() - before.total();
-    if count > 0 {
-        let (forged, replayed) = (now.forged - before.forged, now.replayed - before.replayed);
-        let foreign = now.foreign - before.foreign;
-        let why = format!(
-            "{forged} forged, altered or under another key, {replayed} repeated, {foreign} of somebody else; \"twinfs \
-             status --links\" has the paths"
-        );
-        running.journal.tell(None, events::Event::StrangersRefused { count, why });
-    }
-    now
-}
+#[cfg(test)]
+#[path = "pulse_tests.rs"]
+mod tests;

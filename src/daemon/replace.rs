@@ -7,12 +7,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Members, Moment, NodeId, Span};
+use crate::base::{Members, NodeId, Span};
 use crate::config::Config;
 use crate::events::Event as Told;
 use crate::node::{Operator, Role, StateWord};
@@ -165,9 +164,8 @@ fn may_strike_off(running: &Running, volume: &Volume, force: bool) -> Result<(),
     }
     let (known, already) = known(volume);
     let sole = view.record.is_some_and(|record| record.members == Members::only(running.me));
-    let heard = volume.heard.load(Ordering::Relaxed);
-    let silent = clock::now().since(Moment(heard));
-    let lives = heard > 0 && silent < running.config.timing.deadtime;
+    let silent = clock::now().since(volume.heard().unwrap_or_default());
+    let lives = volume.heard().is_some() && silent < running.config.timing.deadtime;
     if (view.connected || (lives && !already)) && !force {
         let seen = if view.connected { "connected".to_string() } else { format!("heard {silent} ago") };
         let or = if sole { ", or say --force" } else { "" };

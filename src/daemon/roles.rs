@@ -76,10 +76,9 @@ pub async fn promote_old(running: &Running, volume: Arc<Volume>) -> Reply {
     if serves(&volume) {
         return Reply::done(format!("{name}: is primary already"));
     }
-    let heard = volume.heard.load(Ordering::Relaxed);
-    let silent = clock::now().since(crate::base::Moment(heard));
+    let heard = |at| clock::now().since(at) < running.config.timing.deadtime;
     let view = volume.view();
-    if view.is_some_and(|v| v.connected) || (heard > 0 && silent < running.config.timing.deadtime) {
+    if view.is_some_and(|v| v.connected) || volume.heard().is_some_and(heard) {
         let text = format!("{name}: {peer} is there: an older state is served only while it is down");
         return Reply::new(Verdict::NoRight, text);
     }

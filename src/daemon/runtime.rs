@@ -4,7 +4,6 @@
 //! a predecessor go before an image is opened; one daemon per run directory; a stop is bounded in time.
 #![allow(clippy::disallowed_methods, reason = "a shell: files, sockets, threads")]
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -19,9 +18,7 @@ use crate::base::{NodeId, Span, VolumeId};
 use crate::config::{ClusterKey, Config, Purpose};
 use crate::events::{Event as Told, Names};
 use crate::history::History;
-use crate::link::{
-    Connection, Datagrams, Identity, Limits, LinkBook, Listener, Opening, Path as LinkPath, Paths,
-};
+use crate::link::{Connection, Identity, Listener, Opening, Path as LinkPath, Paths};
 use crate::node::{Operator, StateWord, Timing};
 use crate::services::address::Addresses;
 use crate::services::run::{self, Services};
@@ -33,16 +30,16 @@ use super::journal::Journal;
 use super::peer;
 use super::prepare::{Prepared, prepare, read_config, read_key};
 use super::protocol::SOCKET_NAME;
-use super::pulse::{self, HeartbeatKeys};
+use super::pulse::Pulse;
 use super::replace::Desk;
-use super::shell::Outgoing;
+use super::shell::Question;
 use super::token::Tokens;
 use super::upgrade::{Heritage, Upgrades};
-use super::volume::{Shared, Volume};
+use super::volume::{Shared, Volume, volume_id};
 use super::witness_watch::WitnessWatch;
 use super::{
-    DaemonError, Options, control, dial, failback, hooks, leftovers, orders, pace, ping, reach, sides,
-    switch, witness_watch,
+    DaemonError, Options, control, dial, failback, hooks, leftovers, orders, pace, paths_watch, ping, reach,
+    sides, switch, witness_watch,
 };
 
 /// For a hand-over before the daemon stops.
@@ -68,8 +65,8 @@ pub struct Running {
     pub fencer: Fencer,
     pub tokens: Arc<Tokens>,
     volumes: Vec<Arc<Volume>>,
-    /// How good each path is.
-    pub links: RefCell<LinkBook>,
+    /// Heartbeats, and how good each path is.
+    pub pulse: Arc<Pulse>,
     pub config_differs: Arc<AtomicBool>,
     pub refusals: Refusals,
     /// Where `arbitration` is `witness`.
@@ -170,19 +167,21 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let journal = Arc::new(Journal::new(me, names, Some(history)));
     remove_leftovers(&config, me, &journal, &heritage);
     let (out, out_queue) = tokio::sync::mpsc::unbounded_channel();
-    let dirs = options.dirs.clone();
     let fencer = Fencer::start(&config, me, Arc::clone(&journal));
-    let journal_too = Arc::clone(&journal);
-    let (config_too, fencer_too) = (Arc::clone(&config), fencer.clone());
-    let shared = Shared { config: config_too, me, dirs, journal: journal_too, fencer: fencer_too, out };
-    let mut volumes = Vec::new();
-    for settings in &config.volumes {
-        volumes.push(Volume::open(&shared, settings, &mut heritage)?);
-    }
-    drop(shared);
+    let ways = ways(&config, me);
+    let pulse = bind_pulse(&config, &key, me, &ways)?;
+    let shared = Shared {
+        config: Arc::clone(&config),
+        me,
+        dirs: options.dirs.clone(),
+        journal: Arc::clone(&journal),
+        fencer: fencer.clone(),
+        out,
+        pulse: Arc::clone(&pulse),
+    };
+    let volumes = open_volumes(shared, &mut heritage)?;
     hooks::start(&config, me, &volumes, &journal);
     let identity = identity(&config, &key, me);
-    let ways = ways(&config, me);
     let differs = Arc::new(AtomicBool::new(false));
     let paths = Arc::new(Paths::new(identity.clone(), &ways, config.timing.slow_peer.as_duration()));
     let tokens = Arc::new(Tokens::of(&options.dirs.state));
@@ -195,11 +194,10 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     };
     let listener = listen(&config, me, identity, desk, &differs, &paths)?;
     let witness = Arbiter::of(&config, &key, me)?.map(WitnessWatch::new);
-    let links = RefCell::new(link_book(&config, ways.len()));
     let running = Rc::new(Running {
         me,
         paths,
-        links,
+        pulse,
         config,
         journal,
         fencer,
@@ -217,7 +215,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     ping::start(&running.config, running.volumes(), &running.journal);
     let version = env!("CARGO_PKG_VERSION").to_string();
     running.journal.tell(None, Told::DaemonStarted { version });
-    let served = control_plane(&running, &key, &ways, out_queue, &options.dirs.run);
+    let served = serve(&running, out_queue, &options.dirs.run);
     drop(listener);
     if served.is_ok() && running.upgrades.is_ready() {
         let failed = running.upgrades.go(running.volumes());
@@ -230,28 +228,49 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     served
 }
 
-/// Heartbeats, witness and control socket on one thread, until the node is told to stop and has handed over.
-fn control_plane(
-    running: &Rc<Running>,
+fn open_volumes(shared: Shared, heritage: &mut Heritage) -> Result<Vec<Arc<Volume>>, DaemonError> {
+    shared.config.volumes.iter().map(|settings| Volume::open(&shared, settings, heritage)).collect()
+}
+
+fn bind_pulse(
+    config: &Config,
     key: &ClusterKey,
+    me: NodeId,
     ways: &[LinkPath],
-    out: tokio::sync::mpsc::UnboundedReceiver<Outgoing>,
+) -> Result<Arc<Pulse>, DaemonError> {
+    let volumes: Vec<_> = config.volumes.iter().map(|volume| volume_id(config, &volume.name)).collect();
+    Pulse::new(config, key, me, ways, &volumes).map_err(|e| DaemonError::State(e.to_string()))
+}
+
+/// Heartbeats leave, and the control plane runs, until the node is told to stop and has handed over.
+fn serve(
+    running: &Rc<Running>,
+    out: tokio::sync::mpsc::UnboundedReceiver<Question>,
     run_dir: &Path,
 ) -> Result<(), DaemonError> {
-    let cluster = &running.config.cluster.name;
-    let keys = Rc::new(HeartbeatKeys::new(key, cluster, running.me));
+    let memory = running.config.volumes.iter().fold(0, |sum: u64, volume| sum.saturating_add(volume.memory));
+    let beating = running.pulse.start(memory).map_err(|e| DaemonError::State(e.to_string()))?;
+    let served = control_plane(running, out, run_dir);
+    running.pulse.close();
+    // It panicked if not, and that was reported.
+    let _ = beating.join();
+    served
+}
+
+/// Witness and control socket on one thread, until the node is told to stop and has handed over.
+fn control_plane(
+    running: &Rc<Running>,
+    out: tokio::sync::mpsc::UnboundedReceiver<Question>,
+    run_dir: &Path,
+) -> Result<(), DaemonError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| DaemonError::State(e.to_string()))?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let datagrams = Rc::new(Datagrams::bind(ways).map_err(|e| DaemonError::State(e.to_string()))?);
         let socket = control_socket(run_dir)?;
-        let sender = (Rc::clone(running), Rc::clone(&datagrams));
-        tokio::task::spawn_local(pulse::send(sender.0, sender.1, Rc::clone(&keys), out));
-        let prober = (Rc::clone(running), Rc::clone(&datagrams), Rc::clone(&keys));
-        tokio::task::spawn_local(pulse::probe(prober.0, prober.1, prober.2));
-        tokio::task::spawn_local(pulse::receive(Rc::clone(running), datagrams, keys));
-        tokio::task::spawn_local(pulse::watch(Rc::clone(running)));
+        tokio::task::spawn_local(paths_watch::ask_witness(Rc::clone(running), out));
+        tokio::task::spawn_local(paths_watch::probe(Rc::clone(running)));
+        tokio::task::spawn_local(paths_watch::watch(Rc::clone(running)));
         tokio::task::spawn_local(switch::watch(Rc::clone(running)));
         tokio::task::spawn_local(reach::watch(Rc::clone(running)));
         tokio::task::spawn_local(witness_watch::watch(Rc::clone(running)));
@@ -284,12 +303,6 @@ fn identity(config: &Config, key: &ClusterKey, me: NodeId) -> Identity {
 fn ways(config: &Config, me: NodeId) -> Vec<LinkPath> {
     let (mine, theirs) = (&config.node(me).addresses, &config.node(me.other()).addresses);
     mine.iter().zip(theirs).map(|(local, remote)| LinkPath { local: Some(*local), remote: *remote }).collect()
-}
-
-fn link_book(config: &Config, paths: usize) -> LinkBook {
-    let t = &config.timing;
-    let (keepalive, warntime, lease, deadtime) = (t.keepalive, t.warntime, t.lease(), t.deadtime);
-    LinkBook::new(clock::now(), paths, Limits { keepalive, warntime, lease, deadtime })
 }
 
 fn remove_leftovers(config: &Config, me: NodeId, journal: &Arc<Journal>, heritage: &Heritage) {

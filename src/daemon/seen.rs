@@ -3,7 +3,6 @@
 //! Decides which fact is shown under which key. Does not know how it is printed. Invariant: it waits for nothing.
 
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 
 use crate::base::NodeId;
 use crate::format::ResyncMark;
@@ -32,6 +31,7 @@ pub fn node_status(running: &Running) -> NodeStatus {
         fence: running.fencer.seen(),
         encrypt: Some(running.config.cluster.encrypt),
         links: link_status::links(running),
+        realtime: running.pulse.realtime(),
         config_hash: running.config.short_hash(),
         config_equal: running.config_equal(),
         witness: running.witness.as_ref().map(witness_status),
@@ -79,8 +79,7 @@ fn volume_status(running: &Running, volume: &Volume) -> VolumeStatus {
         services: volume.services.views(),
         ..VolumeStatus::default()
     };
-    let heard = volume.heard.load(Ordering::Relaxed);
-    status.peer_heard_ms = (heard > 0).then(|| since(crate::base::Moment(heard)));
+    status.peer_heard_ms = volume.heard().map(since);
     status.generation = image.state().gens.last().map(|entry| entry.id.to_string());
     let (repaired, lost) = volume.mirror.rot();
     (status.repaired_blocks, status.lost_blocks) = (repaired, lost.len() as u64);

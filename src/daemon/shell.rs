@@ -4,8 +4,9 @@
 //! Invariants: no call that comes with the core locked blocks or calls the mirror; after `halt` every wait ends.
 #![allow(clippy::disallowed_methods, reason = "a shell: queues between threads")]
 
+use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use crate::base::{Moment, Span, VolumeId};
 use crate::fs::LogMark;
@@ -13,20 +14,32 @@ use crate::image::Image;
 use crate::mirror::{Env, Halted, Key, Mirror, Parking, Payload};
 use crate::node::{Event, LinkId, Notice, Order, Token, VerifyEnd, VerifyProgress};
 use crate::sys::clock;
-use crate::wire::{Heartbeat, Message, WitnessRequest};
+use crate::wire::{Message, WitnessRequest};
 
 use super::fence::{Fencer, Shot};
 use super::keeper::Keeper;
 use super::links::Links;
 use super::node_file::NodeFile;
+use super::pulse::Pulse;
 use super::reflexes::Reflexes;
 use super::serving::Task;
 
-/// What leaves by datagram, from the control plane's runtime.
+/// What the control plane's runtime asks the witness.
 #[derive(Clone, Debug)]
-pub enum Outgoing {
-    Heartbeat(Heartbeat),
-    Question { volume: VolumeId, nonce: u128, request: WitnessRequest },
+pub struct Question {
+    pub volume: VolumeId,
+    pub nonce: u128,
+    pub request: WitnessRequest,
+}
+
+/// What a volume's clock is woken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    Halted,
+    /// Something has arrived.
+    Arrival,
+    /// The moment that the machine asked for has come.
+    Due,
 }
 
 /// What the thread that writes to history and journal is given.
@@ -48,11 +61,12 @@ pub struct Shell {
     volume: VolumeId,
     parking: Parking,
     pub links: Arc<Links>,
-    ticker: Ticker,
+    ticker: Arc<Ticker>,
     tasks: Sender<Task>,
     tellings: Sender<Telling>,
     reflexes: Arc<Reflexes>,
-    out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
+    out: tokio::sync::mpsc::UnboundedSender<Question>,
+    pub pulse: Arc<Pulse>,
     node_file: Arc<NodeFile>,
     fencer: Fencer,
     keeper: Keeper,
@@ -62,8 +76,26 @@ pub struct Shell {
 
 #[derive(Default)]
 struct Ticker {
-    state: Mutex<(Option<Moment>, bool)>,
+    state: Mutex<Ticking>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Ticking {
+    due: Option<Moment>,
+    arrival: bool,
+    halted: bool,
+}
+
+impl Ticker {
+    fn state(&self) -> MutexGuard<'_, Ticking> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poke(&self) {
+        self.state().arrival = true;
+        self.changed.notify_all();
+    }
 }
 
 impl Shell {
@@ -72,11 +104,11 @@ impl Shell {
         links: Arc<Links>,
         queues: (Sender<Task>, Sender<Telling>),
         reflexes: Arc<Reflexes>,
-        out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
+        (out, pulse): (tokio::sync::mpsc::UnboundedSender<Question>, Arc<Pulse>),
         (node_file, fencer, keeper): (Arc<NodeFile>, Fencer, Keeper),
     ) -> Shell {
         let log = LogSlot::default();
-        let (parking, ticker) = (Parking::default(), Ticker::default());
+        let (parking, ticker) = (Parking::default(), Arc::<Ticker>::default());
         let (tasks, tellings) = queues;
         let mirror = Arc::default();
         Shell {
@@ -88,6 +120,7 @@ impl Shell {
             tellings,
             reflexes,
             out,
+            pulse,
             node_file,
             fencer,
             keeper,
@@ -116,22 +149,39 @@ impl Shell {
     /// Ends every wait of the mirror, now and later, and the ticker.
     pub fn halt(&self) {
         self.parking.halt();
-        self.ticker.state.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.ticker.state().halted = true;
         self.ticker.changed.notify_all();
         self.links.close_all();
     }
 
-    /// Waits for the moment last asked for; `false` after `halt`.
-    pub fn next_tick(&self) -> bool {
-        let mut state = self.ticker.state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// From now on this volume's clock is woken by what arrives for it.
+    pub fn attend(&self) {
+        if let Some(seat) = self.pulse.seat(self.volume) {
+            let ticker = Arc::clone(&self.ticker);
+            seat.attend(Box::new(move || ticker.poke()));
+        }
+    }
+
+    /// What arrived for this volume since the last call.
+    pub fn arrived(&self) -> VecDeque<Event> {
+        self.pulse.seat(self.volume).map(|seat| seat.arrived()).unwrap_or_default()
+    }
+
+    /// Waits for the moment last asked for, or for an arrival.
+    pub fn next_tick(&self) -> Wake {
+        let mut state = self.ticker.state();
         loop {
-            if state.1 {
-                return false;
+            if state.halted {
+                return Wake::Halted;
             }
-            let left = state.0.map_or(Span::from_secs(3600), |at| at.since(clock::now()));
+            let arrival = std::mem::take(&mut state.arrival);
+            let left = state.due.map_or(Span::from_secs(3600), |at| at.since(clock::now()));
             if left == Span::ZERO {
-                state.0 = None;
-                return true;
+                state.due = None;
+                return Wake::Due;
+            }
+            if arrival {
+                return Wake::Arrival;
             }
             let waited = self.ticker.changed.wait_timeout(state, left.as_duration());
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -156,10 +206,10 @@ impl Env for Shell {
         match order {
             Order::CloseLink(link) => self.links.close(link),
             Order::HangUp => self.links.close_all(),
-            // A runtime that is gone sends no heartbeats: the process is ending.
-            Order::Heartbeat(heartbeat) => drop(self.out.send(Outgoing::Heartbeat(heartbeat))),
+            Order::Heartbeat(heartbeat) => self.pulse.post(&heartbeat),
+            // A runtime that is gone asks nobody: the process is ending.
             Order::AskWitness { nonce, request } => {
-                drop(self.out.send(Outgoing::Question { volume: self.volume, nonce, request }));
+                drop(self.out.send(Question { volume: self.volume, nonce, request }));
             }
             Order::Promote => {
                 self.reflexes.promoting();
@@ -185,9 +235,9 @@ impl Env for Shell {
     }
 
     fn tick_at(&self, moment: Moment) {
-        let mut state = self.ticker.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.0 != Some(moment) {
-            state.0 = Some(moment);
+        let mut state = self.ticker.state();
+        if state.due != Some(moment) {
+            state.due = Some(moment);
             self.ticker.changed.notify_all();
         }
     }

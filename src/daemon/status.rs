@@ -47,9 +47,25 @@ pub struct NodeStatus {
     pub encrypt: Option<bool>,
     #[serde(default)]
     pub links: Vec<LinkStatus>,
+    /// Whether load can hold up the heartbeats.
+    #[serde(default)]
+    pub realtime: RealtimeStatus,
     /// What somebody should do about the node itself.
     pub advice: Vec<String>,
     pub volumes: Vec<VolumeStatus>,
+}
+
+/// What the kernel permits so that load does not look like a death.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RealtimeStatus {
+    /// The configuration asks for it.
+    pub wanted: bool,
+    /// Heartbeats and the volumes' clocks have real-time threads.
+    pub threads: bool,
+    pub threads_problem: Option<String>,
+    /// `all`: no page in use is ever paged out; `start`: none that was in use at the start; empty: any may be.
+    pub memory: String,
+    pub memory_problem: Option<String>,
 }
 
 /// The witness as this node sees it.

@@ -70,7 +70,7 @@ pub async fn watch(running: Rc<Running>) {
     let mut stalls = vec![Stall::default(); running.volumes().len()];
     loop {
         tokio::time::sleep(LOOK).await;
-        let heard: Vec<_> = running.links.borrow().paths.iter().map(|path| path.flow.heard).collect();
+        let heard: Vec<_> = running.pulse.book().paths.iter().map(|path| path.flow.heard).collect();
         for (volume, stall) in running.volumes().iter().zip(&mut stalls) {
             let Some((peer, progress)) = volume.links.progress() else {
                 *stall = Stall::default();

@@ -7,7 +7,6 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -38,9 +37,10 @@ use super::journal::Journal;
 use super::keeper::Keeper;
 use super::links::Links;
 use super::node_file::NodeFile;
+use super::pulse::Pulse;
 use super::reflexes::Reflexes;
 use super::serving::{Serving, Slot, Task};
-use super::shell::{Outgoing, Shell, Telling};
+use super::shell::{Question, Shell, Telling, Wake};
 use super::teller::Teller;
 use super::upgrade::{self, Heritage, Waiting};
 use super::verify::VerifyFile;
@@ -84,8 +84,6 @@ pub struct Volume {
     pub slot: Slot,
     pub addresses: Arc<Addresses>,
     pub services: Arc<Services>,
-    /// When the newest authentic heartbeat of the peer arrived; 0 = never.
-    pub heard: AtomicU64,
     pub verify: Arc<VerifyFile>,
     pub node_file: Arc<NodeFile>,
     shell: Arc<Shell>,
@@ -102,7 +100,8 @@ pub struct Shared {
     pub dirs: Dirs,
     pub journal: Arc<Journal>,
     pub fencer: Fencer,
-    pub out: tokio::sync::mpsc::UnboundedSender<Outgoing>,
+    pub out: tokio::sync::mpsc::UnboundedSender<Question>,
+    pub pulse: Arc<Pulse>,
 }
 
 impl Shared {
@@ -242,7 +241,7 @@ impl Volume {
             Arc::clone(&links),
             queues,
             Arc::clone(&reflexes),
-            shared.out.clone(),
+            (shared.out.clone(), Arc::clone(&shared.pulse)),
             (Arc::clone(&node_file), shared.fencer.clone(), Keeper::new(settings, shared.me)),
         ));
         let mirror = start_mirror(shared, settings, &image, &shell, (agrees, &node_file, lease_from))?;
@@ -262,7 +261,6 @@ impl Volume {
             slot: Arc::clone(&slot),
             addresses: Arc::clone(&addresses),
             services: Arc::clone(&services),
-            heard: AtomicU64::new(0),
             verify: Arc::clone(&verify),
             node_file: Arc::clone(&node_file),
             shell,
@@ -313,11 +311,7 @@ impl Volume {
             threads.push(std::thread::spawn(move || mirror.work(worker)));
         }
         let (shell, mirror) = (Arc::clone(&self.shell), Arc::clone(&self.mirror));
-        threads.push(std::thread::spawn(move || {
-            while shell.next_tick() {
-                mirror.deliver(Event::Tick);
-            }
-        }));
+        threads.push(std::thread::spawn(move || keep_time(&shell, &mirror)));
         threads.push(std::thread::spawn(move || serving.run(&tasks)));
         let (name, image) = (self.name.clone(), Arc::clone(self.mirror.image()));
         // Ends with the last sender, the shell's: not joined.
@@ -340,9 +334,9 @@ impl Volume {
         self.mirror.deliver(Event::Operator(operator));
     }
 
-    /// An authentic heartbeat arrived.
-    pub fn heard_now(&self) {
-        self.heard.store(clock::now().0, Ordering::Relaxed);
+    /// When the newest heartbeat of the peer that counts arrived.
+    pub fn heard(&self) -> Option<Moment> {
+        self.shell.pulse.seat(self.id)?.heard()
     }
 
     /// Ends the volume: whatever is still served is stopped, threads end, the image is closed.
@@ -363,6 +357,25 @@ impl Volume {
         for thread in threads {
             // A panic there was reported when it happened.
             let _ = thread.join();
+        }
+    }
+}
+
+/// A volume's clock: tells its machine what arrives and when a time is over, until the volume is halted. What has
+/// arrived by then comes first.
+fn keep_time(shell: &Shell, mirror: &Mirror) {
+    shell.pulse.prefer_clock();
+    shell.attend();
+    loop {
+        let wake = shell.next_tick();
+        match wake {
+            Wake::Halted => return,
+            Wake::Arrival => {}
+            Wake::Due => shell.pulse.take_all_in(),
+        }
+        shell.arrived().into_iter().for_each(|event| mirror.deliver(event));
+        if wake == Wake::Due {
+            mirror.deliver(Event::Tick);
         }
     }
 }

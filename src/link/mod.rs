@@ -1,8 +1,7 @@
 //! Streams and datagrams between the two nodes: sockets, framing, encryption, several paths and how good each is.
 //!
-//! Decides which path a new stream takes and which bytes are too many; does not know what a frame means. The streams
-//! use plain threads and blocking calls; only [`Datagrams`] and [`WitnessClient`] belong to the control plane's
-//! runtime.
+//! Decides which path a new stream takes and which bytes are too many; does not know what a frame means. Streams and
+//! datagrams use plain threads; only [`WitnessClient`] belongs to the control plane's runtime.
 //!
 //! Invariants: nothing is allocated for a length that was not checked; before the handshake is over a stranger costs
 //! one of a fixed number of slots for a bounded time; the first frame that is not authentic closes the stream.
@@ -26,7 +25,7 @@ mod socket;
 mod witness;
 
 pub use connection::Connection;
-pub use datagrams::Datagrams;
+pub use datagrams::{DATAGRAM_BYTES_MAX, Datagrams};
 pub use etcd::{Etcd, EtcdAccess, EtcdError, Found};
 pub use gaps::Gaps;
 pub use handshake::{Opening, PROTOCOL_VERSION};

@@ -404,28 +404,64 @@ fn openings_survive_their_encoding_and_mutations_never_panic() {
     }
 }
 
+/// Two ends of two paths.
+fn two_ends() -> (Datagrams, Datagrams) {
+    let ports: Vec<SocketAddr> =
+        (0..4).map(|_| std::net::UdpSocket::bind(any_port()).unwrap().local_addr().unwrap()).collect();
+    let way = |from: usize, to: usize| Path { local: Some(ports[from]), remote: ports[to] };
+    // The first datagrams after a bind may meet an unbound peer; here both are bound.
+    let near = Datagrams::bind(&[way(0, 2), way(1, 3)]).unwrap();
+    (near, Datagrams::bind(&[way(2, 0), way(3, 1)]).unwrap())
+}
+
+/// All that waits at `end`, by path.
+fn arrived(end: &Datagrams) -> Vec<(usize, Vec<u8>)> {
+    let mut buffer = [0u8; datagrams::DATAGRAM_BYTES_MAX];
+    let mut all = Vec::new();
+    for path in 0..end.count() {
+        while let Some((len, _)) = end.recv(path, &mut buffer) {
+            all.push((path, buffer[..len].to_vec()));
+        }
+    }
+    all
+}
+
 #[test]
 fn datagrams_go_over_every_path_and_tell_which() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let ports: Vec<SocketAddr> =
-            (0..4).map(|_| std::net::UdpSocket::bind(any_port()).unwrap().local_addr().unwrap()).collect();
-        let way = |from: usize, to: usize| Path { local: Some(ports[from]), remote: ports[to] };
-        let near = Datagrams::bind(&[way(0, 2), way(1, 3)]).unwrap();
-        let far = Datagrams::bind(&[way(2, 0), way(3, 1)]).unwrap();
-        // The first datagrams after a bind may meet an unbound peer; here both are bound.
-        assert_eq!(near.send_all(b"beat"), 2);
-        let mut buffer = [0u8; datagrams::DATAGRAM_BYTES_MAX];
-        let mut seen = Vec::new();
-        for _ in 0..2 {
-            let (path, from, bytes) = far.recv(&mut buffer).await;
-            assert_eq!(bytes, b"beat");
-            assert_eq!(from, near.local_addr(path).unwrap());
-            seen.push(path);
-        }
-        seen.sort_unstable();
-        assert_eq!(seen, [0, 1]);
-    });
+    let (near, far) = two_ends();
+    near.post(1, b"beat".to_vec());
+    near.turn(Duration::from_secs(20));
+    far.turn(Duration::from_secs(20));
+    assert_eq!(arrived(&far), [(0, b"beat".to_vec()), (1, b"beat".to_vec())]);
+    assert!(near.send(1, b"probe"));
+    assert_eq!(arrived(&far), [(1, b"probe".to_vec())]);
+}
+
+#[test]
+fn a_sender_that_was_held_up_sends_the_newest_only_and_each_volume_its_own() {
+    let (near, far) = two_ends();
+    for (sender, text) in [(1, "one"), (2, "other"), (1, "two"), (1, "three")] {
+        near.post(sender, text.as_bytes().to_vec());
+    }
+    near.turn(Duration::from_secs(20));
+    let got: Vec<Vec<u8>> =
+        arrived(&far).into_iter().filter(|(path, _)| *path == 0).map(|(_, b)| b).collect();
+    assert_eq!(got, [b"three".to_vec(), b"other".to_vec()]);
+}
+
+#[test]
+fn a_machine_that_decides_nothing_more_is_silent_however_often_its_sender_runs() {
+    let (near, far) = two_ends();
+    near.post(1, b"last word".to_vec());
+    for _ in 0..200 {
+        near.turn(Duration::from_millis(1));
+    }
+    assert_eq!(arrived(&far).len(), 2, "it left once on each path, and never again");
+    for _ in 0..200 {
+        near.wake();
+        near.turn(Duration::from_millis(1));
+    }
+    assert_eq!(arrived(&far), [], "a stuck machine looks alive");
 }
 
 #[test]

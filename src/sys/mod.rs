@@ -5,6 +5,7 @@
 pub mod address;
 mod aio;
 mod arp;
+pub mod arrival;
 pub mod background;
 pub mod clock;
 pub mod disk;
@@ -16,6 +17,7 @@ pub mod mount;
 pub mod notify;
 pub mod ping;
 pub mod random;
+pub mod realtime;
 pub mod secret;
 pub mod signals;
 pub mod tcp;
