@@ -483,6 +483,33 @@ fn s11_the_node_that_sees_the_witness_wins() {
     }
 }
 
+/// Somebody saw the primary's daemon die: nobody waits for its lease.
+#[test]
+fn a_daemon_that_was_seen_to_die_is_not_waited_for() {
+    for arbitration in [Arbitration::Witness, Arbitration::Yield, Arbitration::Deadtime] {
+        for seen in [true, false] {
+            let mut w = whole(arbitration);
+            w.run(2_000);
+            let epoch = w.disks[A].state.boot_epoch;
+            w.crash(A, true);
+            // Of an earlier start: that one is known to be over.
+            w.step(B, Event::PeerReleased { boot_epoch: epoch - 1 });
+            if seen {
+                w.step(B, Event::PeerReleased { boot_epoch: epoch });
+            }
+            w.run(1_000);
+            assert_eq!(w.mounted[B], seen, "{arbitration:?}: {}", w.why());
+            // It comes back, and finds itself out.
+            w.run(60_000);
+            assert!(w.mounted[B], "{arbitration:?}: {}", w.why());
+            w.boot(A);
+            w.run(90_000);
+            assert!(w.mounted[B] && !w.mounted[A], "{arbitration:?}: {}", w.why());
+            w.assert_in_sync();
+        }
+    }
+}
+
 #[test]
 fn a_daemon_that_becomes_another_one_keeps_its_mount_and_the_record() {
     for arbitration in ALL {

@@ -28,7 +28,7 @@ pub fn run(args: &Args, _: &Output) -> anyhow::Result<Exit> {
 }
 
 /// To the journal where systemd gave us one, else to standard error.
-fn log() {
+pub(super) fn log() {
     match std::env::var_os("JOURNAL_STREAM") {
         Some(_) => log_without_terminal(),
         None => log_to_stderr(),

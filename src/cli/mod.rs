@@ -31,6 +31,7 @@ mod salvage;
 pub mod sim;
 pub(crate) mod standalone;
 pub mod status;
+mod supervise;
 mod sync;
 pub mod umount;
 pub mod updown;
@@ -136,6 +137,9 @@ pub enum Verb {
     Sim(sim::Args),
     /// Show how this node and its volumes are
     Status(status::Args),
+    /// Tell the peer if the daemon dies
+    #[command(hide = true)]
+    Supervise(supervise::Args),
     /// The primary hands over to the other node
     Switchover(roles::Args),
     /// Make everything written so far stable on both nodes
@@ -186,6 +190,7 @@ impl Verb {
             Verb::Mount(args) => mount::run(args, output),
             Verb::Umount(args) => umount::run(args, output),
             Verb::Status(args) => status::run(args, output),
+            Verb::Supervise(args) => supervise::run(args, output),
             Verb::Switchover(args) => roles::switchover(args, output),
             Verb::Sync(args) => sync::run(args, output),
             Verb::Up(args) => updown::up(args, output),

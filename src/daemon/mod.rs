@@ -43,6 +43,7 @@ mod shell;
 pub mod sides;
 pub mod status;
 pub mod successor;
+pub mod supervisor;
 mod switch;
 mod teller;
 mod token;

@@ -30,7 +30,7 @@ use crate::node::{Event, PathId};
 use crate::sys::clock::{self, SleepWatch};
 use crate::sys::realtime::{self, Locked};
 use crate::wire::{
-    Datagram, Heartbeat, Probe, claims_to_be_ours, decode_datagram, encode_heartbeat, encode_probe,
+    Datagram, Heartbeat, Probe, Released, claims_to_be_ours, decode_datagram, encode_heartbeat, encode_probe,
 };
 
 use super::status::RealtimeStatus;
@@ -95,10 +95,27 @@ impl Seat {
 
 /// For the book of the paths, which is entered when nobody reads it.
 enum Note {
-    Beat { path: usize, at: Moment, heartbeat: Heartbeat },
-    Probe { path: usize, at: Moment, probe: Probe },
-    Refused { path: usize, at: Moment, why: Refusal },
-    Turn { now: Moment, slept: bool },
+    Beat {
+        path: usize,
+        at: Moment,
+        heartbeat: Heartbeat,
+    },
+    Probe {
+        path: usize,
+        at: Moment,
+        probe: Probe,
+    },
+    Refused {
+        path: usize,
+        at: Moment,
+        why: Refusal,
+    },
+    /// What says nothing about a path.
+    Nothing,
+    Turn {
+        now: Moment,
+        slept: bool,
+    },
 }
 
 /// Whoever holds it looks at the sockets.
@@ -314,6 +331,12 @@ impl Pulse {
             }
             Ok(Datagram::Probe(probe)) if probe.from == self.me => refused(Refusal::Foreign),
             Ok(Datagram::Probe(probe)) => Note::Probe { path, at, probe },
+            Ok(Datagram::Released(Released { volume, from, boot_epoch })) => {
+                let seat = self.seat(volume).filter(|_| from != self.me);
+                let Some(seat) = seat else { return refused(Refusal::Foreign) };
+                seat.push(Event::PeerReleased { boot_epoch });
+                Note::Nothing
+            }
             Err(_) if claims_to_be_ours(bytes) => refused(Refusal::Forged),
             Err(_) => refused(Refusal::Foreign),
         }
@@ -328,6 +351,7 @@ impl Pulse {
         };
         while let Some(note) = intake.notes.pop_front() {
             match note {
+                Note::Nothing => {}
                 Note::Turn { now, slept } => book.turn(now, self.half(), slept),
                 Note::Beat { path, at, heartbeat } => self.enter_beat(&mut book, path, at, &heartbeat),
                 Note::Probe { path, at, probe } => self.enter_probe(&mut book, path, at, &probe),

@@ -33,13 +33,14 @@ use super::protocol::SOCKET_NAME;
 use super::pulse::Pulse;
 use super::replace::Desk;
 use super::shell::Question;
+use super::supervisor::Supervisor;
 use super::token::Tokens;
 use super::upgrade::{Heritage, Upgrades};
 use super::volume::{Shared, Volume, volume_id};
 use super::witness_watch::WitnessWatch;
 use super::{
-    DaemonError, Options, control, dial, failback, hooks, leftovers, orders, pace, paths_watch, ping, reach,
-    sides, switch, witness_watch,
+    DaemonError, Dirs, Options, control, dial, failback, hooks, leftovers, orders, pace, paths_watch, ping,
+    reach, sides, switch, witness_watch,
 };
 
 /// For a hand-over before the daemon stops.
@@ -215,7 +216,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     ping::start(&running.config, running.volumes(), &running.journal);
     let version = env!("CARGO_PKG_VERSION").to_string();
     running.journal.tell(None, Told::DaemonStarted { version });
-    let served = serve(&running, out_queue, &options.dirs.run);
+    let served = serve(&running, out_queue, &options.dirs);
     drop(listener);
     if served.is_ok() && running.upgrades.is_ready() {
         let failed = running.upgrades.go(running.volumes());
@@ -246,11 +247,11 @@ fn bind_pulse(
 fn serve(
     running: &Rc<Running>,
     out: tokio::sync::mpsc::UnboundedReceiver<Question>,
-    run_dir: &Path,
+    dirs: &Dirs,
 ) -> Result<(), DaemonError> {
     let memory = running.config.volumes.iter().fold(0, |sum: u64, volume| sum.saturating_add(volume.memory));
     let beating = running.pulse.start(memory).map_err(|e| DaemonError::State(e.to_string()))?;
-    let served = control_plane(running, out, run_dir);
+    let served = control_plane(running, out, dirs);
     running.pulse.close();
     // It panicked if not, and that was reported.
     let _ = beating.join();
@@ -261,13 +262,17 @@ fn serve(
 fn control_plane(
     running: &Rc<Running>,
     out: tokio::sync::mpsc::UnboundedReceiver<Question>,
-    run_dir: &Path,
+    dirs: &Dirs,
 ) -> Result<(), DaemonError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| DaemonError::State(e.to_string()))?;
     let local = tokio::task::LocalSet::new();
+    // Ended before the daemon ends in order.
+    let _supervisor = Supervisor::start(dirs, running.name(running.me)).inspect_err(|error| {
+        tracing::warn!("no supervisor: {error}; a killed daemon costs the whole deadtime")
+    });
     local.block_on(&runtime, async {
-        let socket = control_socket(run_dir)?;
+        let socket = control_socket(&dirs.run)?;
         tokio::task::spawn_local(paths_watch::ask_witness(Rc::clone(running), out));
         tokio::task::spawn_local(paths_watch::probe(Rc::clone(running)));
         tokio::task::spawn_local(paths_watch::watch(Rc::clone(running)));

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod mount;
 pub mod notify;
 pub mod ping;
+pub mod process;
 pub mod random;
 pub mod realtime;
 pub mod secret;

@@ -20,9 +20,9 @@ pub use message::{
     WitnessRequest,
 };
 pub use packet::{
-    Datagram, HEARTBEAT_BYTES, Key, Probe, WitnessAnswer, WitnessQuestion, claims_to_be_ours, decode_answer,
-    decode_datagram, decode_heartbeat, decode_question, encode_answer, encode_heartbeat, encode_probe,
-    encode_question,
+    Datagram, HEARTBEAT_BYTES, Key, Probe, Released, WitnessAnswer, WitnessQuestion, claims_to_be_ours,
+    decode_answer, decode_datagram, decode_heartbeat, decode_question, encode_answer, encode_heartbeat,
+    encode_probe, encode_question, encode_released,
 };
 pub use split::SplitNote;
 pub use stream::{

@@ -1,4 +1,5 @@
-//! Encoding of single authenticated packets: heartbeats, probes, and questions to and answers from the witness.
+//! Encoding of single authenticated packets: heartbeats, probes, the end of a daemon, and questions to and answers
+//! from the witness.
 //!
 //! Each ends with 16 bytes of BLAKE3 keyed with the (direction's) key; a packet without the right ones is refused
 //! before any field is looked at. A heartbeat is shorter than 160 bytes: it fits a serial line in 80 ms.
@@ -18,6 +19,7 @@ const REQUEST: u8 = b'q';
 const REPLY: u8 = b'a';
 const PROBE: u8 = b'p';
 const PROBE_REPLY: u8 = b'r';
+const RELEASED: u8 = b'x';
 const _: () = assert!(HEARTBEAT_BYTES < 160);
 
 /// The key of one direction.
@@ -109,11 +111,20 @@ pub struct Probe {
     pub answer: bool,
 }
 
+/// This start of the sender's daemon is over, and nothing of it answers any more: its peer need not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    pub volume: VolumeId,
+    pub from: NodeId,
+    pub boot_epoch: u64,
+}
+
 /// What the nodes send each other by datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Datagram {
     Heartbeat(Heartbeat),
     Probe(Probe),
+    Released(Released),
 }
 
 /// A probe as one datagram. A question and its answer are of one length.
@@ -127,13 +138,30 @@ pub fn encode_probe(probe: &Probe, key: &Key) -> Vec<u8> {
     out
 }
 
+/// The end of a daemon as one datagram.
+pub fn encode_released(released: &Released, key: &Key) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut w = Writer(&mut out);
+    head(&mut w, RELEASED);
+    w.u128(released.volume.0);
+    w.u8(released.from.index());
+    w.u64(released.boot_epoch);
+    seal(key, &mut out);
+    out
+}
+
 /// Whatever the peer sent, authentic under `key`.
 pub fn decode_datagram(bytes: &[u8], key: &Key) -> Result<Datagram, Refused> {
     let kind = match bytes.get(3) {
-        Some(kind @ (&PROBE | &PROBE_REPLY)) => *kind,
+        Some(kind @ (&PROBE | &PROBE_REPLY | &RELEASED)) => *kind,
         _ => return decode_heartbeat(bytes, key).map(Datagram::Heartbeat),
     };
     let mut r = open(bytes, key, kind)?;
+    if kind == RELEASED {
+        let (volume, from, boot_epoch) = (VolumeId(r.u128()?), r.node()?, r.u64()?);
+        r.end()?;
+        return Ok(Datagram::Released(Released { volume, from, boot_epoch }));
+    }
     let probe = Probe { from: r.node()?, nonce: r.u128()?, answer: kind == PROBE_REPLY };
     r.end()?;
     Ok(Datagram::Probe(probe))

@@ -167,10 +167,14 @@ fn packets_come_back_and_only_under_their_key() {
         assert_eq!(decode_answer(&encode_answer(&answer, &KEY), &KEY), Ok(answer));
     }
     assert_eq!(decode_datagram(&bytes, &KEY), Ok(Datagram::Heartbeat(heartbeat())));
-    for answer in [false, true] {
-        let probe = Probe { from: NodeId::B, nonce: 99, answer };
-        let bytes = encode_probe(&probe, &KEY);
-        assert_eq!(decode_datagram(&bytes, &KEY), Ok(Datagram::Probe(probe)));
+    let probe = |answer| Probe { from: NodeId::B, nonce: 99, answer };
+    let released = Released { volume: VolumeId(5), from: NodeId::A, boot_epoch: 7 };
+    for (bytes, datagram) in [
+        (encode_probe(&probe(false), &KEY), Datagram::Probe(probe(false))),
+        (encode_probe(&probe(true), &KEY), Datagram::Probe(probe(true))),
+        (encode_released(&released, &KEY), Datagram::Released(released)),
+    ] {
+        assert_eq!(decode_datagram(&bytes, &KEY), Ok(datagram));
         assert!(decode_heartbeat(&bytes, &KEY).is_err(), "an earlier version refuses it");
         for bit in 0..bytes.len() * 8 {
             let mut wrong = bytes.clone();
