@@ -2,11 +2,12 @@
 
 mod pair;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pair::{A, Agent, B, BLOCKS, World};
 use twinfs::base::{Members, NodeId, Span};
 use twinfs::cluster::{Witness, WitnessImage};
+use twinfs::daemon::situation::RecordedVolume;
 use twinfs::node::{
     Arbitration, Event, Failback, Limits, Mutations, Operator, StateWord, Stay, Task, VerifyProgress,
 };
@@ -413,6 +414,93 @@ fn s8_a_restart_that_forgets_the_last_time_is_seen() {
         w.boot(A);
         w.run(70_000);
         assert!(w.mounted[A], "{}", w.why());
+    }
+}
+
+/// What both nodes do and refuse follows from the facts that they show, also when these were written down and read; what
+/// only time is in the way of is free when it says. Notes what was refused and by which right something was done.
+fn look(w: &World, refusals: &mut BTreeSet<String>, rights: &mut BTreeSet<String>) {
+    for node in w.nodes.iter().flatten() {
+        let (situation, view) = (node.situation(), node.view());
+        let answers = situation.answers();
+        assert_eq!((answers.role, answers.state), (view.role, view.state), "{}", w.why());
+        for (taken, again) in [(situation.served, answers.served), (situation.alone, answers.went_alone)] {
+            assert_eq!(taken.map(|taken| Ok(taken.right)), again, "{}", w.why());
+            rights.extend(taken.map(|taken| format!("{:?}", taken.right)));
+        }
+        let volume = RecordedVolume::of("mail", ("why".to_string(), None), &situation, vec![]);
+        let text = serde_json::to_string(&volume).expect("plain data");
+        let read: RecordedVolume = serde_json::from_str(&text).expect("as written");
+        let again = read.situation().expect("whole").answers();
+        assert_eq!(read.differences(&again), Vec::<String>::new());
+        for (answer, alone) in [(answers.serve, false), (answers.alone, true)] {
+            let Err(obstacle) = answer else { continue };
+            refusals.insert(format!("{:?}", obstacle.bar));
+            let Some(until) = obstacle.until else { continue };
+            let mut later = situation.facts;
+            later.now = until;
+            let then = if alone { later.alone() } else { later.serve() };
+            assert_ne!(then.err().map(|then| then.bar), Some(obstacle.bar), "{}", w.why());
+        }
+    }
+}
+
+#[test]
+fn every_decision_follows_from_the_facts_that_are_recorded() {
+    let (mut refusals, mut rights) = (BTreeSet::new(), BTreeSet::new());
+    for arbitration in ALL {
+        let mut w = whole(arbitration);
+        for step in 0..300 {
+            match step {
+                20 => w.crash(A, true),
+                100 => w.operator(B, Operator::Promote { peer_is_down: true }),
+                140 => w.boot(A),
+                180 => w.operator(A, Operator::Switchover),
+                200 => w.operator(B, Operator::Hold(true)),
+                210 => {
+                    w.cut = true;
+                    w.cut_link();
+                }
+                230 => w.operator(B, Operator::Hold(false)),
+                280 => w.cut = false,
+                _ => {}
+            }
+            w.run(500);
+            look(&w, &mut refusals, &mut rights);
+        }
+        // Both lose power, and one of them comes back without the other.
+        for alone in [A, B] {
+            let mut w = whole(arbitration);
+            w.crash(A, true);
+            w.crash(B, true);
+            w.boot(alone);
+            for _ in 0..100 {
+                w.run(500);
+                look(&w, &mut refusals, &mut rights);
+            }
+        }
+    }
+    for right in ["Agreed", "Sole", "Won", "Fenced", "Yielded", "Silent", "Recorded", "Forced"] {
+        assert!(rights.contains(right), "{right} was never used: {rights:?}");
+    }
+    for bar in [
+        "JustStarted",
+        "Held",
+        "Promised",
+        "Talking",
+        "PeerPrimary",
+        "PersonDecides",
+        "PrimaryYields",
+        "NotConfirmed",
+        "NotContinuous",
+        "NotLost",
+        "NoSession",
+        "OutOfDate",
+        "AloneAlready",
+        "FenceDelay",
+        "Serves",
+    ] {
+        assert!(refusals.contains(bar), "{bar} was never in the way: {refusals:?}");
     }
 }
 

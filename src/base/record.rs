@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::NodeId;
 
 /// A set of nodes: the in-sync set of a record. Never empty in a valid record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct Members(u8);
 
 impl Members {
@@ -39,6 +42,20 @@ impl Members {
     }
 }
 
+impl TryFrom<u8> for Members {
+    type Error = &'static str;
+
+    fn try_from(bits: u8) -> Result<Members, &'static str> {
+        Members::from_bits(bits).ok_or("no such set of nodes")
+    }
+}
+
+impl From<Members> for u8 {
+    fn from(members: Members) -> u8 {
+        members.bits()
+    }
+}
+
 impl fmt::Display for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
@@ -51,7 +68,8 @@ impl fmt::Display for Members {
 }
 
 /// Who is in sync and who is primary, by record. `v` grows with every change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Record {
     pub v: u64,
     pub members: Members,

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod demo;
 pub mod dump;
 pub mod events;
+mod explain;
 mod fence;
 pub mod fsck;
 mod grow;
@@ -98,6 +99,8 @@ pub enum Verb {
     Dump(dump::Args),
     /// Show what happened
     Events(events::Args),
+    /// Say why this node is in its state, and what would change it
+    Explain(explain::Args),
     /// State that the peer has stopped, where no fence agent could say so
     FenceConfirm(fence::ConfirmArgs),
     /// Check an image that is not in use
@@ -171,6 +174,7 @@ impl Verb {
             Verb::Down(args) => updown::down(args, output),
             Verb::Dump(args) => dump::run(args, output),
             Verb::Events(args) => events::run(args, output),
+            Verb::Explain(args) => explain::run(args, output),
             Verb::FenceConfirm(args) => fence::confirm(args, output),
             Verb::Hold(args) => fence::hold(args, output),
             Verb::Fsck(args) => fsck::run(args, output),

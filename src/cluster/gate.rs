@@ -3,11 +3,37 @@
 //! Decides whether a copy may be served, from the stored state and the right that was obtained. Invariant: an
 //! outdated, half-overwritten, blank or unknown copy never passes.
 
-use crate::base::NodeId;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{NodeId, Record};
 use crate::format::{ResyncMark, State};
 
+/// What the gate looks at in a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopyFacts {
+    pub record: Option<Record>,
+    /// It was replaced by another one.
+    pub out_of_use: bool,
+    pub half_overwritten: bool,
+    /// It has no generation.
+    pub blank: bool,
+}
+
+impl CopyFacts {
+    pub fn of(state: &State) -> CopyFacts {
+        CopyFacts {
+            record: state.record,
+            out_of_use: state.is_out_of_use(),
+            half_overwritten: state.resync != ResyncMark::None,
+            blank: state.gens.is_empty(),
+        }
+    }
+}
+
 /// How the right to go on without the peer was obtained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Right {
     /// None is needed: the record names this node alone.
     Sole,
@@ -31,18 +57,41 @@ pub enum Right {
     Given,
 }
 
+impl Right {
+    /// For people: by what the right was obtained.
+    pub fn text(self) -> &'static str {
+        match self {
+            Right::Sole => "the record names this node alone",
+            Right::Agreed => "both nodes agreed on this record",
+            Right::Won => "the word of the witness",
+            Right::Fenced => "the word of a fence agent that the peer has stopped",
+            Right::Silent => "the peer's silence",
+            Right::Recorded => "the record, which names this node as primary",
+            Right::Yielded => "the peer's silence: a primary that is cut off has stopped",
+            Right::Forced => "the word of an administrator that the peer is down",
+            Right::Old => "the word of an administrator, who gives up what only the peer has",
+            Right::Given => "the peer's own word that it stopped",
+        }
+    }
+}
+
 /// `Ok` when `state` may be served by `me` under `right`; else why not.
 pub fn gate_promote(me: NodeId, state: &State, right: Right) -> Result<(), &'static str> {
-    if state.is_out_of_use() {
+    gate(me, &CopyFacts::of(state), right)
+}
+
+/// The same from the facts.
+pub fn gate(me: NodeId, copy: &CopyFacts, right: Right) -> Result<(), &'static str> {
+    if copy.out_of_use {
         return Err("this copy was replaced by another one");
     }
-    if state.resync != ResyncMark::None {
+    if copy.half_overwritten {
         return Err("this copy is half overwritten by a resync");
     }
-    let Some(record) = state.record else {
+    let Some(record) = copy.record else {
         return Err("this copy has never been in sync");
     };
-    if state.gens.is_empty() {
+    if copy.blank {
         return Err("this copy is blank");
     }
     if !record.members.contains(me) && right != Right::Old {

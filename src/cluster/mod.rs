@@ -7,7 +7,7 @@ mod pulse;
 mod standing;
 mod witness;
 
-pub use gate::{Right, gate_promote};
+pub use gate::{CopyFacts, Right, gate, gate_promote};
 pub use pulse::{Heard, Pulse};
 pub use standing::{Standing, standing, witness_record};
 pub use witness::{Asked, Witness, WitnessImage};

@@ -28,6 +28,7 @@ use super::resolve;
 use super::roles::{self, reason};
 use super::runtime::{Running, can_hand_over, is_serving, wait_until};
 use super::seen::node_status;
+use super::situation;
 use super::upgrade;
 use super::volume::Volume;
 
@@ -81,6 +82,7 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         Request::Advise => {
             Reply { measured: Some(Box::new(link_status::silences(running))), ..Reply::done("") }
         }
+        Request::Explain { volume } => explain(running, volume.as_deref()).await,
         Request::Promote { volume, old: true, .. } => {
             each(running, volume.as_deref(), |v| roles::promote_old(running, v)).await
         }
@@ -94,13 +96,7 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         Request::Connect { volume } => each(running, volume.as_deref(), |v| connect(running, v)).await,
         Request::Disconnect { volume } => each(running, volume.as_deref(), disconnect).await,
         Request::EnrolWitness { volume } => each(running, volume.as_deref(), enrol).await,
-        Request::Events { volume, count } => {
-            let (journal, count) = (Arc::clone(&running.journal), count.min(EVENTS_MAX));
-            let read = move || journal.newest(volume.as_deref(), count);
-            let entries = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-            let events = entries.iter().map(|entry| entry.json(running.journal.names())).collect();
-            Reply { events, ..Reply::done("") }
-        }
+        Request::Events { volume, count } => events(running, volume, count).await,
         Request::Verify { volume, local, repair } => {
             let task = Task { local, repair };
             each(running, volume.as_deref(), async |v| orders::verify(running, &v, task)).await
@@ -160,6 +156,25 @@ async fn leaving(running: &Running, hand_over: bool) -> String {
     served.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+async fn events(running: &Running, volume: Option<String>, count: usize) -> Reply {
+    let (journal, count) = (Arc::clone(&running.journal), count.min(EVENTS_MAX));
+    let read = move || journal.newest(volume.as_deref(), count);
+    let entries = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+    let events = entries.iter().map(|entry| entry.json(running.journal.names())).collect();
+    Reply { events, ..Reply::done("") }
+}
+
+async fn explain(running: &Running, name: Option<&str>) -> Reply {
+    let chosen = match choose(running, name) {
+        Ok(chosen) => chosen,
+        Err(text) => return Reply::new(Verdict::Usage, text),
+    };
+    match tokio::task::spawn_blocking(situation::gather(running, &chosen)).await {
+        Ok(recorded) => Reply { situation: Some(Box::new(recorded)), ..Reply::done("") },
+        Err(_) => Reply::new(Verdict::Failed, "looking at the machines ended in a panic; see the journal"),
+    }
+}
+
 async fn enrol(volume: Arc<Volume>) -> Reply {
     volume.order(Operator::EnrolWitness);
     Reply::done(format!("{}: the witness is asked to enrol this node's record", volume.name))
@@ -176,15 +191,24 @@ async fn one(running: &Running, name: &str, keep: Option<String>) -> Reply {
     }
 }
 
-/// Asks one volume or all of them; the worst verdict counts.
-async fn each(running: &Running, name: Option<&str>, ask: impl AsyncFn(Arc<Volume>) -> Reply) -> Reply {
+/// One volume or all of them.
+fn choose(running: &Running, name: Option<&str>) -> Result<Vec<Arc<Volume>>, String> {
     let chosen: Vec<Arc<Volume>> =
         running.volumes().iter().filter(|v| name.is_none_or(|name| v.name == name)).cloned().collect();
     if chosen.is_empty() {
         let known: Vec<&str> = running.volumes().iter().map(|v| v.name.as_str()).collect();
         let text = format!("no volume {}; this node has {}", name.unwrap_or(""), known.join(", "));
-        return Reply::new(Verdict::Usage, text);
+        return Err(text);
     }
+    Ok(chosen)
+}
+
+/// Asks one volume or all of them; the worst verdict counts.
+async fn each(running: &Running, name: Option<&str>, ask: impl AsyncFn(Arc<Volume>) -> Reply) -> Reply {
+    let chosen = match choose(running, name) {
+        Ok(chosen) => chosen,
+        Err(text) => return Reply::new(Verdict::Usage, text),
+    };
     let mut all = Reply::done("");
     for volume in chosen {
         let reply = ask(volume).await;

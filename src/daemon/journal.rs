@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::base::NodeId;
+use crate::base::{NodeId, Span};
+use crate::cluster::Right;
 use crate::events::{Entry, Event, Names, Severity};
 use crate::history::History;
 use crate::node::{FenceEnd, Finding, Notice, Trouble, VerifyEnd};
@@ -99,9 +100,7 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         // Noted elsewhere.
         Notice::Met { .. } => return None,
         Notice::Replaced => Event::CopyReplaced { peer },
-        Notice::WentSolo { record } => {
-            Event::WentAlone { peer, v: record.v, reason: "it is gone or silent".to_string() }
-        }
+        Notice::WentSolo { record, right, silent } => went_alone(peer, record.v, right, silent),
         Notice::Removed { record } => Event::StoppedPrimary {
             reason: format!("record {} does not count this copy as current", record.v),
         },
@@ -158,6 +157,13 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         },
         Notice::Fault { text } => Event::Fault { text },
     })
+}
+
+/// By which right, and for how long the peer had not been heard.
+fn went_alone(peer: NodeId, v: u64, right: Option<Right>, silent: Option<Span>) -> Event {
+    let silent = silent.map_or("never heard".to_string(), |span| format!("not heard for {span}"));
+    let right = right.map_or(String::new(), |right| format!("; by {}", right.text()));
+    Event::WentAlone { peer, v, reason: format!("{silent}{right}") }
 }
 
 fn how(kind: crate::wire::CopyKind) -> &'static str {

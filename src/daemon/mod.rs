@@ -41,6 +41,7 @@ mod seen;
 mod serving;
 mod shell;
 pub mod sides;
+pub mod situation;
 pub mod status;
 pub mod successor;
 pub mod supervisor;

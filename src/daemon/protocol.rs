@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measured::Measured;
 use super::resolve::SplitReport;
+use super::situation::Recorded;
 use super::status::NodeStatus;
 use super::upgrade::Upgraded;
 use crate::sys::clock;
@@ -27,6 +28,10 @@ pub const SOCKET_NAME: &str = "control.sock";
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     Status,
+    /// Why this node is in its state.
+    Explain {
+        volume: Option<String>,
+    },
     /// Which deadtime the network would have allowed.
     Advise,
     /// `volume: None`: every volume, here and below.
@@ -157,6 +162,8 @@ pub struct Reply {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Box<Measured>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub situation: Option<Box<Recorded>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgraded: Option<Upgraded>,
     /// When it was answered, by the clock of the events.
     #[serde(default)]
@@ -166,8 +173,8 @@ pub struct Reply {
 impl Reply {
     pub fn new(verdict: Verdict, text: impl Into<String>) -> Reply {
         let (text, events, unix_ms) = (text.into(), Vec::new(), clock::unix_ms());
-        let (status, token, split, measured, upgraded) = (None, None, None, None, None);
-        Reply { verdict, text, status, events, token, split, measured, upgraded, unix_ms }
+        let (status, token, split, measured, upgraded, situation) = (None, None, None, None, None, None);
+        Reply { verdict, text, status, events, token, split, measured, upgraded, situation, unix_ms }
     }
 
     pub fn done(text: impl Into<String>) -> Reply {

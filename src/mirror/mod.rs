@@ -28,6 +28,7 @@ mod env;
 mod fetch;
 #[cfg(test)]
 mod hostile_tests;
+mod machine;
 mod ops;
 mod payload;
 mod rot;
@@ -38,7 +39,8 @@ mod verify;
 mod verify_tests;
 mod work;
 
-pub use core::{Machine, Mirror};
+pub use core::Mirror;
 pub use env::{Env, Halted, Key, Parking, Worker};
+pub use machine::Machine;
 pub use payload::Payload;
 pub use rot::Rot;

@@ -1,6 +1,7 @@
 //! Everything a node can ask for.
 
 use crate::base::{BlockNo, ExtentNo, NodeId, Record, Span};
+use crate::cluster::Right;
 use crate::format::State;
 use crate::resync::{Finding, Task, VerifyProgress};
 use crate::wire::{CopyKind, Heartbeat, Kind, Message, Row, Run, Seq, Session, WitnessRequest};
@@ -55,6 +56,9 @@ pub enum Notice {
     /// This node goes on alone under the record.
     WentSolo {
         record: Record,
+        /// By what, and how long the peer had not been heard.
+        right: Option<Right>,
+        silent: Option<Span>,
     },
     /// The record says that this node is out.
     Removed {

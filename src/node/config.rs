@@ -1,12 +1,15 @@
 //! What a node is told once, at its start.
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::{AfterSplit, NodeId, Span};
 use crate::resync::Limits;
 
 use super::failback::Failback;
 
 /// Who decides when the nodes cannot agree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Arbitration {
     /// A third process with a compare-and-swap record.
@@ -22,7 +25,8 @@ pub enum Arbitration {
 }
 
 /// The times of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Timing {
     /// Between two heartbeats.
     pub keepalive: Span,

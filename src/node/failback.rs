@@ -4,6 +4,8 @@
 //! Invariants: only a node in sync asks; it asks once an hour at most, over restarts and changes of the primary,
 //! because each try is stable outside the image before it is made; what a person moved away or holds stays away.
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::{Moment, NodeId, Span};
 
 use super::action::{Action, Notice, Order};
@@ -15,7 +17,8 @@ use super::machine::Node;
 pub const FAILBACK_PAUSE: Span = Span::from_secs(3600);
 
 /// Where a volume belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Failback {
     pub to: NodeId,
     /// Only while `Event::Window(true)` is in force; nothing said is closed.
@@ -30,7 +33,8 @@ pub fn failback_ago(noted: Option<Option<u64>>, now_unix_ms: u64) -> Option<Span
 }
 
 /// Why the volume does not go back now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Stay {
     /// It belongs to no node, or is there.
     Home,
@@ -71,16 +75,28 @@ impl Stay {
 }
 
 /// What is known of the way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HomingFacts {
+    /// In sync for long enough from here on.
+    pub settled_at: Moment,
+    /// No further try before.
+    pub rest_until: Moment,
+    /// A try is being noted.
+    pub noting: bool,
+    /// The window is open.
+    pub open: bool,
+    /// This node handed it over in this life and did not get it back.
+    pub moved: bool,
+}
+
+/// The same, as the machine keeps it.
 #[derive(Clone, Debug)]
 pub(super) struct Homing {
-    /// In sync for long enough from here on.
     settled_at: Moment,
-    /// No further try before.
     rest_until: Moment,
-    /// The try that is being noted.
     noting: Option<Token>,
     open: bool,
-    /// This node handed it over in this life and did not get it back.
     moved: bool,
 }
 
@@ -99,6 +115,11 @@ impl Homing {
             ago.filter(|_| !cfg.mutations.forget_failback).map_or(Span::ZERO, |ago| FAILBACK_PAUSE - ago);
         let settled_at = now + cfg.timing.failback_delay;
         Homing { settled_at, rest_until: now + rest, noting: None, open: false, moved: false }
+    }
+
+    pub(super) fn facts(&self) -> HomingFacts {
+        let Homing { settled_at, rest_until, open, moved, .. } = *self;
+        HomingFacts { settled_at, rest_until, noting: self.noting.is_some(), open, moved }
     }
 }
 
@@ -120,45 +141,15 @@ impl Node {
         self.homing.moved = true;
     }
 
-    /// `Err`: why this node does not ask for the volume.
-    fn failback_due(&self) -> Result<(), Stay> {
-        let windowed = match self.cfg.failback {
-            None => return Err(Stay::Home),
-            Some(failback) if failback.to != self.me() => {
-                return Err(if self.is_primary() { Stay::Theirs } else { Stay::Home });
-            }
-            Some(failback) => failback.windowed,
-        };
-        match () {
-            () if self.is_primary() => Err(Stay::Home),
-            () if self.hold => Err(Stay::Held),
-            () if self.failed.is_some() || self.idle.is_some() || self.leaving.is_some() => {
-                Err(Stay::Stopped)
-            }
-            () if !self.is_member() => Err(Stay::OutOfSync),
-            () if self.cfg.pings && !self.reaches => Err(Stay::ReachesNobody),
-            () if self.homing.moved => Err(Stay::MovedAway),
-            () if windowed && !self.homing.open => Err(Stay::Closed),
-            () => Ok(()),
-        }
-    }
-
-    /// The same, with the times between two tries.
-    pub(super) fn failback_stay(&self) -> Option<Stay> {
-        let homing = &self.homing;
-        match self.failback_due() {
-            Err(stay) => Some(stay),
-            Ok(()) if homing.noting.is_some() => Some(Stay::Noting),
-            Ok(()) if self.now < homing.settled_at.max(homing.rest_until) => Some(Stay::TooSoon),
-            Ok(()) => None,
-        }
-    }
-
     pub(super) fn failback(&mut self, out: &mut Vec<Action>) {
         if self.is_primary() {
             self.homing.moved = false;
+            return;
         }
-        if self.failback_stay().is_none() {
+        if self.cfg.failback.is_none() {
+            return;
+        }
+        if self.facts().stays().is_none() {
             self.homing.rest_until = self.after(FAILBACK_PAUSE);
             let token = self.token();
             self.homing.noting = Some(token);
@@ -171,7 +162,7 @@ impl Node {
         if self.homing.noting.take_if(|noting| *noting == token).is_none() || !noted {
             return;
         }
-        if self.failback_due().is_ok() {
+        if self.facts().homeward().is_ok() {
             out.push(Order::Tell(Notice::FailbackAsked).into());
             self.ask_handover(out);
         }
@@ -179,7 +170,7 @@ impl Node {
 
     pub(super) fn failback_view(&self) -> Option<FailbackView> {
         let to = self.cfg.failback?.to;
-        let stay = self.failback_stay().unwrap_or(Stay::Noting);
+        let stay = self.facts().stays().unwrap_or(Stay::Noting);
         let homing = &self.homing;
         let settled = if self.is_member() { homing.settled_at } else { homing.rest_until };
         let not_before = homing.rest_until.max(settled);

@@ -11,7 +11,7 @@ use crate::cluster::Right;
 use crate::format::{GenEntry, GenReason, ResyncMark};
 
 use super::action::{Action, Notice, Order};
-use super::config::Arbitration;
+use super::facts::Facts;
 use super::machine::{Node, Serve};
 use super::view::FenceView;
 
@@ -79,26 +79,10 @@ impl Node {
         matches!(stage, Some(Stage::Asked | Stage::Granted))
     }
 
-    /// This process agreed with the peer on exactly this record, and nothing took the right away since.
-    fn is_continuous(&self) -> bool {
-        let m = &self.cfg.mutations;
-        self.continuity || (m.fence_after_restart && self.cfg.arbitration == Arbitration::Fence)
-    }
-
-    /// The primary asks at once, the other one gives it `fence_delay`, so that both seldom shoot.
-    pub(super) fn fence_wanted(&self, lost: bool, silent: bool) -> bool {
-        if !self.is_continuous() {
-            return false;
-        }
-        if self.is_primary() && self.continuity {
-            return lost;
-        }
-        silent && self.passed(self.promise_until, self.cfg.timing.fence_delay)
-    }
-
     /// Asks an agent unless one was asked, or all of them failed just now.
-    pub(super) fn shoot(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn shoot(&mut self, facts: Facts, out: &mut Vec<Action>) {
         if self.fencing.is_none() && self.now >= self.fence_rest_until {
+            self.memory.goes_alone(Right::Fenced, facts);
             self.ask_agent(0, self.now, out);
         }
     }
@@ -113,7 +97,7 @@ impl Node {
     /// Whether an agent's word leads anywhere: some of it may have to be waited for (`None`).
     fn fence_use(&self) -> Option<bool> {
         let lasting = self.both()
-            && self.is_continuous()
+            && self.facts().is_continuous()
             && self.state.resync == ResyncMark::None
             && self.failed.is_none()
             && self.conv.is_none()
@@ -153,7 +137,7 @@ impl Node {
                 }
             },
             Stage::Resting { until } => {
-                if self.solo_right() != Some(Right::Fenced) {
+                if self.facts().alone() != Ok(Right::Fenced) {
                     // The peer is back, or somebody else decides now.
                     self.fencing = None;
                 } else if self.now >= until {

@@ -19,6 +19,7 @@ use super::fence::Fencing;
 use super::grow::Growing;
 use super::hand::Handing;
 use super::leave::GaveUp;
+use super::memory::Memory;
 use super::pace::Throttle;
 use super::resolve::Side;
 use super::talk::Conv;
@@ -143,6 +144,7 @@ pub struct Node {
     pub(super) grow_note: Option<String>,
     pub(super) marks: bool,
     pub(super) hot: bool,
+    pub(super) memory: Memory,
     pub(super) word: StateWord,
     pub(super) since: Moment,
 }
@@ -150,7 +152,6 @@ pub struct Node {
 impl Node {
     /// A node that just started: `state` is what its superblock holds, with the boot epoch already raised and stable.
     pub fn new(cfg: NodeConfig, state: State, info: StartInfo, now: Moment) -> Node {
-        let promise_until = if cfg.mutations.forget_promise { now } else { now + cfg.timing.deadtime };
         Node {
             now,
             started: now,
@@ -158,7 +159,7 @@ impl Node {
             process: derive(info.seed, 0),
             pulse: Pulse::new(derive(info.seed, 1), state.peer_boot_epoch),
             next_beat: now,
-            promise_until,
+            promise_until: if cfg.mutations.forget_promise { now } else { now + cfg.timing.deadtime },
             lease_from: None,
             join_unsent: false,
             confirmed: false,
@@ -213,6 +214,7 @@ impl Node {
             marks: info.marks,
             hot: info.hot,
             info,
+            memory: Memory::default(),
             word: StateWord::Joining,
             since: now,
             cfg,

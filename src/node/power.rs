@@ -5,14 +5,13 @@
 
 use crate::base::{Members, NodeId, Record, Span};
 use crate::cluster::{Heard, Right, gate_promote};
-use crate::format::{Apart, GenEntry, GenReason, ResyncMark, Since, State};
+use crate::format::{Apart, GenEntry, GenReason, Since, State};
 use crate::wire::Heartbeat;
 
 use super::action::{Action, Notice, Order, Refusal, VerifyEnd};
 use super::config::Arbitration;
 use super::event::Operator;
 use super::machine::{After, Node, Serve};
-use super::talk::Phase;
 use super::vote::Goal;
 
 impl Node {
@@ -254,40 +253,16 @@ impl Node {
 
     /// Mounts when the gate opens.
     pub(super) fn raise(&mut self, out: &mut Vec<Action>) {
-        let waits = !matches!(self.serve, Serve::Down | Serve::Kept)
-            || self.idle.is_some()
-            || self.failed.is_some()
-            || self.handing.is_some()
-            || self.store.is_some()
-            || self.marking.is_some()
-            || self.is_going_back()
-            || self.taking();
-        if waits || !self.is_primary() {
+        if !self.is_primary() || !matches!(self.serve, Serve::Down | Serve::Kept) {
             return;
         }
-        let phase = self.conv.as_ref().map(|conv| &conv.phase);
-        let right = if self.sole() {
-            let newer =
-                self.peer_record.zip(self.state.record).is_some_and(|(p, m)| p.v > m.v && self.peer_serving);
-            let undecided = match phase {
-                Some(Phase::Resting) => !self.is_crowned(),
-                Some(Phase::Greeting | Phase::Comparing | Phase::Target(_)) => true,
-                _ => false,
-            };
-            if newer || (undecided && !self.is_stranger()) || self.split || self.is_cut_off() {
-                return;
-            }
-            Right::Sole
-        } else if self.both() && self.confirmed && matches!(phase, Some(Phase::Member)) && self.lease_valid()
-        {
-            Right::Agreed
-        } else {
-            return;
-        };
+        let facts = self.facts();
+        let Ok(right) = facts.serve_right() else { return };
         if right == Right::Sole && self.serves_on(out) {
             return;
         }
         if gate_promote(self.me(), &self.state, right).is_ok() {
+            self.memory.serves(right, facts);
             self.serve = Serve::Raising;
             out.push(Order::Promote.into());
         }
@@ -300,61 +275,18 @@ impl Node {
             || self.is_shooting()
     }
 
-    /// Which right would this node use now, if it may try at all?
-    pub(super) fn solo_right(&self) -> Option<Right> {
-        let t = &self.cfg.timing;
-        let may = self.both()
-            && self.state.resync == ResyncMark::None
-            && self.failed.is_none()
-            && self.store.is_none()
-            && self.marking.is_none()
-            && !self.is_going_back()
-            && self.serve != (Serve::Dropping { graceful: false });
-        if !may {
-            return None;
-        }
-        if self.forced.is_some() {
-            return self.conv.is_none().then_some(Right::Forced);
-        }
-        let busy = !self.is_stranger()
-            && (self.conv.is_some() || (self.link.is_some() && !self.passed(self.progress_at, t.slow_peer)));
-        if busy || self.hold || self.idle.is_some() || (self.disconnected && !self.is_primary()) {
-            return None;
-        }
-        let lost = self.gave_up.is_some() || self.lost_at.is_some_and(|at| self.passed(at, t.slow_peer));
-        let believed = self.info.file_agrees || self.cfg.mutations.ignore_state_file;
-        let rested = self.confirmed || (self.passed(self.started, t.initdead) && believed);
-        let promised = self.now < self.promise_until && !self.cfg.mutations.no_promise;
-        let silent = self.gave_up.is_some() || !promised;
-        // A primary by agreement gives the link its time to come back; everybody else waits for silence.
-        let agreed = self.is_primary() && (self.confirmed || self.data_open());
-        let votes = !self.cfg.mutations.fence_as_vote || self.is_primary();
-        match self.cfg.arbitration {
-            Arbitration::Witness if !votes && self.fence_wanted(lost, silent) => Some(Right::Fenced),
-            Arbitration::Witness if if agreed { lost } else { rested && silent } => Some(Right::Won),
-            Arbitration::Manual if self.is_primary() && if agreed { lost } else { rested } => {
-                Some(Right::Recorded)
-            }
-            Arbitration::Yield if !self.is_primary() && self.confirmed && silent => Some(Right::Yielded),
-            Arbitration::Witness => None,
-            _ if self.gave_up.is_some() => Some(Right::Given),
-            Arbitration::Fence if self.fence_wanted(lost, silent) => Some(Right::Fenced),
-            Arbitration::Deadtime if self.was_cut_off() => None,
-            Arbitration::Deadtime if self.is_primary() => {
-                if agreed { lost } else { rested && silent }.then_some(Right::Silent)
-            }
-            Arbitration::Deadtime => (self.confirmed && silent).then_some(Right::Silent),
-            _ => None,
-        }
-    }
-
     pub(super) fn take(&mut self, out: &mut Vec<Action>) {
         if self.vote.as_ref().is_some_and(|vote| vote.is_solo() || vote.is_swapping()) {
             return;
         }
-        let Some(right) = self.solo_right() else { return };
+        // Cheap, and true of nearly every step.
+        if self.is_member() && self.forced.is_none() || !self.both() {
+            return;
+        }
+        let facts = self.facts();
+        let Ok(right) = facts.alone() else { return };
         if right == Right::Fenced {
-            return self.shoot(out);
+            return self.shoot(facts, out);
         }
         let Some(mine) = self.state.record else { return };
         let reason = if right == Right::Forced { GenReason::Forced } else { GenReason::WentSolo };
@@ -362,6 +294,7 @@ impl Node {
         if asks && self.now < self.vote_retry_at {
             return;
         }
+        self.memory.goes_alone(right, facts);
         let id = crate::base::Generation(self.draw());
         let entry = GenEntry { id, minted_by: self.me(), at_v: mine.v + 1, reason, first_txn: 0 };
         if asks {
@@ -379,6 +312,7 @@ impl Node {
             out.push(Order::Tell(Notice::Fault { text: why.to_string() }).into());
             return;
         }
+        self.memory.right = Some(right);
         let mut gens = self.state.gens.clone();
         gens.push(entry);
         let surplus = gens.len().saturating_sub(crate::base::limits::GENERATIONS_MAX);
@@ -404,7 +338,9 @@ impl Node {
         self.handing = None;
         self.forget_window(out);
         if let Some(record) = self.state.record {
-            out.push(Order::Tell(Notice::WentSolo { record }).into());
+            let silent = self.heard_at.map(|at| self.now.since(at));
+            let right = self.memory.right.take();
+            out.push(Order::Tell(Notice::WentSolo { record, right, silent }).into());
         }
         if self.serve == Serve::Down {
             out.push(Order::Tell(Notice::TookOver).into());

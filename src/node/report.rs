@@ -8,9 +8,9 @@ use crate::wire::Run;
 
 use super::config::Arbitration;
 use super::leave::GaveUp;
-use super::machine::{Node, Serve};
+use super::machine::Node;
 use super::talk::Phase;
-use super::view::{Reason, Role, StateWord, View};
+use super::view::{Reason, View};
 
 impl Node {
     /// What the peer may still lose of the present member session, as far as no flush has covered it. While copies
@@ -31,9 +31,10 @@ impl Node {
     /// The node as it is now.
     pub fn view(&self) -> View {
         let lease = self.lease_from.map(|from| from + self.cfg.timing.lease());
+        let facts = self.facts();
         View {
-            role: self.role(),
-            state: self.word(),
+            role: facts.role(),
+            state: facts.word(),
             since: self.since,
             reason: self.reason(),
             record: self.state.record,
@@ -48,7 +49,7 @@ impl Node {
                 .map_or(0, |theirs| theirs.features),
             peer_serving: self.peer_serving,
             serving: self.data_open(),
-            frozen: self.is_frozen(),
+            frozen: facts.is_frozen(),
             lease_until: lease.filter(|_| self.needs_lease()),
             promise_until: self.promise_until,
             resync: self.resync_view(),
@@ -79,51 +80,8 @@ impl Node {
         self.data_open() && !self.frozen && (!self.needs_lease() || leased())
     }
 
-    fn is_frozen(&self) -> bool {
-        self.data_open() && (self.frozen || self.marking.is_some() || (self.both() && !self.streams()))
-    }
-
-    /// Operations reach the peer in a session of the stored record.
-    fn streams(&self) -> bool {
-        self.conv.as_ref().is_some_and(|conv| match &conv.phase {
-            Phase::Member => true,
-            Phase::Source(source) => !source.equal && source.joined_here(),
-            _ => false,
-        })
-    }
-
-    fn role(&self) -> Role {
-        let target = self.state.resync != ResyncMark::None;
-        match () {
-            () if self.failed.is_some() => Role::Failed,
-            () if self.handing.is_some() && self.serve != Serve::Up => Role::HandingOver,
-            () if self.is_frozen() => Role::Frozen,
-            () if self.data_open() => Role::Primary,
-            () if self.split => Role::SplitBrain,
-            () if target || self.conv.as_ref().is_some_and(|conv| conv.receives()) => Role::Target,
-            () if self.both() && !self.is_primary() && self.confirmed => Role::Secondary,
-            () => Role::Joining,
-        }
-    }
-
-    fn word(&self) -> StateWord {
-        let phase = self.conv.as_ref().map(|conv| &conv.phase);
-        match phase {
-            _ if self.split => StateWord::Diverged,
-            Some(Phase::Member) => StateWord::InSync,
-            Some(Phase::Source(_) | Phase::Target(_)) => StateWord::CatchingUp,
-            _ if self.state.resync != ResyncMark::None => StateWord::Behind,
-            _ if self.state.diverged => StateWord::Diverged,
-            _ if self.sole() => StateWord::Alone,
-            _ if self.state.record.is_some_and(|record| !record.members.contains(self.me())) => {
-                StateWord::Behind
-            }
-            _ => StateWord::Joining,
-        }
-    }
-
     pub(super) fn note_word(&mut self) {
-        let word = self.word();
+        let word = self.facts().word();
         if word != self.word {
             self.word = word;
             self.since = self.now;

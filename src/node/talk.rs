@@ -270,6 +270,7 @@ impl Node {
         let Some(conv) = self.conv.as_mut() else { return };
         let decision = decide(&conv.mine, &theirs);
         self.gave_up = None;
+        self.memory.compares(self.now, &conv.mine, &theirs);
         let result = hash(&conv.mine, &theirs, &decision);
         conv.id = session_of(&conv.mine, &theirs);
         conv.decision = Some(decision);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::{Moment, Record, Span};
 use crate::format::Verdict;
 use crate::resync::{Limits, VerifyProgress};
@@ -9,7 +11,8 @@ use crate::resync::{Limits, VerifyProgress};
 use super::failback::FailbackView;
 
 /// What the node is doing about the right to serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Started, or out of touch: no agreement with the peer, not serving.
     Joining,
@@ -30,7 +33,8 @@ pub enum Role {
 }
 
 /// The state in a word that a tired person understands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StateWord {
     InSync,
     CatchingUp,
