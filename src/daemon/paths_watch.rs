@@ -107,6 +107,7 @@ pub async fn watch(running: Rc<Running>) {
     let half = Span(running.config.timing.keepalive.0 / 2);
     let mut said = vec![Said::default(); running.pulse.book().paths.len()];
     let mut strangers = (clock::now(), Refused::default());
+    let mut quiet = false;
     loop {
         tokio::time::sleep(half.as_duration()).await;
         let news = running.pulse.news();
@@ -123,6 +124,7 @@ pub async fn watch(running: Rc<Running>) {
         for (path, said) in said.iter_mut().enumerate() {
             look(&running, path, said, now);
         }
+        tell_quiet(&running, &mut quiet, now);
         if now.since(strangers.0).as_millis() >= 60_000 {
             strangers = (now, tell_strangers(&running, strangers.1));
         }
@@ -159,6 +161,18 @@ fn look(running: &Running, path: usize, said: &mut Said, now: Moment) {
             },
         );
     }
+}
+
+/// Tells a silence on every path, once until one of them is heard again. Who was never heard is not missed.
+fn tell_quiet(running: &Running, quiet: &mut bool, now: Moment) {
+    let newest = running.pulse.book().paths.iter().filter_map(|path| path.flow.heard).max();
+    let Some(silent) = newest.map(|at| now.since(at)) else { return };
+    let is = silent >= running.config.timing.warntime;
+    if is && !*quiet {
+        let (peer, silent_ms) = (running.me.other(), silent.as_millis());
+        running.journal.tell(None, events::Event::PeerQuiet { peer, silent_ms });
+    }
+    *quiet = is;
 }
 
 /// Tells what was refused since `before`, if anything was; answers with the count of now.
