@@ -15,6 +15,7 @@ mod explain;
 mod fence;
 pub mod fsck;
 mod grow;
+mod history;
 pub mod init;
 pub mod install;
 pub mod key;
@@ -108,6 +109,8 @@ pub enum Verb {
     Fsck(fsck::Args),
     /// Give a volume more room while it is in use, on both nodes
     Grow(grow::Args),
+    /// Show what happened on both nodes, in one order
+    History(history::Args),
     /// Take no step without the peer, over restarts, until told otherwise
     Hold(fence::HoldArgs),
     /// Make configuration, key and image on the first node
@@ -176,6 +179,7 @@ impl Verb {
             Verb::Events(args) => events::run(args, output),
             Verb::Explain(args) => explain::run(args, output),
             Verb::FenceConfirm(args) => fence::confirm(args, output),
+            Verb::History(args) => history::run(args, output),
             Verb::Hold(args) => fence::hold(args, output),
             Verb::Fsck(args) => fsck::run(args, output),
             Verb::Grow(args) => grow::run(args, output),

@@ -19,6 +19,7 @@ use crate::services::adopt;
 use super::confirm;
 use super::grow;
 use super::link_status;
+use super::merged;
 use super::orders;
 use super::pace;
 use super::peer;
@@ -97,6 +98,7 @@ async fn answer(running: &Rc<Running>, request: Request) -> Reply {
         Request::Disconnect { volume } => each(running, volume.as_deref(), disconnect).await,
         Request::EnrolWitness { volume } => each(running, volume.as_deref(), enrol).await,
         Request::Events { volume, count } => events(running, volume, count).await,
+        Request::History { volume, count } => merged::history(running, volume, count).await,
         Request::Verify { volume, local, repair } => {
             let task = Task { local, repair };
             each(running, volume.as_deref(), async |v| orders::verify(running, &v, task)).await

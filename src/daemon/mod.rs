@@ -22,6 +22,7 @@ pub mod link_status;
 mod links;
 pub mod make;
 pub mod measured;
+pub mod merged;
 mod node_file;
 mod orders;
 mod pace;

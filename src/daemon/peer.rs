@@ -12,6 +12,7 @@ use crate::node::{Role, View};
 use crate::services::adopt::{self, Adopted, Places};
 use crate::sys::clock;
 
+use super::merged::Share;
 use super::reach::Reach;
 use super::replace::Admitted;
 use super::sides::{About, Told};
@@ -37,6 +38,8 @@ enum Question {
     Reach,
     /// What does your side of a split have?
     Side { about: About },
+    /// Your newest events; `only`: of this volume, and of the node.
+    History { only: bool, count: usize },
     /// A machine that wants to be the peer.
     Join(Ask),
 }
@@ -64,6 +67,8 @@ pub struct Answer {
     pub admitted: Option<Admitted>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<Share>,
 }
 
 /// Sends the list of adopted directories to the peer and waits for its answer.
@@ -99,6 +104,12 @@ pub fn ask_side(paths: &Paths, opening: Opening, about: About) -> Result<Told, S
     answer.told.ok_or_else(|| answer.failed.join("; "))
 }
 
+/// Asks the peer what happened there.
+pub fn ask_history(paths: &Paths, opening: Opening, only: bool, count: usize) -> Result<Share, String> {
+    let answer = talk(paths, opening, &Question::History { only, count })?;
+    answer.history.ok_or_else(|| answer.failed.join("; "))
+}
+
 fn talk(paths: &Paths, opening: Opening, question: &Question) -> Result<Answer, String> {
     let question = serde_json::to_vec(question).map_err(|e| e.to_string())?;
     let (_, connection) = paths.connect(&opening).map_err(|e| e.to_string())?;
@@ -114,10 +125,11 @@ pub fn answer(
     places: &Places,
     view: Option<View>,
     me: NodeId,
-    (redial, join, side, deadtime): (
+    (redial, join, side, history, deadtime): (
         impl FnOnce(),
         impl Fn(Ask) -> Answer,
         impl FnOnce(&About) -> Result<Told, String>,
+        impl FnOnce(bool, usize) -> Share,
         Span,
     ),
 ) {
@@ -142,6 +154,9 @@ pub fn answer(
             let steady = reach.is_some_and(|reach| reach.is_steady(clock::now(), deadtime));
             let done = steady.then(|| "a ping target answers".to_string());
             Answer { done: done.into_iter().collect(), ..Answer::default() }
+        }
+        Ok(Question::History { only, count }) => {
+            Answer { history: Some(history(only, count)), ..Answer::default() }
         }
         Ok(Question::Side { about }) => match side(&about) {
             Ok(told) => Answer { told: Some(told), ..Answer::default() },

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::measured::Measured;
+use super::merged::Merged;
 use super::resolve::SplitReport;
 use super::situation::Recorded;
 use super::status::NodeStatus;
@@ -59,6 +60,11 @@ pub enum Request {
     },
     /// The newest entries of the history.
     Events {
+        volume: Option<String>,
+        count: usize,
+    },
+    /// The same of both nodes, in one order.
+    History {
         volume: Option<String>,
         count: usize,
     },
@@ -162,6 +168,8 @@ pub struct Reply {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Box<Measured>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged: Option<Box<Merged>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub situation: Option<Box<Recorded>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgraded: Option<Upgraded>,
@@ -173,8 +181,9 @@ pub struct Reply {
 impl Reply {
     pub fn new(verdict: Verdict, text: impl Into<String>) -> Reply {
         let (text, events, unix_ms) = (text.into(), Vec::new(), clock::unix_ms());
-        let (status, token, split, measured, upgraded, situation) = (None, None, None, None, None, None);
-        Reply { verdict, text, status, events, token, split, measured, upgraded, situation, unix_ms }
+        let (status, token, split, measured) = (None, None, None, None);
+        let (upgraded, merged, situation) = (None, None, None);
+        Reply { verdict, text, status, events, token, split, measured, upgraded, merged, situation, unix_ms }
     }
 
     pub fn done(text: impl Into<String>) -> Reply {

@@ -27,6 +27,7 @@ use crate::sys::{clock, handover, notify};
 use super::arbiter::Arbiter;
 use super::fence::Fencer;
 use super::journal::Journal;
+use super::merged;
 use super::peer;
 use super::prepare::{Prepared, prepare, read_config, read_key};
 use super::protocol::SOCKET_NAME;
@@ -365,7 +366,9 @@ fn listen(
         } else {
             let redial = || switch::redial(&paths, &theirs, volume);
             let side = |about: &sides::About| sides::tell(volume, &journal, about);
-            let asked = (redial, |ask| desk.answer(ask), side, deadtime);
+            let name = opening.volume.as_str();
+            let history = |only: bool, count| merged::share(&journal, only.then_some(name), count);
+            let asked = (redial, |ask| desk.answer(ask), side, history, deadtime);
             peer::answer(&connection, &volume.places, volume.view(), me, asked);
         }
     };
