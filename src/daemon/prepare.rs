@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 
 use crate::base::NodeId;
 use crate::config::{ClusterKey, Config};
+use crate::image::{Disk, Image, OpenOptions};
+use crate::sys::disk::FileDisk;
 use crate::sys::secret;
 
+use super::volume::volume_id;
 use super::{DaemonError, Options};
 
 /// What a daemon needs before it starts anything.
@@ -101,6 +104,23 @@ fn own_addresses() -> Vec<IpAddr> {
         v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
     })
     .collect()
+}
+
+/// Whose copy an image is, if it is not this node's, in words.
+pub fn foreign(config: &Config, me: NodeId, owner: NodeId) -> Option<String> {
+    let other = &config.node(owner).name;
+    (owner != me).then(|| format!("it is the copy of node {other}; each node has its own image"))
+}
+
+/// Why this machine may not be `me` at all: an image that belongs to the other node lies here. Changes nothing.
+pub fn mistaken(config: &Config, me: NodeId) -> Option<DaemonError> {
+    config.volumes.iter().find_map(|settings| {
+        let path = settings.image_on(me);
+        let disk: Arc<dyn Disk> = Arc::new(FileDisk::open(path, false).ok()?);
+        let look = OpenOptions::read_only().volume(volume_id(config, &settings.name));
+        let text = foreign(config, me, Image::open(disk, &look).ok()?.state().node)?;
+        Some(DaemonError::Image { path: path.clone(), text })
+    })
 }
 
 fn lock_run_dir(run: &Path) -> Result<File, DaemonError> {

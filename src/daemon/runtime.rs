@@ -29,7 +29,7 @@ use super::fence::Fencer;
 use super::journal::Journal;
 use super::merged;
 use super::peer;
-use super::prepare::{Prepared, prepare, read_config, read_key};
+use super::prepare::{Prepared, mistaken, prepare, read_config, read_key};
 use super::protocol::SOCKET_NAME;
 use super::pulse::Pulse;
 use super::replace::Desk;
@@ -171,7 +171,8 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let (out, out_queue) = tokio::sync::mpsc::unbounded_channel();
     let fencer = Fencer::start(&config, me, Arc::clone(&journal));
     let ways = ways(&config, me);
-    let pulse = bind_pulse(&config, &key, me, &ways)?;
+    let pulse =
+        bind_pulse(&config, &key, me, &ways).map_err(|error| mistaken(&config, me).unwrap_or(error))?;
     let shared = Shared {
         config: Arc::clone(&config),
         me,

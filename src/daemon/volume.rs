@@ -199,9 +199,8 @@ fn take_image(
     // Only looked at before it is known to be this node's: opening for writing marks the image as in use.
     let look = OpenOptions::read_only().volume(volume_id(&shared.config, &settings.name));
     let looked = Image::open(Arc::clone(&disk), &look).map_err(|e| wrong(e.to_string()))?.state();
-    if looked.node != shared.me {
-        let other = &shared.config.node(looked.node).name;
-        return Err(wrong(format!("it is the copy of node {other}; each node has its own image")));
+    if let Some(text) = super::prepare::foreign(&shared.config, shared.me, looked.node) {
+        return Err(wrong(text));
     }
     let file = NodeFile::open(&shared.dirs.state, &settings.name).map_err(DaemonError::State)?;
     if file.is_out_of_use(&looked) {
