@@ -6,6 +6,7 @@
 #![allow(dead_code, clippy::disallowed_methods, reason = "each test target uses its own part of this shell")]
 
 pub mod alone;
+pub mod cable;
 pub mod images;
 pub mod need;
 pub mod node;

@@ -23,6 +23,8 @@ pub struct Plan {
     /// As in the configuration, or `etcd`: a witness that `cluster` names.
     pub arbitration: &'static str,
     pub paths: usize,
+    /// Baud of a serial line beside the paths.
+    pub serial: Option<u32>,
     pub size: &'static str,
     /// Further lines of `[cluster]` and of `[volume.data]`.
     pub cluster: String,
@@ -43,6 +45,7 @@ impl Default for Plan {
         Plan {
             arbitration: "witness",
             paths: 1,
+            serial: None,
             size: "256MiB",
             cluster: String::new(),
             volume: String::new(),
@@ -98,6 +101,13 @@ impl Pair {
                 (0..plan.paths).map(|path| format!("\"{}:8790\"", self.world.address(name, path))).collect();
             all.join(", ")
         };
+        let serial = |name: &str| match plan.serial {
+            Some(baud) => {
+                let device = super::cable::device(&self.world.dir, name);
+                format!("serial = [\"{}@{baud}\"]\n", device.display())
+            }
+            None => String::new(),
+        };
         let witness = match plan.arbitration {
             "witness" => format!("witness = \"{}:8791\"\n", self.world.address("gamma", 0)),
             // With what the plan says about its members.
@@ -108,7 +118,7 @@ impl Pair {
             "[cluster]\nname = \"test\"\narbitration = \"{}\"\nencrypt = \"{}\"\n{witness}{}\n\
              [timing]\nkeepalive = \"100ms\"\ndeadtime = \"{}\"\ninitdead = \"{}\"\nslow_peer = \"{}\"\n\
              release_time = \"1500ms\"\nwitness_timeout = \"100ms\"\n\n\
-             [node.alpha]\naddresses = [{}]\n\n[node.beta]\naddresses = [{}]\n\n\
+             [node.alpha]\naddresses = [{}]\n{}\n[node.beta]\naddresses = [{}]\n{}\n\
              [volume.data]\nimage = {{ alpha = \"{}\", beta = \"{}\" }}\nsize = \"{}\"\nmount = \"{MOUNT}\"\n{}",
             arbitration,
             plan.encrypt,
@@ -117,7 +127,9 @@ impl Pair {
             plan.initdead,
             plan.slow_peer,
             addresses("alpha"),
+            serial("alpha"),
             addresses("beta"),
+            serial("beta"),
             self.image("alpha", plan),
             self.image("beta", plan),
             plan.size,

@@ -10,6 +10,7 @@ pub mod limits;
 mod map;
 mod page;
 mod record;
+mod serial;
 mod time;
 
 pub use after_split::AfterSplit;
@@ -19,4 +20,5 @@ pub use ids::{BlockNo, ExtentNo, Generation, Ino, NodeId, VolumeId};
 pub use map::{FastMap, FastSet};
 pub use page::{PAGE, Pages, advise_slabs_with};
 pub use record::{Members, Record};
+pub use serial::SerialLine;
 pub use time::{Moment, Span, WallTime};

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use super::place::{Place, failure};
 use super::{Exit, Output};
+use crate::base::SerialLine;
 use crate::daemon;
 use crate::daemon::protocol::Request;
-use crate::sys::exec;
+use crate::sys::{exec, serial};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -30,6 +31,7 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
     let config = daemon::read_config(&place.config).map_err(failure)?;
     let me = daemon::node_of(&config, place.node.as_deref()).map_err(failure)?;
     daemon::read_key(&config).map_err(failure)?;
+    let broken = broken_lines(&config.node(me).serial)?;
     let hash = config.short_hash();
     let volumes: Vec<&str> = config.volumes.iter().map(|v| v.name.as_str()).collect();
     let node = &config.node(me).name;
@@ -53,9 +55,26 @@ pub fn run(args: &Args, output: &Output) -> anyhow::Result<Exit> {
             "nobody would be told of a failure: the program of [notify] cannot be run: {problem}"
         ));
     }
+    for problem in &broken {
+        output.line(format_args!("no heartbeat goes over the serial line yet: {problem}"));
+    }
     output.object(serde_json::json!({
         "good": true, "in_use": in_use, "cluster": config.cluster.name, "node": node, "volumes": volumes, "hash": hash,
-        "notify_problem": deaf,
+        "notify_problem": deaf, "serial_problems": broken,
     }));
     Ok(Exit::DONE)
+}
+
+/// The lines that cannot be used now, and why. The daemon starts without them and takes them up as soon as they are
+/// there; what never will be a line is an error.
+fn broken_lines(lines: &[SerialLine]) -> anyhow::Result<Vec<String>> {
+    let mut broken = Vec::new();
+    for line in lines {
+        let Err(why) = serial::check(&line.device) else { continue };
+        if why.kind() == std::io::ErrorKind::InvalidInput {
+            return Err(failure(daemon::DaemonError::Config(format!("{line}: {why}"))).into());
+        }
+        broken.push(format!("{line}: {why}"));
+    }
+    Ok(broken)
 }

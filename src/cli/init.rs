@@ -382,7 +382,7 @@ fn node(text: &str) -> anyhow::Result<config::Node> {
         Ok(SocketAddr::new(ip, config::DEFAULT_PORT))
     };
     let addresses = list.split(',').map(address).collect::<anyhow::Result<_>>()?;
-    Ok(config::Node { name: name.to_string(), addresses })
+    Ok(config::Node { name: name.to_string(), addresses, serial: Vec::new() })
 }
 
 fn prefix(text: &str) -> anyhow::Result<config::IpPrefix> {

@@ -9,9 +9,15 @@ use crate::daemon::status::{NodeStatus, age};
 
 /// Whether what crosses the paths can be read by others.
 pub fn privacy(status: &NodeStatus) -> String {
-    let paths = match status.links.len() {
+    let count = |serial: bool| status.links.iter().filter(|link| link.serial == serial).count();
+    let paths = match count(false) {
         1 => "1 path".to_string(),
         count => format!("{count} paths"),
+    };
+    let paths = match count(true) {
+        0 => paths,
+        1 => format!("{paths} and 1 serial line"),
+        lines => format!("{paths} and {lines} serial lines"),
     };
     match status.encrypt {
         None => paths,
@@ -149,6 +155,8 @@ mod tests {
         assert!(privacy(&status).contains("NOT ENCRYPTED"));
         status.encrypt = Some(true);
         assert_eq!(privacy(&status), "2 paths, encrypted");
+        status.links[1].serial = true;
+        assert_eq!(privacy(&status), "1 path and 1 serial line, encrypted");
     }
 
     #[test]

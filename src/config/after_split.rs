@@ -102,7 +102,11 @@ mod tests {
     use super::*;
 
     fn nodes() -> [Node; 2] {
-        ["alpha", "beta"].map(|name| Node { name: name.to_string(), addresses: Vec::new() })
+        ["alpha", "beta"].map(|name| Node {
+            name: name.to_string(),
+            addresses: Vec::new(),
+            serial: Vec::new(),
+        })
     }
 
     #[test]

@@ -116,10 +116,11 @@ fn deadtime(cluster: &Cluster, timing: &Timing, nodes: &[Node; 2], reader: &mut 
         let mut hosts: Vec<_> = node.addresses.iter().map(std::net::SocketAddr::ip).collect();
         hosts.sort_unstable();
         hosts.dedup();
-        if hosts.len() < 2 {
+        // No switch or network card fails with a serial line.
+        if hosts.len() + node.serial.len() < 2 {
             let text = format!(
                 "arbitration = \"deadtime\" needs at least 2 independent links: node \"{}\" has {} address, give one \
-                 of another network card, cable and switch as well",
+                 of another network card, cable and switch as well, or a serial line",
                 node.name,
                 hosts.len()
             );

@@ -10,6 +10,7 @@ use super::arbitration;
 use super::etcd;
 use super::failback;
 use super::parse::{Raw, Reader, Value, Values};
+use super::serial;
 use super::types::{Arbitration, Cluster, Config, Node, Notify, Timing, Volume, WriteAck};
 use super::units::{format_size, format_span, parse_span};
 use crate::base::limits::MEMORY_DEFAULT;
@@ -42,6 +43,7 @@ pub(super) fn assemble(raw: &Raw, reader: &mut Reader) -> Option<Config> {
         arbitration::demands(cluster, &timing, &nodes, &fences, reader);
     }
     distinct(&volumes, &nodes, reader);
+    serial::check(&nodes, volumes.len(), &timing, reader);
     if volumes.iter().any(|v| !v.address.is_empty()) && timing.release_time < Span::from_millis(1_500) {
         // The kernel counts the lifetime of an address in whole seconds.
         let text = "release_time must be at least 1500ms while a volume has an address";
@@ -203,7 +205,11 @@ fn nodes(raw: &Raw, reader: &mut Reader) -> Option<[Node; 2]> {
             let text = format!("node \"{name}\" needs 1 to {PATHS_MAX} addresses");
             reader.problem_at(&format!("node.{name}.addresses"), text);
         }
-        nodes.push(Node { name: name.clone(), addresses });
+        let serial = match values.get("serial") {
+            Some(Value::Lines(lines)) => lines.clone(),
+            _ => Vec::new(),
+        };
+        nodes.push(Node { name: name.clone(), addresses, serial });
     }
     let count = nodes.len();
     let Ok(pair) = <[Node; 2]>::try_from(nodes) else {

@@ -52,6 +52,8 @@ pub enum Kind {
     Urls,
     /// A list of `IP:PORT`.
     SocketAddresses,
+    /// A list of `DEVICE@BAUD`.
+    SerialLines,
     /// `IP/PREFIX`, or a list of them.
     Prefixes,
     /// A list of `exec:/path` and systemd units.
@@ -200,6 +202,13 @@ pub const KEYS: &[Key] = &[
     key(Section::Timing, "fence_timeout", span(1_000, 600_000), Some("60s"), "for one run of an agent"),
     key(Section::Timing, "fence_retry", span(1_000, 600_000), Some("10s"), "after all agents failed"),
     key(Section::Node, "addresses", Kind::SocketAddresses, None, "one address per path to the peer"),
+    key(
+        Section::Node,
+        "serial",
+        Kind::SerialLines,
+        Some("[]"),
+        "one end of each serial line to the peer, for heartbeats",
+    ),
     key(Section::Fence, "target", Kind::Name, None, "the node that it stops"),
     key(Section::Fence, "agent", Kind::Argv, None, "program and arguments, an absolute path first"),
     key(Section::Fence, "level", Kind::Number { min: 1, max: 9 }, Some("1"), "lower ones are tried first"),

@@ -14,6 +14,7 @@ mod failback;
 mod keys;
 mod parse;
 mod secret;
+mod serial;
 mod suggest;
 mod types;
 pub mod units;

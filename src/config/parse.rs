@@ -15,7 +15,7 @@ use super::keys::{Key, Kind, Section};
 use super::suggest::nearest;
 use super::types::{Config, DEFAULT_PORT, DEFAULT_WITNESS_PORT, HostPort, IpPrefix, Service};
 use super::units::{format_size, format_span, parse_size, parse_span};
-use crate::base::Span;
+use crate::base::{SerialLine, Span};
 
 /// Largest file that is looked at.
 const TEXT_BYTES_MAX: usize = 1 << 20;
@@ -63,6 +63,7 @@ pub(super) enum Value {
     Services(Vec<Service>),
     Texts(Vec<String>),
     Hosts(Vec<IpAddr>),
+    Lines(Vec<SerialLine>),
     /// Node name -> text.
     PerNode(BTreeMap<String, String>),
 }
@@ -276,6 +277,7 @@ fn read_value(key: &Key, value: &DeValue<'_>) -> Result<Value, String> {
         Kind::HostPort => host_port(text(value)?).map(Value::HostPort),
         Kind::Urls => each(value, super::etcd::url).map(Value::Texts),
         Kind::SocketAddresses => each(value, socket).map(Value::Sockets),
+        Kind::SerialLines => each(value, super::serial::line).map(Value::Lines),
         Kind::Prefixes => each(value, prefix).map(Value::Prefixes),
         Kind::Services => each(value, service).map(Value::Services),
         Kind::Argv => argv(value),
@@ -352,7 +354,7 @@ fn host(text: &str) -> Result<IpAddr, String> {
         .ok_or_else(|| format!("\"{text}\" must be the IP address of a machine, such as a gateway"))
 }
 
-fn path(text: &str) -> Result<&str, String> {
+pub(super) fn path(text: &str) -> Result<&str, String> {
     let plain = text.starts_with('/') && text.len() < 4096 && !text.contains('\0');
     if plain && !text.split('/').any(|part| part == "..") {
         return Ok(text);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::etcd::EtcdPlace;
 use super::failback::Failback;
-use crate::base::{AfterSplit, KeepAwake, NodeId, Span};
+use crate::base::{AfterSplit, KeepAwake, NodeId, SerialLine, Span};
 
 /// Port for TCP and UDP between the nodes when an address names none. No neighbour (DRBD, Heartbeat, corosync,
 /// GlusterFS) uses it.
@@ -143,6 +143,9 @@ pub struct Node {
     pub name: String,
     /// One per path; path `i` of A talks to path `i` of B, TCP and UDP on the same port.
     pub addresses: Vec<SocketAddr>,
+    /// One end of each serial line: line `i` of A ends at line `i` of B. They carry datagrams only, and their numbers
+    /// follow those of the paths.
+    pub serial: Vec<SerialLine>,
 }
 
 /// `[volume.NAME]`.
@@ -246,6 +249,14 @@ impl Config {
 
     pub fn volume(&self, name: &str) -> Option<&Volume> {
         self.volumes.iter().find(|volume| volume.name == name)
+    }
+}
+
+impl Node {
+    /// This node's end of every way that heartbeats take, in the order of their numbers.
+    pub fn ends(&self) -> Vec<String> {
+        let paths = self.addresses.iter().map(ToString::to_string);
+        paths.chain(self.serial.iter().map(ToString::to_string)).collect()
     }
 }
 

@@ -62,6 +62,7 @@ impl Config {
         for node in &self.nodes {
             out.section(&format!("node.{}", bare_or_quoted(&node.name)));
             out.key(Section::Node, "addresses", list(&node.addresses));
+            out.key(Section::Node, "serial", list(&node.serial));
         }
         for agent in &self.fences {
             out.fence(agent, &self.nodes);

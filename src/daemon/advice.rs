@@ -42,15 +42,19 @@ fn about_node(node: &NodeStatus, around: &Around<'_>) -> Vec<String> {
         ));
     }
     for link in node.links.iter().filter(|link| link.down) {
-        let left = match node.links.iter().filter(|other| !other.down).count() {
+        let good = || node.links.iter().filter(|other| !other.down);
+        let left = match good().count() {
             0 => "the nodes do not hear each other both ways",
+            _ if good().all(|other| other.serial) => "what is left is a serial line, which carries no data",
             1 => "a single path is left",
             _ => "the other paths are left",
         };
-        advice.push(format!(
-            "look at path {} ({} to {}): cable, switch, firewall; {left}",
-            link.path, link.local, link.remote
-        ));
+        let parts = match link.serial {
+            true => "cable, and at each end that the device is there and nothing else uses it",
+            false => "cable, switch, firewall",
+        };
+        advice
+            .push(format!("look at path {} ({} to {}): {parts}; {left}", link.path, link.local, link.remote));
     }
     for agent in &node.fence {
         if let Some(problem) = &agent.problem {

@@ -35,6 +35,9 @@ pub struct LinkStatus {
     pub path: u32,
     pub local: String,
     pub remote: String,
+    /// A serial line: heartbeats only, never a stream.
+    #[serde(default)]
+    pub serial: bool,
     /// Nothing goes over it that would be needed should the other paths fail.
     pub down: bool,
     /// What is wrong with it, in words.
@@ -65,30 +68,34 @@ pub struct LinkStatus {
 pub fn links(running: &Running) -> Vec<LinkStatus> {
     let book = running.pulse.book();
     let (now, peer) = (clock::now(), running.me.other());
-    let (mine, theirs) = (&running.config.node(running.me).addresses, &running.config.node(peer).addresses);
+    let (mine, theirs) = (running.config.node(running.me), running.config.node(peer));
     let name = running.name(peer);
     let mut links = Vec::new();
-    for (index, (local, remote)) in mine.iter().zip(theirs).enumerate() {
+    for (index, (local, remote)) in mine.ends().into_iter().zip(theirs.ends()).enumerate() {
         let Some(path) = book.paths.get(index) else { continue };
         let carries = running.volumes().iter().filter(|volume| {
             let stream = volume.links.progress();
-            stream.is_some_and(|(address, _)| switch::path_of(theirs, address) == Some(index))
+            stream.is_some_and(|(address, _)| switch::path_of(&theirs.addresses, address) == Some(index))
         });
-        links.push(LinkStatus {
+        let mut link = LinkStatus {
             path: u32::try_from(index + 1).unwrap_or(u32::MAX),
-            local: local.to_string(),
-            remote: remote.to_string(),
+            local,
+            remote,
+            serial: index >= mine.addresses.len(),
             carries: carries.map(|volume| volume.name.clone()).collect(),
             ..of_path(&book, path, now, name)
-        });
+        };
+        if let Some(why) = running.pulse.trouble(index) {
+            (link.down, link.problem) = (true, Some(format!("{} cannot be used: {why}", link.local)));
+        }
+        links.push(link);
     }
     links
 }
 
 /// How long each path kept one waiting, and what follows for `deadtime`.
 pub fn silences(running: &Running) -> Measured {
-    let remotes = &running.config.node(running.me.other()).addresses;
-    let remotes: Vec<String> = remotes.iter().map(ToString::to_string).collect();
+    let remotes = running.config.node(running.me.other()).ends();
     measured::measured(&running.pulse.book(), &running.config, &remotes, clock::now())
 }
 
@@ -217,7 +224,7 @@ mod tests {
         for seq in 1..=120 {
             let now = at(seq * 500);
             for path in (0..book.paths.len()).filter(|path| brings(*path, seq)) {
-                book.heartbeat(now, path, &beat(seq));
+                book.heartbeat(now, path, &beat(seq), None);
             }
         }
         at(60_000)

@@ -43,7 +43,7 @@ fn book(config: &Config, count: u64, gaps: &[u64]) -> (LinkBook, Moment) {
             echo_seq: 0,
         };
         book.turn(at(now), Span(u64::MAX), false);
-        book.heartbeat(at(now), 0, &heartbeat);
+        book.heartbeat(at(now), 0, &heartbeat, None);
     }
     (book, at(now))
 }

@@ -52,8 +52,7 @@ fn tell_late(running: &Running, path: usize, late: Late) {
 }
 
 fn path_and_remote(running: &Running, path: usize) -> (u32, String) {
-    let addresses = &running.config.node(running.me.other()).addresses;
-    let remote = addresses.get(path).map_or_else(String::new, ToString::to_string);
+    let remote = running.config.node(running.me.other()).ends().into_iter().nth(path).unwrap_or_default();
     (u32::try_from(path).unwrap_or(u32::MAX), remote)
 }
 

@@ -23,9 +23,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::base::{Moment, NodeId, Span, VolumeId};
+use crate::base::{Moment, NodeId, SerialLine, Span, VolumeId};
 use crate::config::{ClusterKey, Config, Purpose};
-use crate::link::{DATAGRAM_BYTES_MAX, Datagrams, Heard, Late, Limits, LinkBook, LinkError, Path, Refusal};
+use crate::link::{
+    DATAGRAM_BYTES_MAX, Datagrams, Heard, Late, Limits, LinkBook, LinkError, Path, Received, Refusal, Sender,
+};
 use crate::node::{Event, PathId};
 use crate::sys::clock::{self, SleepWatch};
 use crate::sys::realtime::{self, Locked};
@@ -46,6 +48,9 @@ const NOTES_MAX: usize = 1024;
 /// Real-time priorities: the lowest for the volumes' clocks, and one more for the sockets.
 const CLOCK_PRIORITY: u8 = 1;
 const SOCKET_PRIORITY: u8 = 2;
+/// Keepalives for which a word waits for its turn on a serial line, and a round of all that may wait there: by then the
+/// machine has said a newer one, or says nothing.
+const HOLD: u64 = 2;
 /// Beside what the volumes take.
 const MEMORY_BESIDE: u64 = 64 << 20;
 
@@ -99,6 +104,7 @@ enum Note {
         path: usize,
         at: Moment,
         heartbeat: Heartbeat,
+        number: Option<u16>,
     },
     Probe {
         path: usize,
@@ -153,7 +159,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pulse {
-    /// Binds the sockets of `paths`; nothing leaves and nothing is looked at yet.
+    /// Binds the sockets of `paths`, and opens this node's serial lines; nothing leaves and nothing is looked at yet.
     pub fn new(
         config: &Config,
         key: &ClusterKey,
@@ -161,7 +167,12 @@ impl Pulse {
         paths: &[Path],
         volumes: &[VolumeId],
     ) -> Result<Arc<Pulse>, LinkError> {
-        let datagrams = Datagrams::bind(paths)?;
+        let lines = config.node(me).serial.iter().map(|line| {
+            // Beside the volumes there are a question and an answer.
+            let round = line.takes(SerialLine::FRAME_BYTES_MAX * (volumes.len() + 2));
+            (line.clone(), Span(config.timing.keepalive.0.saturating_mul(HOLD)) + round)
+        });
+        let datagrams = Datagrams::bind(paths, &lines.collect::<Vec<_>>())?;
         let name = &config.cluster.name;
         let derive = |node| key.derive(name, Purpose::Heartbeat, node);
         let t = &config.timing;
@@ -196,6 +207,11 @@ impl Pulse {
         lock(&self.book)
     }
 
+    /// Why the serial line `path` cannot be used.
+    pub fn trouble(&self, path: usize) -> Option<String> {
+        self.datagrams.trouble(path)
+    }
+
     /// What is to be told, once.
     pub fn news(&self) -> News {
         std::mem::take(&mut *lock(&self.news))
@@ -207,13 +223,13 @@ impl Pulse {
 
     /// The machine's word: it leaves on every path, unless a newer one of the volume comes before it did.
     pub fn post(&self, heartbeat: &Heartbeat) {
-        self.datagrams.post(heartbeat.volume.0, encode_heartbeat(heartbeat, &self.keys.mine));
+        self.datagrams.post(Sender::Volume(heartbeat.volume.0), encode_heartbeat(heartbeat, &self.keys.mine));
     }
 
     /// Asks over one path.
     pub fn ask(&self, path: usize, nonce: u128) {
         let question = Probe { from: self.me, nonce, answer: false };
-        self.datagrams.send(path, &encode_probe(&question, &self.keys.mine));
+        self.datagrams.send(path, Sender::Question, &encode_probe(&question, &self.keys.mine));
     }
 
     /// Starts the thread of the sockets. `memory`: what the volumes may take, bytes.
@@ -301,14 +317,14 @@ impl Pulse {
         let mut buffer = [0_u8; DATAGRAM_BYTES_MAX];
         for _ in 0..TAKE_MAX {
             let before = clock::now();
-            let Some((len, age)) = self.datagrams.recv(path, &mut buffer) else {
+            let Some(Received { len, age, number }) = self.datagrams.recv(path, &mut buffer) else {
                 intake.empty[path] = before;
                 return false;
             };
             let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
             // Whatever wall time says: not before the path was last found empty.
             let at = Moment(clock::now().0.saturating_sub(age)).max(intake.empty[path]);
-            let note = self.sort(path, at, &buffer[..len]);
+            let note = self.sort(path, at, &buffer[..len], number);
             if intake.notes.len() >= NOTES_MAX {
                 intake.notes.pop_front();
             }
@@ -319,7 +335,7 @@ impl Pulse {
 
     /// Hands a heartbeat to its volume. One that is repeated is shown to the machine, which judges by itself, and
     /// counts for nothing else.
-    fn sort(&self, path: usize, at: Moment, bytes: &[u8]) -> Note {
+    fn sort(&self, path: usize, at: Moment, bytes: &[u8], number: Option<u16>) -> Note {
         let refused = |why| Note::Refused { path, at, why };
         match decode_datagram(bytes, &self.keys.theirs) {
             Ok(Datagram::Heartbeat(heartbeat)) => {
@@ -327,7 +343,7 @@ impl Pulse {
                 let Some(seat) = seat else { return refused(Refusal::Foreign) };
                 let path_id = PathId(u8::try_from(path).unwrap_or(u8::MAX));
                 seat.push(Event::Heartbeat { path: path_id, heartbeat });
-                Note::Beat { path, at, heartbeat }
+                Note::Beat { path, at, heartbeat, number }
             }
             Ok(Datagram::Probe(probe)) if probe.from == self.me => refused(Refusal::Foreign),
             Ok(Datagram::Probe(probe)) => Note::Probe { path, at, probe },
@@ -353,7 +369,9 @@ impl Pulse {
             match note {
                 Note::Nothing => {}
                 Note::Turn { now, slept } => book.turn(now, self.half(), slept),
-                Note::Beat { path, at, heartbeat } => self.enter_beat(&mut book, path, at, &heartbeat),
+                Note::Beat { path, at, heartbeat, number } => {
+                    self.enter_beat(&mut book, (path, number), at, &heartbeat);
+                }
                 Note::Probe { path, at, probe } => self.enter_probe(&mut book, path, at, &probe),
                 Note::Refused { path, at, why } => {
                     if let Some(book) = book.paths.get_mut(path) {
@@ -364,9 +382,15 @@ impl Pulse {
         }
     }
 
-    fn enter_beat(&self, book: &mut LinkBook, path: usize, at: Moment, heartbeat: &Heartbeat) {
+    fn enter_beat(
+        &self,
+        book: &mut LinkBook,
+        (path, number): (usize, Option<u16>),
+        at: Moment,
+        heartbeat: &Heartbeat,
+    ) {
         // What was replayed is counted where that was found out.
-        let Heard::Fresh { late } = book.heartbeat(at, path, heartbeat) else { return };
+        let Heard::Fresh { late } = book.heartbeat(at, path, heartbeat, number) else { return };
         if let Some(seat) = self.seat(heartbeat.volume) {
             seat.heard.store(at.0, Ordering::Relaxed);
         }
@@ -379,7 +403,7 @@ impl Pulse {
         let Some(book) = book.paths.get_mut(path) else { return };
         if !probe.answer && book.probes.may_reply(at) {
             let answer = Probe { from: self.me, nonce: probe.nonce, answer: true };
-            self.datagrams.send(path, &encode_probe(&answer, &self.keys.mine));
+            self.datagrams.send(path, Sender::Answer, &encode_probe(&answer, &self.keys.mine));
         } else if probe.answer && !book.probes.answer(at, probe.nonce) {
             book.refuse(at, Refusal::Replayed);
         }

@@ -1,10 +1,12 @@
 //! Tests of the pulse over loopback: what arrived is known in time, and counts from when it arrived.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
 use super::*;
 use crate::base::Generation;
+use crate::sys::serial::tests::pty;
 
 const CONFIG: &str = "[cluster]\nname = \"x\"\narbitration = \"manual\"\nrealtime = \"off\"\n\
     [timing]\nkeepalive = \"100ms\"\ndeadtime = \"10s\"\nwarntime = \"250ms\"\ninitdead = \"20s\"\n\
@@ -149,6 +151,118 @@ fn a_probe_is_answered_by_the_thread_of_the_sockets() {
     alpha.book().paths[0].probes.ask(clock::now(), 77);
     alpha.ask(0, 77);
     beta.take_all_in();
+    alpha.take_all_in();
+    assert_eq!(alpha.book().paths[0].probes.answered, 1);
+}
+
+/// Pulses whose only way to each other is a serial line that this test carries bytes over, and the ends in its hand.
+fn pair_on_a_line() -> ([Arc<Pulse>; 2], [std::fs::File; 2]) {
+    let ends = [pty(), pty()];
+    let serial =
+        ends.each_ref().map(|(_, device)| format!("\"]\nserial = [\"{}@115200\"]", device.display()));
+    let text = CONFIG.replace("0.0.1\"]", &format!("0.0.1{}", serial[0]));
+    let config = Config::parse(&text.replace("0.0.2\"]", &format!("0.0.2{}", serial[1]))).unwrap();
+    let pulses = [NodeId::A, NodeId::B]
+        .map(|me| Pulse::new(&config, &ClusterKey::from_bytes([3; 32]), me, &[], &[VOLUME]).unwrap());
+    let ends = ends.map(|(far, _)| far);
+    for (pulse, far) in pulses.iter().zip(&ends) {
+        // The thread that opens lines has no reason to hurry.
+        let begun = Instant::now();
+        while take(pulse, far, &beat(NodeId::A, 1)).is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", pulse.trouble(0));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    (pulses, ends)
+}
+
+/// Has `pulse` say something on its line and takes the bytes.
+fn take(pulse: &Pulse, mut far: &std::fs::File, heartbeat: &Heartbeat) -> Vec<u8> {
+    send(pulse, heartbeat);
+    // Until the line is free again.
+    std::thread::sleep(Duration::from_millis(15));
+    let mut bytes = vec![0; 4096];
+    let len = far.read(&mut bytes).unwrap_or(0);
+    bytes.truncate(len);
+    bytes
+}
+
+/// What a node makes of bytes on the line: numbers for the machine; forged, replayed, foreign so far; when the peer
+/// was heard.
+fn put(pulse: &Pulse, mut far: &std::fs::File, bytes: &[u8]) -> (Vec<u64>, (u64, u64, u64), Option<Moment>) {
+    far.write_all(bytes).unwrap();
+    pulse.take_all_in();
+    let refused = pulse.book().refused();
+    let seat = pulse.seat(VOLUME).unwrap();
+    (numbers(seat.arrived()), (refused.forged, refused.replayed, refused.foreign), seat.heard())
+}
+
+#[test]
+fn forged_replayed_reordered_and_reflected_frames_of_a_line_do_nothing() {
+    let ([alpha, beta], [near, far]) = pair_on_a_line();
+    let frames: Vec<Vec<u8>> = (10..14).map(|seq| take(&alpha, &near, &beat(NodeId::A, seq))).collect();
+    let (arrived, refused, heard) = put(&beta, &far, &frames[0]);
+    assert_eq!((arrived, refused), (vec![10], (0, 0, 0)));
+    let heard_first = heard.expect("it counts");
+    // One is lost, and the line still knows how many.
+    let (arrived, refused, heard) = put(&beta, &far, &frames[3]);
+    assert_eq!((arrived, refused), (vec![13], (0, 0, 0)));
+    let newest = heard.filter(|at| *at > heard_first).expect("it counts");
+    assert_eq!(beta.book().paths[0].flow.lost, 2);
+    // Replayed: shown to the machine, which has a window of its own, and counted for nothing.
+    assert_eq!(put(&beta, &far, &frames[3]), (vec![13], (0, 1, 0), Some(newest)));
+    // Flipped on the way: noise.
+    let mut hurt = frames[1].clone();
+    hurt[40] ^= 0x40;
+    let (arrived, refused, heard) = put(&beta, &far, &hurt);
+    assert_eq!((arrived, refused.0, refused.1, heard), (Vec::new(), 0, 1, Some(newest)));
+    // Forged, in a frame without fault.
+    let (there, device) = pty();
+    let forge = |datagram: &[u8]| {
+        let line = SerialLine { device: device.clone(), baud: 115_200 };
+        let told = std::thread::spawn({
+            let datagram = datagram.to_vec();
+            move || crate::link::say_over(&line, &datagram)
+        });
+        let (mut bytes, mut len) = (vec![0; 4096], 0);
+        while len == 0 {
+            len = (&there).read(&mut bytes).unwrap_or(0);
+        }
+        told.join().unwrap().unwrap();
+        bytes.truncate(len);
+        bytes
+    };
+    let mut forged = encode_heartbeat(&beat(NodeId::A, 99), &alpha.keys.mine);
+    let authentic = put(&beta, &far, &forge(&encode_heartbeat(&beat(NodeId::A, 14), &alpha.keys.mine)));
+    assert_eq!(authentic.0, [14], "what follows is refused for what it is");
+    let newest = authentic.2.filter(|at| *at > newest).expect("it counts");
+    forged[30] ^= 1;
+    let foreign = beta.book().refused().foreign;
+    assert_eq!(put(&beta, &far, &forge(&forged)), (Vec::new(), (1, 1, foreign), Some(newest)));
+    // Reflected: its own word comes back to alpha.
+    assert_eq!(put(&alpha, &near, &frames[2]), (Vec::new(), (1, 0, 0), None));
+    // Overtaken: it fills a gap and makes nothing look newer.
+    let (arrived, refused, heard) = put(&beta, &far, &frames[2]);
+    assert_eq!((arrived, refused.1), (vec![12], 1));
+    assert!(heard >= Some(newest));
+    assert_eq!(beta.book().any.received, 4);
+}
+
+#[test]
+fn a_probe_is_answered_over_a_line() {
+    let ([alpha, beta], [mut near, mut far]) = pair_on_a_line();
+    let carry = |from: &mut std::fs::File, to: &mut std::fs::File| {
+        let mut bytes = [0; 512];
+        let len = from.read(&mut bytes).expect("something was said");
+        to.write_all(&bytes[..len]).unwrap();
+    };
+    alpha.book().paths[0].probes.ask(clock::now(), 77);
+    alpha.ask(0, 77);
+    alpha.datagrams.turn(Duration::ZERO);
+    carry(&mut near, &mut far);
+    beta.take_all_in();
+    beta.datagrams.turn(Duration::ZERO);
+    carry(&mut far, &mut near);
     alpha.take_all_in();
     assert_eq!(alpha.book().paths[0].probes.answered, 1);
 }

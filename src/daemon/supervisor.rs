@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::NodeId;
 use crate::config::{self, Config, Purpose};
+use crate::link;
 use crate::services::address::Addresses;
 use crate::sys::mount::{self, mounted_at};
 use crate::sys::process::Process;
@@ -135,6 +136,11 @@ fn say(dirs: &Dirs, config: &Config, volume: &config::Volume, (me, key): (NodeId
             send(*local, *remote, &bytes);
         }
         std::thread::sleep(BETWEEN);
+    }
+    for line in &config.node(me).serial {
+        // Two are all that a slow line is worth holding others up for.
+        let said = (0..2).try_for_each(|_| link::say_over(line, &bytes));
+        said.unwrap_or_else(|error| tracing::warn!("{line}: the peer is not told over it: {error}"));
     }
     tracing::warn!("{}: the daemon is gone; its peer was told, and need not wait for it", volume.name);
 }

@@ -92,6 +92,15 @@ fn of(file: &Option<String>) -> String {
     file.as_ref().map_or_else(String::new, |file| format!(" of {file}"))
 }
 
+/// What to look at where nothing comes from `remote`.
+fn what_fails(remote: &str) -> &'static str {
+    if remote.starts_with('/') {
+        "its cable and the devices at both ends"
+    } else {
+        "its cable, switch and firewall"
+    }
+}
+
 events! {
     // The daemon.
     DaemonStarted { version: String } Info plain |_n| format!("daemon {version} started");
@@ -117,7 +126,7 @@ events! {
     // Links.
     PathUp { path: u32, remote: String } Info plain |_n| format!("path {} to {remote} works", path + 1);
     PathDown { path: u32, remote: String, silent_ms: u64 } Warning plain |_n|
-        format!("path {} to {remote} is silent for {}: check its cable, switch and firewall", path + 1, ms(*silent_ms));
+        format!("path {} to {remote} is silent for {}: check {}", path + 1, ms(*silent_ms), what_fails(remote));
     /// A heartbeat came after a silence longer than `warntime`; told once, until the path is on time for a minute.
     HeartbeatsLate { path: u32, remote: String, gap_ms: u64, why: String } Warning plain |_n|
         format!("path {} to {remote}: a heartbeat came after {} of silence: {why}", path + 1, ms(*gap_ms));

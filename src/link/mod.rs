@@ -10,6 +10,7 @@
 //! the volume, one answer. Then frames both ways until one side closes.
 #![allow(clippy::disallowed_methods, reason = "a shell: sockets, threads and the clock")]
 
+mod cobs;
 mod connection;
 mod datagrams;
 mod etcd;
@@ -21,11 +22,12 @@ mod paths;
 mod probes;
 mod quality;
 mod recent;
+mod serial;
 mod socket;
 mod witness;
 
 pub use connection::Connection;
-pub use datagrams::{DATAGRAM_BYTES_MAX, Datagrams};
+pub use datagrams::{DATAGRAM_BYTES_MAX, Datagrams, Received, Sender};
 pub use etcd::{Etcd, EtcdAccess, EtcdError, Found};
 pub use gaps::Gaps;
 pub use handshake::{Opening, PROTOCOL_VERSION};
@@ -34,6 +36,7 @@ pub use paths::{Path, Paths};
 pub use probes::Probes;
 pub use quality::{Cause, Flow, Heard, Late, Limits, LinkBook, PathBook, Refusal, Refused};
 pub use recent::Recent;
+pub use serial::say_over;
 pub use witness::{WitnessClient, WitnessError};
 
 use crate::base::NodeId;

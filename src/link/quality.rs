@@ -87,6 +87,8 @@ impl Series {
 pub struct Flow {
     series: BTreeMap<VolumeId, Series>,
     pub heard: Option<Moment>,
+    /// The newest one's number on a line that numbers what goes over it.
+    number: Option<u16>,
     /// Heard without a silence longer than `warntime` since then.
     pub steady: Option<Moment>,
     pub received: u64,
@@ -103,7 +105,13 @@ pub struct Flow {
 
 impl Flow {
     /// `None`: not fresh. Else the silence before it, if it was too long. `ran`: when this process last did.
-    fn take(&mut self, now: Moment, ran: Moment, beat: &Heartbeat, limits: &Limits) -> Option<Option<Late>> {
+    fn take(
+        &mut self,
+        (now, ran): (Moment, Moment),
+        beat: &Heartbeat,
+        number: Option<u16>,
+        limits: &Limits,
+    ) -> Option<Option<Late>> {
         let begun = Series::begin(now, beat);
         let series = self.series.entry(beat.volume).or_insert_with(|| Series { highest: 0, ..begun.clone() });
         let silent = now.since(series.at);
@@ -116,7 +124,7 @@ impl Flow {
         }
         if series.highest == 0 {
             *series = begun;
-            self.steady = Some(now);
+            (self.steady, self.number) = (Some(now), number);
             self.came(now, 0);
             return Some(None);
         }
@@ -131,7 +139,13 @@ impl Flow {
             self.steady = Some(now);
         }
         let possible = (silent.0 / limits.keepalive.0.max(1)).saturating_mul(RATE_MAX) + OUT_OF_TURN;
-        let lost = if step - 1 <= possible { step - 1 } else { 0 };
+        // A slow line is not given every heartbeat: what it lost is what its own numbers skip.
+        let skipped = match number.zip(self.number) {
+            Some((number, last)) => u64::from(number.wrapping_sub(last).wrapping_sub(1)),
+            None => step - 1,
+        };
+        self.number = number;
+        let lost = if skipped <= possible { skipped } else { 0 };
         self.came(now, lost);
         let held_up = now.since(ran).0 > silent.0 / 2 && now.since(ran) > limits.keepalive;
         let late = (silent >= limits.warntime).then_some(Late {
@@ -285,15 +299,16 @@ impl LinkBook {
         LinkBook { limits, since: now, paths, any: Flow::default(), ran: now, pause: None }
     }
 
-    /// A heartbeat of the peer, authentic, of a volume of this node, came over `path`.
-    pub fn heartbeat(&mut self, now: Moment, path: usize, beat: &Heartbeat) -> Heard {
+    /// A heartbeat of the peer, authentic, of a volume of this node, came over `path`; `number`: the one that the path
+    /// itself gave it.
+    pub fn heartbeat(&mut self, now: Moment, path: usize, beat: &Heartbeat, number: Option<u16>) -> Heard {
         let (ran, limits) = (self.ran, self.limits);
         let Some(book) = self.paths.get_mut(path) else { return Heard::Replayed };
-        let Some(late) = book.flow.take(now, ran, beat, &limits) else {
+        let Some(late) = book.flow.take((now, ran), beat, number, &limits) else {
             book.refuse(now, Refusal::Replayed);
             return Heard::Replayed;
         };
-        let _ = self.any.take(now, ran, beat, &limits);
+        let _ = self.any.take((now, ran), beat, None, &limits);
         Heard::Fresh { late: late.filter(|late| book.episode.late(now, late.gap)) }
     }
 

@@ -42,7 +42,7 @@ impl Bench {
 
     fn hear(&mut self, ms: u64, path: usize, beat: &Heartbeat) -> Heard {
         self.book.turn(at(ms), Span(u64::MAX), false);
-        self.book.heartbeat(at(ms), path, beat)
+        self.book.heartbeat(at(ms), path, beat, None)
     }
 
     fn flow(&self, path: usize) -> &Flow {
@@ -155,15 +155,15 @@ fn silences_are_counted_by_what_they_would_have_cost() {
 fn a_pause_of_this_process_is_not_blamed_on_the_network() {
     let mut book = LinkBook::new(at(0), 1, LIMITS);
     let half = Span::from_millis(250);
-    book.heartbeat(at(0), 0, &beat(1, 1));
+    book.heartbeat(at(0), 0, &beat(1, 1), None);
     book.turn(at(250), half, false);
     // It runs again after 5 s and finds in the socket what came meanwhile.
-    let Heard::Fresh { late: Some(late) } = book.heartbeat(at(5_250), 0, &beat(1, 2)) else {
+    let Heard::Fresh { late: Some(late) } = book.heartbeat(at(5_250), 0, &beat(1, 2), None) else {
         panic!("not told")
     };
     assert_eq!(late.cause, Cause::HeldUp);
     for seq in 3..=11 {
-        assert_eq!(book.heartbeat(at(5_251), 0, &beat(1, seq)), FRESH);
+        assert_eq!(book.heartbeat(at(5_251), 0, &beat(1, seq), None), FRESH);
     }
     book.turn(at(5_252), half, false);
     assert_eq!(book.pause.map(|(pause, _)| pause), Some(Span::from_millis(4_752)));
@@ -184,4 +184,25 @@ fn a_path_that_does_not_exist_and_endless_packets_change_nothing_and_take_no_roo
     assert_eq!(bench.book.paths[0].flow.series.len(), 1);
     assert!(bench.book.paths[0].forged_lately(at(100_000)) == 100_000);
     assert_eq!(bench.book.paths[0].forged_lately(at(1_000_000)), 0);
+}
+
+#[test]
+fn a_line_that_is_given_every_third_heartbeat_loses_only_what_its_own_numbers_skip() {
+    let mut bench = Bench::new(1);
+    for number in (0..200_u16).filter(|number| number % 10 != 9) {
+        let seq = u64::from(number) * 3 + 1;
+        let beat = beat(1, seq);
+        bench.book.turn(at(seq * 500), Span(u64::MAX), false);
+        let heard = bench.book.heartbeat(at(seq * 500), 0, &beat, Some(number.wrapping_sub(100)));
+        assert_eq!(heard, FRESH);
+        assert_eq!(bench.book.heartbeat(at(seq * 500), 0, &beat, Some(number)), Heard::Replayed);
+    }
+    assert_eq!(
+        (bench.flow(0).received, bench.flow(0).lost),
+        (180, 19),
+        "and the numbers begin again after 65535"
+    );
+    // Whoever holds the line can write any number before an authentic heartbeat.
+    bench.book.heartbeat(at(400_000), 0, &beat(1, 800), Some(40_000));
+    assert_eq!(bench.flow(0).lost, 19, "no such rate is possible");
 }

@@ -410,8 +410,8 @@ fn two_ends() -> (Datagrams, Datagrams) {
         (0..4).map(|_| std::net::UdpSocket::bind(any_port()).unwrap().local_addr().unwrap()).collect();
     let way = |from: usize, to: usize| Path { local: Some(ports[from]), remote: ports[to] };
     // The first datagrams after a bind may meet an unbound peer; here both are bound.
-    let near = Datagrams::bind(&[way(0, 2), way(1, 3)]).unwrap();
-    (near, Datagrams::bind(&[way(2, 0), way(3, 1)]).unwrap())
+    let near = Datagrams::bind(&[way(0, 2), way(1, 3)], &[]).unwrap();
+    (near, Datagrams::bind(&[way(2, 0), way(3, 1)], &[]).unwrap())
 }
 
 /// All that waits at `end`, by path.
@@ -419,7 +419,7 @@ fn arrived(end: &Datagrams) -> Vec<(usize, Vec<u8>)> {
     let mut buffer = [0u8; datagrams::DATAGRAM_BYTES_MAX];
     let mut all = Vec::new();
     for path in 0..end.count() {
-        while let Some((len, _)) = end.recv(path, &mut buffer) {
+        while let Some(Received { len, .. }) = end.recv(path, &mut buffer) {
             all.push((path, buffer[..len].to_vec()));
         }
     }
@@ -429,11 +429,11 @@ fn arrived(end: &Datagrams) -> Vec<(usize, Vec<u8>)> {
 #[test]
 fn datagrams_go_over_every_path_and_tell_which() {
     let (near, far) = two_ends();
-    near.post(1, b"beat".to_vec());
+    near.post(Sender::Volume(1), b"beat".to_vec());
     near.turn(Duration::from_secs(20));
     far.turn(Duration::from_secs(20));
     assert_eq!(arrived(&far), [(0, b"beat".to_vec()), (1, b"beat".to_vec())]);
-    assert!(near.send(1, b"probe"));
+    near.send(1, Sender::Question, b"probe");
     assert_eq!(arrived(&far), [(1, b"probe".to_vec())]);
 }
 
@@ -441,7 +441,7 @@ fn datagrams_go_over_every_path_and_tell_which() {
 fn a_sender_that_was_held_up_sends_the_newest_only_and_each_volume_its_own() {
     let (near, far) = two_ends();
     for (sender, text) in [(1, "one"), (2, "other"), (1, "two"), (1, "three")] {
-        near.post(sender, text.as_bytes().to_vec());
+        near.post(Sender::Volume(sender), text.as_bytes().to_vec());
     }
     near.turn(Duration::from_secs(20));
     let got: Vec<Vec<u8>> =
@@ -452,7 +452,7 @@ fn a_sender_that_was_held_up_sends_the_newest_only_and_each_volume_its_own() {
 #[test]
 fn a_machine_that_decides_nothing_more_is_silent_however_often_its_sender_runs() {
     let (near, far) = two_ends();
-    near.post(1, b"last word".to_vec());
+    near.post(Sender::Volume(1), b"last word".to_vec());
     for _ in 0..200 {
         near.turn(Duration::from_millis(1));
     }

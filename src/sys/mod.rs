@@ -20,6 +20,7 @@ pub mod process;
 pub mod random;
 pub mod realtime;
 pub mod secret;
+pub mod serial;
 pub mod signals;
 pub mod tcp;
 pub mod wake;
