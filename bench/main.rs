@@ -1,30 +1,35 @@
-//! Times of twinfs beside ext4, as ratios taken in one run on one machine, all images on the same disk.
+//! Times of twinfs beside ext4, as ratios taken in one run on one machine, all images on the same disk; and what a
+//! resync costs.
 //!
-//! Decides the order of measuring: rounds, in each round every work, in each work every setup in turn, so that what
-//! disturbs the machine disturbs all setups alike. The median of the rounds counts. Does not know what a setup is
-//! made of (`setup`) or what a work does (`work`).
+//! Decides which parts run. Does not know how anything is measured. Whatever ends a run, an error, a panic or a
+//! signal, takes down what it made.
 #![allow(clippy::disallowed_methods, reason = "a shell: clock, files, processes")]
 
+mod aims;
+#[path = "../integration/harness/mod.rs"]
+mod harness;
+mod latency;
 mod pair;
 mod report;
+mod resync;
 mod setup;
 mod stable;
+mod stop;
 mod stream;
 mod tree;
 mod work;
+mod works;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 
-use report::Row;
-use setup::Setup;
-use work::{Scale, Work};
+use work::Scale;
 
-/// Times of twinfs beside ext4 on a loop image, as ratios.
+/// Times of twinfs beside ext4 on a loop image, as ratios, and what a resync costs. All figures of the pair:
+/// twinfs-bench --only all --setup standalone,pair --rounds 5 --json FILE
 #[derive(Parser, Debug)]
 #[command(name = "twinfs-bench")]
 struct Args {
@@ -37,15 +42,25 @@ struct Args {
     /// Rounds (default: 3 with --quick, else 7)
     #[arg(long)]
     rounds: Option<usize>,
+    /// Only these parts: works, resync, one of resync (latency stall outage compare first), all
+    #[arg(long, value_name = "PART", value_delimiter = ',', default_value = "works")]
+    only: Vec<String>,
     /// Only these works
     #[arg(long, value_name = "WORK", value_delimiter = ',')]
     work: Vec<String>,
-    /// Only these setups; ext4 is always measured
+    /// Only these setups: standalone, pair; ext4 is always measured
     #[arg(long, value_name = "SETUP", value_delimiter = ',')]
     setup: Vec<String>,
     /// Folder for the images; its disk is what is measured
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
+}
+
+impl Args {
+    /// A part was asked for, by its name or by one of these.
+    fn wants(&self, names: &[&str]) -> bool {
+        self.only.iter().any(|only| only == "all" || names.contains(&only.as_str()))
+    }
 }
 
 fn main() -> ExitCode {
@@ -60,66 +75,30 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     anyhow::ensure!(nix::unistd::geteuid().is_root(), "needs root (loop devices, mounts)");
-    let works: Vec<Work> = Work::ALL
-        .iter()
-        .copied()
-        .filter(|work| args.work.is_empty() || args.work.iter().any(|name| name == work.name()))
-        .collect();
-    anyhow::ensure!(!works.is_empty(), "no such work; there are: {}", Work::names());
+    let known = |name: &String| ["all", "works", "resync"].contains(&name.as_str()) || resync::is_part(name);
+    if let Some(wrong) = args.only.iter().find(|name| !known(name)) {
+        anyhow::bail!("no such part: {wrong}; see --help");
+    }
+    stop::watch()?;
     let scratch = Scratch::make(&args.dir)?;
+    harness::world::keep_in(scratch.0.clone());
     let scale = if args.quick { Scale::QUICK } else { Scale::FULL };
-    let archive = scratch.0.join("tree.tar");
-    tree::make_archive(&archive, scale)?;
-    let setups = setup::start(&scratch.0, &args.setup, scale)?;
     let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 7 });
-
-    let mut figures: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
-    for round in 1..=rounds {
-        for (w, work) in works.iter().enumerate() {
-            for (s, setup) in setups.iter().enumerate() {
-                let figure = measure(*work, setup, scale, &archive)?;
-                eprintln!(
-                    "round {round}/{rounds}  {:18} {:11} {figure:12.1} {}",
-                    work.name(),
-                    setup.name(),
-                    work.unit()
-                );
-                figures.entry((w, s)).or_default().push(figure);
-            }
+    let twinfs = setup::twinfs_program()?;
+    let mut rows = Vec::new();
+    if args.wants(&["works"]) {
+        rows.extend(works::run(&scratch.0, &args.work, &args.setup, &twinfs, scale, rounds)?);
+    }
+    for part in resync::PARTS {
+        if args.wants(&["resync", part.name]) {
+            rows.extend(part.run(args.quick, rounds)?);
         }
     }
-    let names: Vec<&'static str> = setups.iter().map(Setup::name).collect();
-    drop(setups);
-    let rows = rows(&works, &names, &figures);
     report::table(&rows);
     if let Some(path) = &args.json {
         report::json(&rows, path).with_context(|| path.display().to_string())?;
     }
     Ok(())
-}
-
-fn measure(work: Work, setup: &Setup, scale: Scale, archive: &Path) -> anyhow::Result<f64> {
-    work.run(setup.dir(), scale, archive).with_context(|| format!("{} on {}", work.name(), setup.name()))
-}
-
-/// Medians, and their ratio to ext4 so that more than 1 is faster.
-fn rows(works: &[Work], setups: &[&'static str], figures: &BTreeMap<(usize, usize), Vec<f64>>) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for (w, work) in works.iter().enumerate() {
-        let ext4 = figures.get(&(w, 0)).map_or(f64::NAN, |values| report::median(values));
-        for ((_, s), values) in figures.range((w, 0)..(w + 1, 0)) {
-            let value = report::median(values);
-            rows.push(Row {
-                work: work.name(),
-                setup: setups[*s],
-                metric: work.metric(),
-                value,
-                unit: work.unit(),
-                ratio: if work.less_is_faster() { ext4 / value } else { value / ext4 },
-            });
-        }
-    }
-    rows
 }
 
 /// The folder of this run; removed at the end, however it ends.

@@ -43,17 +43,16 @@ impl Drop for Setup {
 }
 
 /// Makes and mounts ext4 and the wanted others (none named: all).
-pub fn start(scratch: &Path, wanted: &[String], scale: Scale) -> anyhow::Result<Vec<Setup>> {
+pub fn start(scratch: &Path, wanted: &[String], twinfs: &Path, scale: Scale) -> anyhow::Result<Vec<Setup>> {
     if let Some(name) = wanted.iter().find(|name| !NAMES.contains(&name.as_str())) {
         anyhow::bail!("no such setup: {name}; there are: {}", NAMES.join(" "));
     }
-    let twinfs = twinfs_program()?;
     let mut setups = vec![ext4(scratch, scale)?];
     let want = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     for name in NAMES.into_iter().skip(1).filter(|name| want(name)) {
         let setup = match name {
-            "standalone" => standalone(scratch, scale, &twinfs),
-            _ => Pair::start(&scratch.join("pair"), scale.image, &twinfs).map(|pair| Setup {
+            "standalone" => standalone(scratch, scale, twinfs),
+            _ => Pair::start(&scratch.join("pair"), scale.image, twinfs).map(|pair| Setup {
                 name: "pair",
                 dir: pair.dir().to_path_buf(),
                 pair: Some(pair),
@@ -105,7 +104,7 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// The program beside this one, as an administrator would run it. Cargo builds only the package that it runs, so it
 /// is built here when that is where we come from.
-fn twinfs_program() -> anyhow::Result<PathBuf> {
+pub fn twinfs_program() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let path = own.with_file_name("twinfs");
     if let (Some(cargo), Some(profile)) = (std::env::var_os("CARGO"), own.parent().and_then(Path::file_name))

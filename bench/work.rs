@@ -95,8 +95,14 @@ impl Work {
         Work::Rmtree,
     ];
 
-    pub fn names() -> String {
-        Work::ALL.iter().map(|work| work.name()).collect::<Vec<_>>().join(" ")
+    /// The works of these names, none: all, in the order of `ALL`.
+    pub fn of_names(names: &[String]) -> anyhow::Result<Vec<Work>> {
+        let known = || Work::ALL.iter().map(|work| work.name());
+        if let Some(wrong) = names.iter().find(|name| !known().any(|known| known == name.as_str())) {
+            anyhow::bail!("no such work: {wrong}; there are: {}", known().collect::<Vec<_>>().join(" "));
+        }
+        let wanted = |work: &Work| names.is_empty() || names.iter().any(|name| name == work.name());
+        Ok(Work::ALL.iter().copied().filter(wanted).collect())
     }
 
     pub fn name(self) -> &'static str {

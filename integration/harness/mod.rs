@@ -49,8 +49,10 @@ pub fn say(line: &str) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// The folder that cargo put the programs of this build in.
+/// The folder that cargo put the programs of this build in: that of a program, the one above that of a test.
 pub fn bin_dir() -> PathBuf {
-    let exe = std::env::current_exe().expect("path of the test");
-    exe.parent().and_then(|deps| deps.parent()).expect("target/PROFILE").to_path_buf()
+    let exe = std::env::current_exe().expect("path of this program");
+    let dir = exe.parent().expect("target/PROFILE");
+    let above = dir.parent().filter(|_| dir.ends_with("deps"));
+    above.unwrap_or(dir).to_path_buf()
 }

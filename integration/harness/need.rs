@@ -22,7 +22,7 @@ pub const NODES: &[Program] = &[("ip", "iproute2"), ("nft", "nftables"), ("unsha
 /// True if the test `name` can run. Otherwise it has been reported as skipped, and the caller returns.
 #[must_use]
 pub fn have(name: &str, programs: &[Program]) -> bool {
-    match check(programs) {
+    match ensure(programs) {
         Ok(()) => true,
         Err(reason) => {
             skip(name, &reason);
@@ -35,7 +35,7 @@ pub fn have(name: &str, programs: &[Program]) -> bool {
 #[must_use]
 pub fn have_nodes(name: &str, programs: &[Program]) -> bool {
     let all: Vec<Program> = NODES.iter().chain(programs).copied().collect();
-    match kernel().and_then(|()| check(&all)) {
+    match kernel().and_then(|()| ensure(&all)) {
         Ok(()) => true,
         Err(reason) => {
             skip(name, &reason);
@@ -56,7 +56,7 @@ pub fn skip(name: &str, reason: &str) {
 /// As `have`, for a test that mounts: root, and FUSE in the kernel.
 #[must_use]
 pub fn have_mounts(name: &str, programs: &[Program]) -> bool {
-    match mounts().and_then(|()| check(programs)) {
+    match mounts().and_then(|()| ensure(programs)) {
         Ok(()) => true,
         Err(reason) => {
             skip(name, &reason);
@@ -91,7 +91,8 @@ fn on_path(program: &str) -> bool {
             .any(|dir| Path::new(dir).join(program).exists())
 }
 
-fn check(programs: &[Program]) -> Result<(), String> {
+/// Installs what is missing of these; the reason if it cannot be had.
+pub fn ensure(programs: &[Program]) -> Result<(), String> {
     let mut updated = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut missing: Vec<&str> =
         programs.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();

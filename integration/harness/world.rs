@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::bin_dir;
@@ -11,6 +12,8 @@ use super::node::{Node, Ran};
 use super::powercut::PowerDisk;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
+/// Where the scratch folders lie, if not below /var/tmp.
+static BASE: OnceLock<PathBuf> = OnceLock::new();
 const PREFIXES: [&str; 2] = ["192.0.2", "198.51.100"];
 
 /// Some nodes, their cables and their scratch folder; taken back when dropped.
@@ -157,10 +160,16 @@ fn address(number: usize, path: usize) -> String {
     format!("{}.{}", PREFIXES[path], 10 + number)
 }
 
-/// A new folder on the disk that holds the build (the images of the nodes lie there).
+/// All scratch folders from now on lie in `dir`; said once, by whoever measures the disk below it.
+pub fn keep_in(dir: PathBuf) {
+    BASE.get_or_init(|| dir);
+}
+
+/// A new folder on a disk (the images of the nodes lie there).
 pub fn scratch(test: &str) -> PathBuf {
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let dir = PathBuf::from(format!("/var/tmp/twinfs-test-{test}-{}-{number}", std::process::id()));
+    let base = BASE.get_or_init(|| "/var/tmp".into());
+    let dir = base.join(format!("twinfs-test-{test}-{}-{number}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).expect("scratch folder");
     dir
