@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "a shell: clock, files, processes")]
 
 mod aims;
+mod gluster;
 #[path = "../integration/harness/mod.rs"]
 mod harness;
 mod latency;
@@ -29,7 +30,7 @@ use clap::Parser;
 use work::Scale;
 
 /// Times of twinfs beside ext4 on a loop image, as ratios, and what a resync costs. All figures of the pair:
-/// twinfs-bench --only all --setup standalone,pair --rounds 5 --json FILE
+/// twinfs-bench --only all --setup standalone,pair,gluster --rounds 5 --json FILE
 #[derive(Parser, Debug)]
 #[command(name = "twinfs-bench")]
 struct Args {
@@ -48,7 +49,7 @@ struct Args {
     /// Only these works
     #[arg(long, value_name = "WORK", value_delimiter = ',')]
     work: Vec<String>,
-    /// Only these setups: standalone, pair; ext4 is always measured
+    /// Only these setups: standalone, pair, gluster (only if named: Debian's package is installed for it); ext4 always
     #[arg(long, value_name = "SETUP", value_delimiter = ',')]
     setup: Vec<String>,
     /// Folder for the images; its disk is what is measured

@@ -1,8 +1,9 @@
-//! Two twinfs daemons on this machine, replicating over the loopback interface, both images on the same disk.
+//! Two twinfs daemons on this machine, each in a network of its own with a cable between them, both images on the same
+//! disk.
 //!
-//! Decides ports and timing: generous, so that a busy disk never looks like a dead peer. Everything lies in one folder.
+//! Decides addresses and timing: generous, so that a busy disk never looks like a dead peer. Everything but the cable
+//! is in the namespaces of this process, so that the mount is reached like every other one.
 
-use std::net::UdpSocket;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,8 @@ use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::harness::need;
+use crate::harness::world::World;
 use crate::setup::run;
 
 /// How long the pair may take to be in sync, and each daemon to stop.
@@ -22,25 +25,40 @@ const NODES: [&str; 2] = ["alpha", "beta"];
 pub struct Pair {
     dir: PathBuf,
     daemons: Vec<Child>,
+    /// After the daemons: they use its cable.
+    _world: World,
 }
 
 impl Pair {
     /// Makes both images with `image` bytes, starts both daemons and waits until they are in sync.
     pub fn start(dir: &Path, image: u64, twinfs: &Path) -> anyhow::Result<Pair> {
+        need::ensure(need::NODES).map_err(anyhow::Error::msg)?;
         std::fs::DirBuilder::new().mode(0o700).create(dir)?;
-        std::fs::create_dir(dir.join("mount"))?;
+        // Beside it, as the key is nobody else's business and the mount is.
+        let mount = dir.with_extension("mount");
+        std::fs::create_dir(&mount)?;
+        let world = World::new("pair", &NODES, 1);
         let config = dir.join("twinfs.toml");
-        std::fs::write(&config, configuration(dir, image, free_ports()?))?;
+        let addresses = NODES.map(|node| world.address(node, 0));
+        std::fs::write(&config, configuration(dir, &mount, image, &addresses))?;
         for (node, verb) in NODES.into_iter().zip(["init", "join"]) {
             let mut command = Command::new(twinfs);
             command.arg(verb).arg("--config").arg(&config).args(["--node", node]).arg("--state-dir");
             run(command.arg(dir.join(node)))?;
         }
-        let mut pair = Pair { dir: dir.join("mount"), daemons: Vec::new() };
-        for node in NODES {
+        let networks = NODES.map(|node| world.node(node).pid().to_string());
+        let mut pair = Pair { dir: mount, daemons: Vec::new(), _world: world };
+        for (node, network) in NODES.into_iter().zip(networks) {
             let log = std::fs::File::create(dir.join(format!("{node}.log")))?;
-            let mut command = Command::new(twinfs);
-            command.arg("daemon").arg("--config").arg(&config).args(["--node", node]);
+            // Becomes the daemon, so that its pid is the daemon's.
+            let mut command = Command::new("nsenter");
+            command
+                .args(["-t", &network, "-n"])
+                .arg(twinfs)
+                .arg("daemon")
+                .arg("--config")
+                .arg(&config)
+                .args(["--node", node]);
             command.arg("--run-dir").arg(dir.join(node)).arg("--state-dir").arg(dir.join(node));
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
             pair.daemons.push(command.spawn().context("twinfs daemon")?);
@@ -87,21 +105,15 @@ impl Drop for Pair {
     }
 }
 
-/// Two ports of the loopback interface that nobody uses.
-fn free_ports() -> anyhow::Result<[u16; 2]> {
-    let sockets = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
-    Ok([sockets[0].local_addr()?.port(), sockets[1].local_addr()?.port()])
-}
-
-fn configuration(dir: &Path, image: u64, ports: [u16; 2]) -> String {
-    let dir = dir.display();
+fn configuration(dir: &Path, mount: &Path, image: u64, addresses: &[String; 2]) -> String {
+    let (dir, mount) = (dir.display(), mount.display());
     let mib = image >> 20;
     format!(
         "[cluster]\nname = \"bench\"\narbitration = \"manual\"\nkey_file = \"{dir}/key\"\n\n\
          [timing]\nkeepalive = \"500ms\"\ndeadtime = \"60s\"\ninitdead = \"2m\"\nslow_peer = \"20s\"\n\n\
-         [node.alpha]\naddresses = [\"127.0.0.1:{}\"]\n\n[node.beta]\naddresses = [\"127.0.0.1:{}\"]\n\n\
+         [node.alpha]\naddresses = [\"{}:8790\"]\n\n[node.beta]\naddresses = [\"{}:8790\"]\n\n\
          [volume.bench]\nimage = {{ alpha = \"{dir}/alpha.img\", beta = \"{dir}/beta.img\" }}\n\
-         size = \"{mib}MiB\"\nmount = \"{dir}/mount\"\n",
-        ports[0], ports[1]
+         size = \"{mib}MiB\"\nmount = \"{mount}\"\n",
+        addresses[0], addresses[1]
     )
 }

@@ -1,25 +1,35 @@
-//! What is measured on: ext4 on a loop image, a twinfs image mounted alone, a pair of twinfs daemons on this machine.
+//! What is measured on: ext4 on a loop image, a twinfs image mounted alone, a pair of twinfs daemons on this machine,
+//! and GlusterFS with two replicas.
 //!
 //! Decides how each is made and taken down. Does not know what is measured. All images are files in one folder, hence
-//! on one disk. The ext4 image is written with zeros beforehand, which is the fastest kind: the limit.
+//! on one disk. The images of ext4 are written with zeros beforehand, which is the fastest kind: the limit. Both
+//! mirrors have the same wire: a cable of a bridge between two network namespaces.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 
+use crate::gluster::Gluster;
 use crate::pair::Pair;
 use crate::work::Scale;
 
 /// Names by position; ext4 is first, all ratios refer to it.
-pub const NAMES: [&str; 3] = ["ext4", "standalone", "pair"];
+const NAMES: [&str; 4] = ["ext4", "standalone", "pair", GLUSTER];
+/// Only where it is named: what it needs is installed for it.
+const GLUSTER: &str = "gluster";
+
+/// Who ends a mount.
+enum Mount {
+    Ours(PathBuf),
+    Pair(Pair),
+    Gluster(Gluster),
+}
 
 /// A mounted filesystem; unmounted when dropped.
 pub struct Setup {
     name: &'static str,
-    dir: PathBuf,
-    /// Unmounted by its own daemons, not by us.
-    pair: Option<Pair>,
+    mount: Mount,
 }
 
 impl Setup {
@@ -28,58 +38,68 @@ impl Setup {
     }
 
     pub fn dir(&self) -> &Path {
-        &self.dir
+        match &self.mount {
+            Mount::Ours(dir) => dir,
+            Mount::Pair(pair) => pair.dir(),
+            Mount::Gluster(gluster) => gluster.dir(),
+        }
     }
 }
 
 impl Drop for Setup {
     fn drop(&mut self) {
-        if self.pair.take().is_none()
-            && let Err(error) = run(Command::new("umount").arg(&self.dir))
+        if let Mount::Ours(dir) = &self.mount
+            && let Err(error) = run(Command::new("umount").arg(dir))
         {
             eprintln!("twinfs-bench: {error:#}");
         }
     }
 }
 
-/// Makes and mounts ext4 and the wanted others (none named: all).
+/// Makes and mounts ext4 and the wanted others (none named: all but GlusterFS).
 pub fn start(scratch: &Path, wanted: &[String], twinfs: &Path, scale: Scale) -> anyhow::Result<Vec<Setup>> {
     if let Some(name) = wanted.iter().find(|name| !NAMES.contains(&name.as_str())) {
         anyhow::bail!("no such setup: {name}; there are: {}", NAMES.join(" "));
     }
-    let mut setups = vec![ext4(scratch, scale)?];
-    let want = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+    let mut setups = vec![Setup { name: NAMES[0], mount: ext4(scratch, scale)? }];
+    let want = |name: &str| match wanted.is_empty() {
+        true => name != GLUSTER,
+        false => wanted.iter().any(|wanted| wanted == name),
+    };
     for name in NAMES.into_iter().skip(1).filter(|name| want(name)) {
-        let setup = match name {
+        let mount = match name {
             "standalone" => standalone(scratch, scale, twinfs),
-            _ => Pair::start(&scratch.join("pair"), scale.image, twinfs).map(|pair| Setup {
-                name: "pair",
-                dir: pair.dir().to_path_buf(),
-                pair: Some(pair),
-            }),
+            "pair" => Pair::start(&scratch.join("pair"), scale.image, twinfs).map(Mount::Pair),
+            _ => Gluster::start(&scratch.join(GLUSTER), scale.image).map(Mount::Gluster),
         };
-        setups.push(setup.with_context(|| format!("setup {name}"))?);
+        let mount = mount.with_context(|| format!("setup {name}"))?;
+        setups.push(Setup { name, mount });
     }
     Ok(setups)
 }
 
-fn ext4(scratch: &Path, scale: Scale) -> anyhow::Result<Setup> {
-    let (image, dir) = (scratch.join("ext4.img"), scratch.join("ext4"));
-    std::fs::create_dir(&dir)?;
-    zeros(&image, scale.image)?;
-    run(Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
-        .arg(&image))?;
-    run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir))?;
-    Ok(Setup { name: "ext4", dir, pair: None })
+/// An ext4 whose blocks the disk below has already.
+pub fn make_ext4(image: &Path, bytes: u64, options: &[&str]) -> anyhow::Result<()> {
+    zeros(image, bytes)?;
+    let mut mkfs = Command::new("mkfs.ext4");
+    mkfs.args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"]).args(options);
+    run(mkfs.arg(image))
 }
 
-fn standalone(scratch: &Path, scale: Scale, twinfs: &Path) -> anyhow::Result<Setup> {
+fn ext4(scratch: &Path, scale: Scale) -> anyhow::Result<Mount> {
+    let (image, dir) = (scratch.join("ext4.img"), scratch.join("ext4"));
+    std::fs::create_dir(&dir)?;
+    make_ext4(&image, scale.image, &[])?;
+    run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir))?;
+    Ok(Mount::Ours(dir))
+}
+
+fn standalone(scratch: &Path, scale: Scale, twinfs: &Path) -> anyhow::Result<Mount> {
     let (image, dir) = (scratch.join("alone.img"), scratch.join("alone"));
     std::fs::create_dir(&dir)?;
     run(Command::new(twinfs).arg("mkfs").arg(&image).arg(scale.image.to_string()))?;
     run(Command::new(twinfs).args(["mount", "--standalone"]).arg(&image).arg(&dir))?;
-    Ok(Setup { name: "standalone", dir, pair: None })
+    Ok(Mount::Ours(dir))
 }
 
 fn zeros(path: &Path, bytes: u64) -> anyhow::Result<()> {

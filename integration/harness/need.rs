@@ -111,7 +111,7 @@ pub fn ensure(programs: &[Program]) -> Result<(), String> {
     if !Path::new("/etc/debian_version").exists() || !on_path("apt-get") {
         return Err(format!("needs {list}, which are installed by themselves on Debian only"));
     }
-    let _ = std::io::stderr().write_all(format!("installing for the tests: {list}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("installing from Debian: {list}\n").as_bytes());
     let _policy = Policy::forbid_services()?;
     if !*updated {
         apt(&["update"])?;
