@@ -19,6 +19,8 @@ pub fn of(work: Work, setup: &str, of: &str) -> Option<Aim> {
         Work::AppendFsync(_) => (Some(1.0), None, Some(3.0)),
         Work::Mail(_) => (Some(1.0), None, Some(10.0)),
         Work::SqliteDelete | Work::SqliteWal => (Some(0.7), None, Some(4.0)),
+        Work::Pgbench => (Some(0.7), None, Some(2.0)),
+        Work::Dbench => (None, None, Some(10.0)),
         Work::SeqWrite => (Some(0.45), None, Some(1.2)),
         Work::SeqReadCold | Work::RandReadCold | Work::ReadWarm => (None, Some(AS_FAST), None),
         Work::Create | Work::Unlink | Work::Untar => (None, Some(0.75), Some(30.0)),

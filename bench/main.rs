@@ -11,6 +11,7 @@ mod gluster;
 mod harness;
 mod latency;
 mod pair;
+mod programs;
 mod report;
 mod resync;
 mod setup;

@@ -1,11 +1,13 @@
 //! What is measured: each work runs in a folder of a mounted filesystem and answers with one figure.
 //!
 //! Decides the list, the sizes and the units. Does not know which filesystem it runs on: the calls are the same for
-//! all. The works themselves are in `stable`, `stream` and `tree`.
+//! all. The works themselves are in `stable`, `stream`, `tree` and `programs`.
 
 use std::path::Path;
 use std::time::Duration;
 
+use crate::harness::need::Program;
+use crate::programs;
 use crate::stable;
 use crate::stream;
 use crate::tree;
@@ -70,6 +72,8 @@ pub enum Work {
     Unlink,
     Untar,
     Rmtree,
+    Pgbench,
+    Dbench,
 }
 
 impl Work {
@@ -93,6 +97,8 @@ impl Work {
         Work::Unlink,
         Work::Untar,
         Work::Rmtree,
+        Work::Pgbench,
+        Work::Dbench,
     ];
 
     /// The works of these names, none: all, in the order of `ALL`.
@@ -125,12 +131,14 @@ impl Work {
             Work::Unlink => "unlink",
             Work::Untar => "untar",
             Work::Rmtree => "rmtree",
+            Work::Pgbench => "pgbench_4",
+            Work::Dbench => "dbench_4",
         }
     }
 
     pub fn metric(self) -> &'static str {
         match self {
-            Work::SeqWrite | Work::SeqReadCold | Work::ReadWarm => "throughput",
+            Work::SeqWrite | Work::SeqReadCold | Work::ReadWarm | Work::Dbench => "throughput",
             Work::Untar | Work::Rmtree => "time",
             _ => "rate",
         }
@@ -145,12 +153,23 @@ impl Work {
             Work::SqliteDelete | Work::SqliteWal => "commits/s",
             Work::RandReadCold => "reads/s",
             Work::ReaddirWarm => "names/s",
+            Work::Pgbench => "tps",
+            Work::Dbench => "MB/s",
             Work::Create | Work::StatWarm | Work::Unlink => "files/s",
         }
     }
 
     pub fn less_is_faster(self) -> bool {
         matches!(self, Work::Untar | Work::Rmtree)
+    }
+
+    /// Programs that it needs; what Debian has of them is installed.
+    pub fn programs(self) -> &'static [Program] {
+        match self {
+            Work::Pgbench => programs::POSTGRES,
+            Work::Dbench => programs::DBENCH,
+            _ => &[],
+        }
     }
 
     /// Runs once in `dir` and answers in `unit`.
@@ -172,6 +191,8 @@ impl Work {
             Work::Unlink => tree::unlink(&many, scale.files),
             Work::Untar => tree::untar(&grown, archive),
             Work::Rmtree => tree::rmtree(&grown, archive),
+            Work::Pgbench => programs::pgbench(dir, 2 * scale.fsync),
+            Work::Dbench => programs::dbench(dir, 2 * scale.fsync),
         }
     }
 }

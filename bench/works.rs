@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::aims;
+use crate::harness::need;
 use crate::report::{Ratio, Row, median};
 use crate::setup;
 use crate::setup::Setup;
@@ -25,7 +26,7 @@ pub fn run(
     scale: Scale,
     rounds: usize,
 ) -> anyhow::Result<Vec<Row>> {
-    let works = Work::of_names(works)?;
+    let works = runnable(Work::of_names(works)?, !works.is_empty())?;
     let archive = scratch.join("tree.tar");
     tree::make_archive(&archive, scale)?;
     let setups = setup::start(scratch, setups, twinfs, scale)?;
@@ -48,6 +49,19 @@ pub fn run(
     let names: Vec<&'static str> = setups.iter().map(Setup::name).collect();
     drop(setups);
     Ok(rows(&works, &names, &figures))
+}
+
+/// Those whose programs are there or can be had. One that was asked for by its name is not left out.
+fn runnable(works: Vec<Work>, named: bool) -> anyhow::Result<Vec<Work>> {
+    let mut found = Vec::new();
+    for work in works {
+        match need::ensure(work.programs()) {
+            Ok(()) => found.push(work),
+            Err(reason) if named => anyhow::bail!("{}: {reason}", work.name()),
+            Err(reason) => eprintln!("twinfs-bench: without {}: {reason}", work.name()),
+        }
+    }
+    Ok(found)
 }
 
 fn measure(work: Work, setup: &Setup, scale: Scale, archive: &Path) -> anyhow::Result<f64> {
