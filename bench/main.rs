@@ -1,11 +1,12 @@
-//! Times of twinfs beside ext4, as ratios taken in one run on one machine, all images on the same disk; and what a
-//! resync costs.
+//! Times of twinfs beside ext4, as ratios taken in one run on one machine, all images on the same disk; what a resync
+//! costs; and where the time of a replicated fsync goes.
 //!
 //! Decides which parts run. Does not know how anything is measured. Whatever ends a run, an error, a panic or a
 //! signal, takes down what it made.
 #![allow(clippy::disallowed_methods, reason = "a shell: clock, files, processes")]
 
 mod aims;
+mod breakdown;
 mod gluster;
 #[path = "../integration/harness/mod.rs"]
 mod harness;
@@ -30,7 +31,8 @@ use clap::Parser;
 
 use work::Scale;
 
-/// Times of twinfs beside ext4 on a loop image, as ratios, and what a resync costs. All figures of the pair:
+/// Times of twinfs beside ext4 on a loop image, as ratios, what a resync costs, and where the time of an fsync
+/// goes. All figures:
 /// twinfs-bench --only all --setup standalone,pair,gluster --rounds 5 --json FILE
 #[derive(Parser, Debug)]
 #[command(name = "twinfs-bench")]
@@ -44,7 +46,7 @@ struct Args {
     /// Rounds (default: 3 with --quick, else 7)
     #[arg(long)]
     rounds: Option<usize>,
-    /// Only these parts: works, resync, one of resync (latency stall outage compare first), all
+    /// Only these parts: works, resync, one of resync (latency stall outage compare first), breakdown, all
     #[arg(long, value_name = "PART", value_delimiter = ',', default_value = "works")]
     only: Vec<String>,
     /// Only these works
@@ -77,7 +79,9 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     anyhow::ensure!(nix::unistd::geteuid().is_root(), "needs root (loop devices, mounts)");
-    let known = |name: &String| ["all", "works", "resync"].contains(&name.as_str()) || resync::is_part(name);
+    let known = |name: &String| {
+        ["all", "works", "resync", "breakdown"].contains(&name.as_str()) || resync::is_part(name)
+    };
     if let Some(wrong) = args.only.iter().find(|name| !known(name)) {
         anyhow::bail!("no such part: {wrong}; see --help");
     }
@@ -95,6 +99,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
         if args.wants(&["resync", part.name]) {
             rows.extend(part.run(args.quick, rounds)?);
         }
+    }
+    if args.wants(&["breakdown"]) {
+        rows.extend(breakdown::run(&scratch.0, &twinfs, args.quick, rounds)?);
     }
     report::table(&rows);
     if let Some(path) = &args.json {

@@ -26,7 +26,7 @@ pub struct Pair {
     dir: PathBuf,
     daemons: Vec<Child>,
     /// After the daemons: they use its cable.
-    _world: World,
+    world: World,
 }
 
 impl Pair {
@@ -47,7 +47,7 @@ impl Pair {
             run(command.arg(dir.join(node)))?;
         }
         let networks = NODES.map(|node| world.node(node).pid().to_string());
-        let mut pair = Pair { dir: mount, daemons: Vec::new(), _world: world };
+        let mut pair = Pair { dir: mount, daemons: Vec::new(), world };
         for (node, network) in NODES.into_iter().zip(networks) {
             let log = std::fs::File::create(dir.join(format!("{node}.log")))?;
             // Becomes the daemon, so that its pid is the daemon's.
@@ -69,6 +69,16 @@ impl Pair {
 
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Of the two daemons, the one that serves first.
+    pub fn pids(&self) -> [u32; 2] {
+        [self.daemons[0].id(), self.daemons[1].id()]
+    }
+
+    /// A process in the network of each daemon, and its address.
+    pub fn networks(&self) -> [(i32, String); 2] {
+        NODES.map(|node| (self.world.node(node).pid(), self.world.address(node, 0)))
     }
 
     fn wait_in_sync(&self, run_dir: &Path, twinfs: &Path) -> anyhow::Result<()> {
