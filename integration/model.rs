@@ -14,7 +14,7 @@ use std::hash::{Hash, Hasher};
 use pair::{A, Agent, B, World, id};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use twinfs::base::{Members, Span};
-use twinfs::node::{Arbitration, Event, Mutations, Operator, StateWord};
+use twinfs::node::{Arbitration, Event, Mutations, Operator, Role, StateWord};
 use twinfs::sim::MUTATIONS;
 use twinfs::wire::Kind;
 
@@ -26,6 +26,7 @@ const HEAL_EVERY: u64 = 150;
 const REACHED: [&str; 5] =
     ["one goes on alone", "failover", "handover", "rejoin", "a promise is put to the test"];
 const LAPSE: &str = "a lease lapses";
+const FRONT: &str = "a primary without a disk works on its peer's copy";
 
 #[derive(Clone, Debug)]
 struct State {
@@ -76,6 +77,8 @@ enum Step {
     Boot(usize),
     Write(usize),
     Switchover(usize),
+    /// The disk fails under whatever the node does.
+    Fail(usize),
 }
 
 struct Pair {
@@ -93,11 +96,15 @@ const DEEP: Used = Used { writes: 1, faults: 1, jumps: 1, handovers: 1, single: 
 /// The usual order but for one fault.
 const NARROW: Used = Used { writes: 1, faults: 1, jumps: 1, handovers: 0, single: 1 };
 
-/// What a node's own shell owes it is paid at once, except stores: a crash may come between.
+/// What a node's own shell owes it is paid at once, except stores, and the end of services that work on the peer's copy:
+/// a crash may come between.
 fn calm(mut state: State) -> State {
     let w = &mut state.world;
     for n in [A, B] {
-        while w.owed[n].front().is_some_and(|event| !matches!(event, Event::Stored { .. })) {
+        let slow = |event: &Event, left| {
+            matches!(event, Event::Stored { .. }) || left && matches!(event, Event::Demoted)
+        };
+        while w.owed[n].front().is_some_and(|event| !slow(event, w.left[n])) {
             w.pay(n);
         }
     }
@@ -141,7 +148,10 @@ fn heals(state: &State) -> bool {
     for _ in 0..60 {
         w.run(1_000);
         for n in [A, B] {
-            // Whom a fence agent shot starts again.
+            if w.nodes[n].as_ref().is_some_and(|node| node.view().role == Role::Failed) {
+                w.crash(n, true);
+            }
+            // Whom a fence agent shot starts again, and whoever has another disk.
             if w.nodes[n].is_none() {
                 w.boot(n);
             }
@@ -211,7 +221,11 @@ impl Model for Pair {
             if used.faults < most.faults {
                 steps.extend([Step::Crash(n, true), Step::Crash(n, false)]);
             }
-            if used.writes < most.writes && w.mounted[n] {
+            let serves = w.mounted[n] || w.left[n] && w.node(n).view().serving;
+            if used.faults < most.faults && w.node(n).view().role != Role::Failed {
+                steps.push(Step::Fail(n));
+            }
+            if used.writes < most.writes && serves {
                 steps.push(Step::Write(n));
             }
             if used.handovers < most.handovers && w.mounted[n] {
@@ -246,7 +260,7 @@ impl Model for Pair {
                 + u8::from(step == Step::Shoot(Agent::Works));
         used.jumps += u8::from(matches!(step, Step::Jump(..) | Step::Beats));
         let agent = matches!(step, Step::Shoot(agent) if agent != Agent::Works);
-        used.faults += u8::from(matches!(step, Step::Cut | Step::Crash(..)) || agent);
+        used.faults += u8::from(matches!(step, Step::Cut | Step::Crash(..) | Step::Fail(_)) || agent);
         match step {
             Step::Deliver(n) => drop(w.deliver(n)),
             Step::Stored(n) => drop(w.pay(n)),
@@ -270,6 +284,7 @@ impl Model for Pair {
                 used.writes += 1;
                 w.write(n, Kind::WriteFlush, u64::from(used.writes) % 2);
             }
+            Step::Fail(n) => w.fail_disk(n),
             Step::Switchover(n) => {
                 used.handovers += 1;
                 w.operator(n, Operator::Switchover);
@@ -298,6 +313,10 @@ impl Model for Pair {
                 state.world.promotions > 1 && state.world.promised.iter().any(|values| !values.contains(&0))
             }),
         ];
+        all.push(Property::sometimes(FRONT, |_, state: &State| {
+            let works = |n: usize| state.world.nodes[n].as_ref().is_some_and(|node| node.view().front);
+            works(A) && state.world.disks[B].state.record.is_some_and(|r| r.members.solo() == Some(id(B)))
+        }));
         // In yield mode only a takeover ends with one member; in manual mode only the primary goes on.
         if self.arbitration != Arbitration::Yield {
             all.push(Property::sometimes(solo, |_, state: &State| alone(&state.world, A)));
@@ -642,6 +661,37 @@ fn left_and_back_with_every_right(mutations: Mutations) -> bool {
     w.check().is_err()
 }
 
+/// The disk under the primary fails in the middle of a write that only the secondary got, and the witness cannot say that
+/// the secondary alone counts. Then the old disk works again, and its node is the recorded primary of two members.
+fn acknowledged_by_the_peer_alone(mutations: Mutations) -> bool {
+    let mut w = World::whole(Arbitration::Witness, mutations);
+    w.witness_cut = [true; 2];
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.step(A, Event::LocalFailed { op });
+    w.disks[A].cur[1] = 0;
+    w.run(2_000);
+    w.crash(A, true);
+    w.witness_cut = [false; 2];
+    w.boot(A);
+    w.run(60_000);
+    assert!(in_sync(&w), "{}", w.why());
+    w.check().is_err()
+}
+
+/// The services on a failed disk take their time when the secondary, on whose copy they work, loses its link.
+fn served_beside_what_works_on_it(mutations: Mutations) -> bool {
+    let mut w = World::whole(Arbitration::Witness, mutations);
+    w.fail_disk(A);
+    assert!(w.until(|w| !w.mounted[A]), "{}", w.why());
+    w.owed[A].clear();
+    let link = w.link.expect("it stood");
+    w.cut = true;
+    w.step(B, Event::LinkDown { link });
+    w.run(15_000);
+    assert!(w.mounted[B], "{}", w.why());
+    w.check().is_err()
+}
+
 /// A mutation by name, and whether what it does is seen in a run with the given ones.
 type Script = (&'static str, Mutations, fn(Mutations) -> bool);
 
@@ -674,6 +724,8 @@ fn scripts() -> Vec<Script> {
         ("forget_promise", Mutations { forget_promise: true, ..none }, a_joiner_that_promises_nothing),
         ("ignore_state_file", Mutations { ignore_state_file: true, ..none }, a_failed_copy_that_is_believed),
         ("handover_mints", Mutations { handover_mints: true, ..none }, a_false_split_brain),
+        ("front_unrecorded", Mutations { front_unrecorded: true, ..none }, acknowledged_by_the_peer_alone),
+        ("front_unpromised", Mutations { front_unpromised: true, ..none }, served_beside_what_works_on_it),
     ]
 }
 

@@ -711,6 +711,113 @@ fn a_disk_error_on_the_primary_moves_the_service_to_the_peer_at_once_whoever_dec
     }
 }
 
+/// The disk under A has failed, and A may work on B's copy; it was asked to stop its services just now.
+fn fronted(arbitration: Arbitration, mutations: Mutations) -> (World, twinfs::node::OpId) {
+    let mut w = World::whole(arbitration, mutations);
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.step(A, Event::LocalFailed { op });
+    assert!(w.until(|w| !w.mounted[A]), "{}", w.why());
+    assert!(w.node(A).view().front && w.node(A).view().serving, "{}", w.why());
+    (w, op)
+}
+
+#[test]
+fn services_on_a_failed_disk_go_on_with_the_peers_copy_until_they_have_stopped() {
+    for arbitration in ALL {
+        let (mut w, first) = fronted(arbitration, Mutations::default());
+        assert_eq!(w.disks[B].state.record.map(|record| record.members), Some(Members::only(NodeId::B)));
+        assert!(!w.mounted[B], "{arbitration:?}: A has not stopped: {}", w.why());
+        let before = w.disks[A].cur.clone();
+        let last = w.write(A, Kind::WriteFlush, 2);
+        w.run(500);
+        assert!(w.is_done(first) && w.is_done(last), "{arbitration:?}: {}", w.why());
+        assert_eq!(w.disks[A].cur, before, "a disk that failed is not written");
+        assert!(w.mounted[B] && !w.mounted[A], "{arbitration:?}: {}", w.why());
+        assert!(w.promised[2].contains(&w.disks[B].cur[2]) && w.broken.is_none(), "{}", w.why());
+        // The failed copy starts again: what B took meanwhile is known there, and A gets it.
+        w.crash(A, false);
+        w.boot(A);
+        w.run(30_000);
+        w.assert_in_sync();
+    }
+}
+
+#[test]
+fn what_was_written_over_the_link_is_known_to_be_missing_on_the_failed_disk() {
+    let marks_are_needed = |mutations| {
+        let (mut w, _) = fronted(Arbitration::Witness, mutations);
+        w.write(A, Kind::WriteFlush, 2);
+        w.run(500);
+        w.crash(A, false);
+        w.boot(A);
+        w.run(30_000);
+        (w.word(A), w.word(B)) == (StateWord::InSync, StateWord::InSync) && w.disks[A].cur == w.disks[B].cur
+    };
+    assert!(marks_are_needed(Mutations::default()));
+    assert!(!marks_are_needed(Mutations { front_unmarked: true, ..Mutations::default() }));
+}
+
+#[test]
+fn nothing_is_acknowledged_by_the_peer_alone_before_it_is_recorded_so() {
+    for (mutations, holds) in
+        [(Mutations::default(), true), (Mutations { front_unrecorded: true, ..Mutations::default() }, false)]
+    {
+        let mut w = World::whole(Arbitration::Witness, mutations);
+        w.witness_cut = [true; 2];
+        let op = w.write(A, Kind::WriteFlush, 1);
+        w.step(A, Event::LocalFailed { op });
+        w.run(5_000);
+        assert_eq!(!w.is_done(op), holds, "the witness says nothing: {}", w.why());
+        w.run(60_000);
+        assert_eq!(!w.is_done(op), holds);
+        assert!(!w.node(A).view().serving && !w.mounted[B], "detach_grace is over: {}", w.why());
+        w.witness_cut = [false; 2];
+        w.run(20_000);
+        assert!(w.mounted[B] && w.broken.is_none(), "{}", w.why());
+    }
+}
+
+#[test]
+fn whoever_is_worked_on_over_the_link_does_not_answer_beside_it() {
+    for arbitration in ALL {
+        for restarts in [false, true] {
+            let two = |mutations| {
+                let (mut w, _) = fronted(arbitration, mutations);
+                // A's services take their time, and the cable goes; only B notices.
+                w.owed[A].clear();
+                let link = w.link.expect("it stood");
+                w.cut = true;
+                w.step(B, Event::LinkDown { link });
+                if restarts {
+                    w.power_loss(B);
+                    w.boot(B);
+                }
+                w.run(15_000);
+                assert!(w.mounted[B], "{arbitration:?}, restart {restarts}: {}", w.why());
+                w.broken.is_some()
+            };
+            assert!(!two(Mutations::default()), "{arbitration:?}, restart {restarts}");
+            let unpromised = Mutations { front_unpromised: true, ..Mutations::default() };
+            assert!(two(unpromised), "{arbitration:?}, restart {restarts}: A is not there any more");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_knows_nothing_of_it_takes_over_at_once_as_before() {
+    let mut w = World::new(Arbitration::Witness, Mutations::default());
+    w.features[B] = twinfs::wire::FEATURES & !twinfs::wire::feature::FRONT;
+    w.crash(B, true);
+    w.boot(B);
+    w.connect();
+    w.run(3_000);
+    let op = w.write(A, Kind::WriteFlush, 1);
+    w.step(A, Event::LocalFailed { op });
+    assert!(!w.node(A).view().front);
+    w.run(300);
+    assert!(w.mounted[B] && !w.mounted[A], "{}", w.why());
+}
+
 #[test]
 fn a_disk_error_on_the_secondary_holds_the_primary_up_no_longer_than_it_takes_to_say_so() {
     for arbitration in ALL {

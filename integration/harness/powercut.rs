@@ -43,6 +43,8 @@ struct State {
     flushes: u64,
     /// Says that it flushed, and does not.
     lies: bool,
+    /// Every read, write and flush is an error.
+    dead: bool,
     /// Whoever asked for stability after the cut.
     unanswered: Vec<Unanswered>,
 }
@@ -168,6 +170,11 @@ impl PowerDisk {
         self.state().lies = true;
     }
 
+    /// From now on it does nothing but fail.
+    pub fn die(&self) {
+        self.state().dead = true;
+    }
+
     /// Lets go of processes that wait for a flush since the cut (with an error): they could not be ended before.
     pub fn release(&self) {
         let unanswered = std::mem::take(&mut self.state().unanswered);
@@ -186,6 +193,7 @@ impl PowerDisk {
         state.pending.clear();
         state.off = false;
         state.lies = false;
+        state.dead = false;
     }
 
     /// Blocks written since the last flush.
@@ -296,7 +304,12 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let data = self.state().read(offset, size as usize);
+        let state = self.state();
+        if state.dead {
+            return reply.error(Errno::EIO);
+        }
+        let data = state.read(offset, size as usize);
+        drop(state);
         reply.data(&data);
     }
 
@@ -313,6 +326,9 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         let mut state = self.state();
+        if state.dead {
+            return reply.error(Errno::EIO);
+        }
         state.write(offset, data);
         if flags.0 & (nix::libc::O_DSYNC | nix::libc::O_SYNC) != 0 {
             if state.off {
@@ -330,6 +346,9 @@ impl Filesystem for Server {
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         let mut state = self.state();
+        if state.dead {
+            return reply.error(Errno::EIO);
+        }
         if state.off {
             return state.unanswered.push(Unanswered::Flush(reply));
         }

@@ -102,6 +102,8 @@ pub struct World {
     /// Heartbeats to a node are lost.
     pub deaf: [bool; 2],
     pub mounted: [bool; 2],
+    /// Its operations do not touch its disk any more.
+    pub left: [bool; 2],
     /// The node state file cannot be written.
     pub note_fails: bool,
     pub witness: Witness,
@@ -215,6 +217,7 @@ impl World {
             cut: false,
             deaf: [false; 2],
             mounted: [false; 2],
+            left: [false; 2],
             note_fails: false,
             witness: Witness::new(image),
             features: [twinfs::wire::FEATURES; 2],
@@ -297,6 +300,16 @@ impl World {
 
     /// Power loss: what was not flushed is lost, or luckily kept.
     pub fn crash(&mut self, n: usize, keep: bool) {
+        self.lose(n, keep);
+        self.cut_link();
+    }
+
+    /// The same, and everything was written in time; the other node does not notice that the link is gone.
+    pub fn power_loss(&mut self, n: usize) {
+        self.lose(n, true);
+    }
+
+    fn lose(&mut self, n: usize, keep: bool) {
         self.nodes[n] = None;
         if let Some(state) = self.disks[n].writing.take().filter(|_| keep) {
             self.disks[n].set_state(state);
@@ -310,10 +323,10 @@ impl World {
         self.answers[n].clear();
         self.running[n].clear();
         self.mounted[n] = false;
+        self.left[n] = false;
         for shot in self.shots.iter_mut().filter(|shot| shot.by == n) {
             shot.orphan = true;
         }
-        self.cut_link();
     }
 
     /// The oldest request is carried out.
@@ -396,6 +409,10 @@ impl World {
         let link = LinkId(self.links);
         self.link = Some(link);
         for n in [A, B] {
+            // Whoever hears of it first may hang up at once.
+            if self.link != Some(link) {
+                return;
+            }
             let changed = self.disks[n].differs.len() as u64;
             if let Some(node) = self.nodes[n].as_mut() {
                 node.changed_alone(changed);
@@ -450,6 +467,7 @@ impl World {
                 }
                 self.owed[n].push_back(Event::Marked { token });
             }
+            Action::LeaveDisk => self.left[n] = true,
             Action::Settled { runs } => {
                 let busy: BTreeSet<u64> = self.running[n].values().map(|r| r.first).collect();
                 for block in blocks(&runs).filter(|b| !busy.contains(b)) {
@@ -623,7 +641,7 @@ impl World {
     ) {
         let Some(running) = self.running[n].get(&op).cloned() else { return };
         let disk = &mut self.disks[n];
-        if running.kind.writes() {
+        if running.kind.writes() && !self.left[n] {
             disk.hot.insert(running.first);
             if mark != Mark::No {
                 disk.differs.insert(running.first);
@@ -637,7 +655,7 @@ impl World {
                 op.before = Some(before);
             }
         }
-        if running.kind.flushes() {
+        if running.kind.flushes() && !self.left[n] {
             disk.stable = disk.cur.clone();
         }
         self.owed[n].push_back(Event::LocalDone { op });
@@ -682,7 +700,7 @@ impl World {
         if done.kind == Kind::Flush {
             // Everything acknowledged before the flush was issued; the scenarios issue it last.
             for block in 0..BLOCKS as usize {
-                let value = self.disks[n].cur[block];
+                let value = self.disks[if self.left[n] { 1 - n } else { n }].cur[block];
                 if let Some(at) = self.promised[block].iter().position(|v| *v == value) {
                     self.promised[block].drain(..at);
                 }
@@ -745,12 +763,16 @@ impl World {
             node.step(now, Event::Received { link, message }, &mut out);
         }
         for action in out {
-            if let Action::Apply { session, seq, .. } = &action {
+            if let Action::Apply { session, seq, mark, .. } = &action {
                 let (s, q, kind, first) = payload.expect("an Apply answers an Op");
                 assert!((s, q) == (*session, *seq), "the Apply is for the Op that came");
                 let disk = &mut self.disks[n];
                 if kind.writes() {
                     disk.hot.insert(first.0);
+                    if *mark {
+                        disk.differs.insert(first.0);
+                        disk.to_copy.insert(first.0);
+                    }
                     if disk.state.resync != ResyncMark::None {
                         disk.undo.entry(first.0).or_insert(disk.cur[first.0 as usize]);
                     }
@@ -841,11 +863,28 @@ impl World {
                 self.clocks[n] = self.clocks[n] + Span::from_millis(50);
                 self.step(n, Event::Tick);
             }
+            self.note_two();
             if !self.cut {
                 self.connect();
             }
             self.settle();
+            self.note_two();
         }
+    }
+
+    /// Both clocks run alike here, so that two leases never overlap.
+    fn note_two(&mut self) {
+        let answers = |n: usize| self.nodes[n].as_ref().is_some_and(|node| node.may_answer(self.clocks[n]));
+        if self.left.contains(&true) && answers(A) && answers(B) {
+            self.broken.get_or_insert("a node answers beside the one whose copy it works on (T1)".into());
+        }
+    }
+
+    /// The disk fails under no operation in particular.
+    pub fn fail_disk(&mut self, n: usize) {
+        self.ops += 1;
+        let op = OpId(self.ops);
+        self.step(n, Event::LocalFailed { op });
     }
 
     /// Time passes for one node only, in one jump.

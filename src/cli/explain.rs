@@ -260,6 +260,7 @@ impl Page<'_> {
             Talk::Equalising => "connected, both copies are made equal from here",
             Talk::Source => "connected, brought up to date from here",
             Talk::Joining => "connected, joins",
+            Talk::Fronted => "connected, its disk failed: it works on this copy",
             Talk::Target => "connected, this copy is brought up to date from there",
             Talk::Member => "connected, in sync",
         };

@@ -59,7 +59,7 @@ pub fn standing(me: NodeId, state: &State, shown: &WitnessRecord) -> Standing {
     if same_lineage && shown.record.v > mine.v {
         return Standing::Adopt(shown.record);
     }
-    for reason in [GenReason::WentSolo, GenReason::Forced] {
+    for reason in [GenReason::WentSolo, GenReason::Forced, GenReason::PeerDisk] {
         let entry = GenEntry { id: shown.head, minted_by: me, at_v: shown.record.v, reason, first_txn: 0 };
         let mut gens = state.gens.clone();
         gens.push(entry);

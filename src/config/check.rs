@@ -140,6 +140,7 @@ fn timing(values: &Values, arbitration: Arbitration) -> Timing {
         warntime: pick("warntime", Span::from_millis(deadtime.as_millis() / 3)),
         initdead: pick("initdead", defaults.initdead),
         slow_peer: pick("slow_peer", defaults.slow_peer),
+        detach_grace: pick("detach_grace", defaults.detach_grace),
         release_time: pick("release_time", defaults.release_time),
         witness_timeout: pick("witness_timeout", defaults.witness_timeout),
         fence_delay: pick("fence_delay", defaults.fence_delay),

@@ -190,6 +190,13 @@ pub const KEYS: &[Key] = &[
         Some("5s"),
         "a silent secondary is left behind after it",
     ),
+    key(
+        Section::Timing,
+        "detach_grace",
+        span(1_000, 3_600_000),
+        Some("60s"),
+        "services on a failed disk have so long to stop",
+    ),
     key(Section::Timing, "release_time", span(100, 60_000), Some("2s"), "to drop address and services"),
     key(
         Section::Timing,

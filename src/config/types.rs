@@ -125,6 +125,8 @@ pub struct Timing {
     pub initdead: Span,
     /// T_p: a secondary that acknowledges nothing for so long is left behind.
     pub slow_peer: Span,
+    /// What runs on a primary whose disk failed goes on with the peer's copy for so long at most.
+    pub detach_grace: Span,
     /// T_rel: what a primary that lost its lease needs to drop address and services.
     pub release_time: Span,
     /// One request to the witness, until it is repeated.
@@ -301,6 +303,7 @@ impl Timing {
             warntime: pick(3_333, 10_000, 40_000),
             initdead: pick(30_000, 120_000, 240_000),
             slow_peer: pick(5_000, 15_000, 15_000),
+            detach_grace: Span::from_millis(60_000),
             release_time: pick(2_000, 4_000, 4_000),
             witness_timeout: Span::from_millis(500),
             fence_delay: Span::from_millis(5_000),

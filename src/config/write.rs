@@ -111,6 +111,7 @@ impl Lines {
             ("warntime", timing.warntime),
             ("initdead", timing.initdead),
             ("slow_peer", timing.slow_peer),
+            ("detach_grace", timing.detach_grace),
             ("release_time", timing.release_time),
             ("witness_timeout", timing.witness_timeout),
             ("fence_delay", timing.fence_delay),

@@ -139,6 +139,7 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         Notice::WitnessSuspect { text } => Event::TakeoverRefused { reason: format!("the witness: {text}") },
         Notice::DiskFailed { text } => Event::DiskFailed { image: file.unwrap_or_default(), reason: text },
         Notice::PeerDiskFailed => Event::PeerDiskFailed { peer },
+        Notice::FrontBegan => Event::WorksOnPeer { peer },
         Notice::PeerLeft => Event::PeerLeft { peer, v },
         Notice::Found(finding) => return Some(found(finding, me, file)),
         Notice::Verified { progress, end } => match end {

@@ -124,6 +124,7 @@ impl Shared {
                 release: t.release_time,
                 fence_delay: t.fence_delay,
                 fence_retry: t.fence_retry,
+                detach_grace: t.detach_grace,
                 ..Timing::default()
             },
             failback: super::failback::rule(settings.prefer, &settings.failback),

@@ -294,6 +294,8 @@ events! {
     DiskFailed { image: String, reason: String } Critical plain |_n| format!(
         "the disk under {image} failed: {reason}; this copy is not used any more; \"twinfs join --replace\" makes \
          a new one");
+    WorksOnPeer { peer: NodeId } Critical plain |n| format!(
+        "programs go on with the copy of {} over the link while their services are stopped", n.of(*peer));
     PeerDiskFailed { peer: NodeId } Critical plain |n| format!(
         "the disk of {} failed: this copy is the only good one; replace that disk", n.of(*peer));
     /// Something went wrong that has no row of its own.

@@ -16,6 +16,9 @@ pub enum GenReason {
     /// An operator, or the policy for a split brain, made this copy the volume, be it older or one of two that grew
     /// apart: what only the peer had was given up.
     WentBack,
+    /// The peer's disk failed while it served: it goes on over the link, with this copy as the only one, until its
+    /// services have stopped.
+    PeerDisk,
     /// The image was written outside the protocol (`mount --standalone --force`, `fsck -y`).
     Standalone,
 }

@@ -23,6 +23,7 @@ impl GenReason {
             GenReason::Forced => 3,
             GenReason::Standalone => 4,
             GenReason::WentBack => 5,
+            GenReason::PeerDisk => 6,
         }
     }
 
@@ -33,6 +34,7 @@ impl GenReason {
             3 => Ok(GenReason::Forced),
             4 => Ok(GenReason::Standalone),
             5 => Ok(GenReason::WentBack),
+            6 => Ok(GenReason::PeerDisk),
             _ => Err(Damage("unknown reason of a generation")),
         }
     }

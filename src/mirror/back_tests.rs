@@ -20,7 +20,7 @@ impl Machine for Following {
     fn step(&mut self, _: Moment, event: Event, out: &mut Vec<Action>) {
         match event {
             Event::Received { message: Message::Op { session, seq, kind, first, count }, .. } => {
-                out.push(Action::Apply { session, seq, kind, first, count });
+                out.push(Action::Apply { session, seq, kind, first, count, mark: false });
             }
             Event::Received { message: Message::Marks { session, runs, last }, .. } => {
                 out.push(Action::AddMarks { session, runs, last });

@@ -1,6 +1,7 @@
 //! The machine under its lock: events in, actions executed in order, work queued for those who may block.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::{BlockNo, ExtentNo, FastMap};
@@ -54,6 +55,7 @@ pub(super) enum Job {
         kind: Kind,
         run: Run,
         payload: Payload,
+        mark: bool,
     },
     Mark {
         token: Token,
@@ -157,6 +159,8 @@ pub struct Mirror {
     pub(super) env: Arc<dyn Env>,
     pub(super) core: Mutex<Core>,
     pub(super) mutations: Mutations,
+    /// `Action::LeaveDisk` came: the image here is not touched by operations any more. For good.
+    pub(super) left: AtomicBool,
 }
 
 impl Mirror {
@@ -204,7 +208,13 @@ impl Mirror {
             rot: Rot::default(),
             scratch: Vec::new(),
         };
-        Ok(Arc::new(Mirror { image, env, core: Mutex::new(core), mutations }))
+        let left = AtomicBool::new(false);
+        Ok(Arc::new(Mirror { image, env, core: Mutex::new(core), mutations, left }))
+    }
+
+    /// Operations work on the peer's copy: this node's disk failed.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::SeqCst)
     }
 
     pub fn image(&self) -> &Arc<Image> {
@@ -314,12 +324,12 @@ impl Mirror {
             }
             Action::Complete { op } => self.answer(core, op, Phase::Complete),
             Action::Fail { op, refusal } => self.answer(core, op, Phase::Failed(refusal)),
-            Action::Apply { session, seq, kind, first, count } => {
-                let payload = payload.cloned().unwrap_or_default();
-                let job = Job::Apply { session, seq, kind, run: Run { first, count }, payload };
-                self.push(core, Worker::Apply, job);
+            Action::Apply { session, seq, kind, first, count, mark } => {
+                let (run, payload) = (Run { first, count }, payload.cloned().unwrap_or_default());
+                self.push(core, Worker::Apply, Job::Apply { session, seq, kind, run, payload, mark });
             }
             Action::Mark { token, runs } => self.push(core, Worker::Store, Job::Mark { token, runs }),
+            Action::LeaveDisk => self.left.store(true, Ordering::SeqCst),
             Action::Settled { .. } => {}
             Action::SendMarks { session, kind } => {
                 core.copy_map.touch(session);

@@ -12,6 +12,10 @@ use crate::wire::Message;
 use super::ops::Undone;
 use super::{Key, Mirror, Payload};
 
+/// Blocks that are asked for at once where every read goes over the link: 256 KiB, as much as the kernel reads ahead
+/// in one request.
+const FETCHES_MAX: usize = 64;
+
 /// What the peer answered.
 #[derive(Clone, Debug)]
 pub(super) enum Fetched {
@@ -41,6 +45,9 @@ impl Mirror {
         out: &mut [u8],
         hot: &dyn Fn(BlockNo) -> Result<(), E>,
     ) -> Result<(), E> {
+        if self.has_left() {
+            return Ok(self.read_over_link(first, out)?);
+        }
         match self.image.read(first, out) {
             Err(ImageError::Rotten { .. }) => {}
             done => return Ok(done?),
@@ -57,6 +64,25 @@ impl Mirror {
             match (self.image.read(block, part), given) {
                 (Err(ImageError::Rotten { .. }), Some(payload)) => part.copy_from_slice(payload.data()),
                 (done, _) => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the peer's copy, which is the only one. Behind what was sent before: the peer executes both in order.
+    fn read_over_link(&self, first: BlockNo, out: &mut [u8]) -> Result<(), BlocksError> {
+        let blocks: Vec<BlockNo> = (first.0..).map(BlockNo).take(out.len() / BlockNo::SIZE).collect();
+        for (asked, part) in blocks.chunks(FETCHES_MAX).zip(out.chunks_mut(FETCHES_MAX * BlockNo::SIZE)) {
+            let ids: Vec<Option<u64>> = asked.iter().map(|block| self.ask(*block)).collect();
+            let answers: Vec<Fetched> =
+                ids.into_iter().map(|id| self.answered(id)).collect::<Result<_, _>>()?;
+            for ((block, page), answer) in asked.iter().zip(part.chunks_exact_mut(BlockNo::SIZE)).zip(answers)
+            {
+                match answer {
+                    Fetched::Content(payload) => page.copy_from_slice(payload.data()),
+                    Fetched::NotThere => return Err(BlocksError::Rotten(*block)),
+                    Fetched::NoPeer => return Err(BlocksError::Stopped),
+                }
             }
         }
         Ok(())
@@ -133,15 +159,23 @@ impl Mirror {
 
     /// Asks the peer for a block.
     pub(super) fn fetch(&self, block: BlockNo) -> Result<Fetched, ImageError> {
-        let id = {
-            let mut core = self.lock();
-            let Some(link) = core.link else { return Ok(Fetched::NoPeer) };
-            let id = core.next_op;
-            core.next_op += 1;
-            core.fetches.insert(id, None);
-            self.env.send(link, Message::Fetch { id, block }, Payload::default());
-            id
-        };
+        let id = self.ask(block);
+        self.answered(id)
+    }
+
+    /// The question's number; `None`: there is nobody to ask.
+    fn ask(&self, block: BlockNo) -> Option<u64> {
+        let mut core = self.lock();
+        let link = core.link?;
+        let id = core.next_op;
+        core.next_op += 1;
+        core.fetches.insert(id, None);
+        self.env.send(link, Message::Fetch { id, block }, Payload::default());
+        Some(id)
+    }
+
+    fn answered(&self, id: Option<u64>) -> Result<Fetched, ImageError> {
+        let Some(id) = id else { return Ok(Fetched::NoPeer) };
         let waited =
             self.env.wait(Key::Fetch(id), &mut || self.lock().fetches.get(&id).is_none_or(Option::is_some));
         let answer = self.lock().fetches.remove(&id).flatten();
@@ -156,7 +190,8 @@ impl Mirror {
     /// it locked or compares it with a digest of its own.
     pub(super) fn answer_fetch(&self, link: LinkId, id: u64, block: BlockNo) {
         let mut data = Pages::zeroed(1);
-        let inside = block.0 < self.image.block_count();
+        // A copy that was left is as old as the failure of its disk.
+        let inside = block.0 < self.image.block_count() && !self.has_left();
         let guard = inside.then(|| self.image.try_lock(block, 1)).flatten();
         let found = inside && self.image.read(block, &mut data).is_ok();
         if let Some(guard) = guard {

@@ -79,7 +79,9 @@ impl Mirror {
             match done {
                 Ok(done) => return Ok(done),
                 Err(Undone::Failed(error)) => {
-                    self.notice_failure(&error);
+                    if self.notice_failure(&error) {
+                        continue;
+                    }
                     return Err(error);
                 }
                 Err(Undone::SlotsBusy) => self.flush()?,
@@ -88,11 +90,14 @@ impl Mirror {
         Err(BlocksError::Io("the activity log has no slot left although all members flushed".to_string()))
     }
 
-    /// An image that stopped before anything was issued: the machine must know, or it serves on from a dead disk.
-    fn notice_failure(&self, error: &BlocksError) {
+    /// An image that stopped before anything was issued: the machine must know, or it serves on from a dead disk. True:
+    /// it goes on with the peer's copy, and what failed can be done there.
+    fn notice_failure(&self, error: &BlocksError) -> bool {
+        let before = self.has_left();
         if *error != BlocksError::Stopped && self.image.failure().is_some() {
             self.disk_failed();
         }
+        !before && self.has_left()
     }
 
     /// The disk failed under no operation that the machine knows of.
@@ -107,7 +112,7 @@ impl Mirror {
 
     /// Makes the extents hot, for the body of `locked`.
     pub(super) fn hot(&self, first: BlockNo, count: u64) -> Result<(), Undone> {
-        busy_or(self.image.make_hot(first, count))
+        if self.has_left() { Ok(()) } else { busy_or(self.image.make_hot(first, count)) }
     }
 
     /// Tells the machine about an operation; it may start at once or be held.
@@ -157,7 +162,9 @@ impl Mirror {
             Err(ImageError::Disk(crate::image::DiskError::Dead)) => return Err(BlocksError::Stopped),
             Err(error) => {
                 self.deliver(Event::LocalFailed { op });
-                return Err(error.into());
+                if !self.has_left() {
+                    return Err(error.into());
+                }
             }
         }
         Ok(())
@@ -174,6 +181,9 @@ impl Mirror {
             }
             (kind, run, payload)
         };
+        if self.has_left() {
+            return Ok(());
+        }
         if kind.writes() && mark != Mark::No && !self.mutations.no_solo_marks {
             self.image.mark(run.first, run.count)?;
             if mark == Mark::ToCopy && !self.mutations.no_copy_marks {
@@ -341,14 +351,16 @@ impl Blocks for Mirror {
     }
 
     fn back(&self, extent: ExtentNo) -> Result<(), BlocksError> {
-        if self.image.is_backed(extent) {
+        if self.is_backed(extent) {
             return Ok(());
         }
         let first = extent.first_block();
         let count = ExtentNo::BLOCKS.min(self.image.block_count().saturating_sub(first.0));
         self.locked(first, count, |guard| {
             // Here first: a full host disk is an answer, not a failed member.
-            self.image.back(guard, extent)?;
+            if !self.has_left() {
+                self.image.back(guard, extent)?;
+            }
             Ok(self.perform(Kind::Back, Run { first, count }, Payload::default(), Some(guard))?)
         })
     }
@@ -358,7 +370,10 @@ impl Blocks for Mirror {
     }
 
     fn pin_hot(&self, first: BlockNo, count: u64) -> Result<(), BlocksError> {
-        self.locked(first, count, |_| busy_or(self.image.pin_hot(first, count)))
+        self.locked(first, count, |_| match self.has_left() {
+            true => Ok(()),
+            false => busy_or(self.image.pin_hot(first, count)),
+        })
     }
 }
 

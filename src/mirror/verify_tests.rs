@@ -101,7 +101,7 @@ impl Machine for Looks {
             }
             Event::LocalDone { op } => out.push(Action::Complete { op }),
             Event::Received { message: Message::Op { session, seq, kind, first, count }, .. } => {
-                out.push(Action::Apply { session, seq, kind, first, count });
+                out.push(Action::Apply { session, seq, kind, first, count, mark: false });
             }
             _ => {}
         }

@@ -30,7 +30,9 @@ impl Mirror {
 
     fn run(&self, job: Job) {
         match job {
-            Job::Apply { session, seq, kind, run, payload } => self.apply(session, seq, kind, run, &payload),
+            Job::Apply { session, seq, kind, run, payload, mark } => {
+                self.apply((session, seq), kind, run, &payload, mark);
+            }
             Job::Mark { token, runs } => self.mark(token, &runs),
             Job::SendMarks { session, kind } => self.read_marks(session, kind),
             Job::AddDigests { session, extent, payload } => self.add_digests(session, extent, &payload),
@@ -65,14 +67,15 @@ impl Mirror {
         }
     }
 
-    fn apply(&self, session: Session, seq: Seq, kind: Kind, run: Run, payload: &Payload) {
+    fn apply(&self, at: (Session, Seq), kind: Kind, run: Run, payload: &Payload, mark: bool) {
+        let (session, seq) = at;
         if self.mutations.ack_before_apply {
             self.deliver(Event::Applied { session, seq });
         }
         let done = if kind.writes() || kind == Kind::Back {
             let Ok(guard) = self.lock_range(run.first, run.count) else { return };
-            let done =
-                self.keeping_old((kind, run, payload), || self.apply_locked(&guard, kind, run, payload));
+            let done = self
+                .keeping_old((kind, run, payload), || self.apply_locked(&guard, kind, run, payload, mark));
             self.unlock(guard);
             done
         } else {
@@ -97,6 +100,7 @@ impl Mirror {
         kind: Kind,
         run: Run,
         payload: &Payload,
+        mark: bool,
     ) -> Result<(), ImageError> {
         if kind == Kind::Back {
             return self.image.back(guard, run.first.extent());
@@ -107,6 +111,10 @@ impl Mirror {
             return Ok(());
         }
         self.hot_received(run)?;
+        if mark {
+            self.image.mark(run.first, run.count)?;
+            self.image.mark_to_copy(run.first, run.count)?;
+        }
         self.lock().rot.written(run);
         match kind {
             Kind::Discard | Kind::CopyHole if self.mutations.keep_discarded => Ok(()),
@@ -150,6 +158,10 @@ impl Mirror {
     }
 
     fn mark(&self, token: Token, runs: &[Run]) {
+        if self.has_left() {
+            // The peer has everything, and marks what it alone has.
+            return;
+        }
         let ranges: Vec<(BlockNo, u64)> = runs.iter().map(|run| (run.first, run.count)).collect();
         let done = runs
             .iter()

@@ -160,6 +160,8 @@ pub enum Notice {
     },
     /// The peer's disk failed: this copy is the only one.
     PeerDiskFailed,
+    /// This node's disk failed, and what runs here goes on with the peer's copy until it has stopped.
+    FrontBegan,
     /// The peer was stopped or disconnected on purpose, and gave up its rights first.
     PeerLeft,
     /// Something could not be done, or a message made no sense.
@@ -195,14 +197,18 @@ pub enum Action {
         refusal: Refusal,
     },
     /// Execute a received operation on the local image, in stream order where blocks overlap, payload as received;
-    /// then `Applied`.
+    /// then `Applied`. `mark`: the sender does not keep it, so both bits of these blocks are set first.
     Apply {
         session: Session,
         seq: Seq,
         kind: Kind,
         first: BlockNo,
         count: u64,
+        mark: bool,
     },
+    /// The local image is not touched any more: local parts are done as soon as they begin, and what is read comes
+    /// from the peer.
+    LeaveDisk,
     /// Set both bits of these blocks, stable; then `Marked`.
     Mark {
         token: Token,

@@ -46,6 +46,14 @@ pub struct Timing {
     pub fence_delay: Span,
     /// Between two rounds through the agents when none of them helped.
     pub fence_retry: Span,
+    /// A primary whose disk failed works on the peer's copy for so long at most: its services stop in that time.
+    #[serde(default = "detach_grace")]
+    pub detach_grace: Span,
+}
+
+/// For facts that were recorded before there was such a time.
+fn detach_grace() -> Span {
+    Span::from_secs(60)
 }
 
 impl Default for Timing {
@@ -60,6 +68,7 @@ impl Default for Timing {
             failback_delay: Span::from_secs(60),
             fence_delay: Span::from_secs(5),
             fence_retry: Span::from_secs(10),
+            detach_grace: detach_grace(),
         }
     }
 }
@@ -156,6 +165,12 @@ pub struct Mutations {
     pub leave_keeps_right: bool,
     /// A restart forgets when the volume went back last.
     pub forget_failback: bool,
+    /// A primary without a disk acknowledges before its peer has recorded that it is the only member.
+    pub front_unrecorded: bool,
+    /// Whoever is worked on over the link serves as soon as the link is gone.
+    pub front_unpromised: bool,
+    /// What a primary without a disk writes is not marked at its peer.
+    pub front_unmarked: bool,
 }
 
 /// Settings of one node's machine.

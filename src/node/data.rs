@@ -38,7 +38,7 @@ impl Node {
 
     /// Operations may start: alone, or with the peer in a session of this record.
     fn can_start(&self) -> bool {
-        if !self.data_open() || self.frozen || self.marking.is_some() {
+        if !self.data_open() || self.frozen || self.marking.is_some() || self.front_waits() {
             return false;
         }
         if self.sole() {
@@ -55,7 +55,7 @@ impl Node {
                 self.start(id, out);
             }
         }
-        if self.marking.is_some() {
+        if self.marking.is_some() || self.front_waits() && !self.cfg.mutations.front_unrecorded {
             return;
         }
         // Equalising: what waits is sent again with everything else, and acknowledged when both are members again. So
@@ -119,6 +119,10 @@ impl Node {
     }
 
     pub(super) fn local_failed(&mut self, op: OpId, out: &mut Vec<Action>) {
+        if self.detach.front.is_some() || self.can_front() {
+            self.fail("the local disk failed under a write", out);
+            return self.outbox.local_done(op);
+        }
         self.outbox.remove(op);
         out.push(Action::Fail { op, refusal: Refusal::LocalDisk });
         self.fail("the local disk failed under a write", out);
@@ -202,7 +206,7 @@ impl Node {
         }
         let Some(conv) = self.conv.as_ref().filter(|conv| unchecked || conv.id == session) else { return };
         let may = match &conv.phase {
-            Phase::Member => !kind.is_copy(),
+            Phase::Member | Phase::Fronted => !kind.is_copy(),
             Phase::Target(target) => !kind.is_copy() || (target.source_is_peer && self.may_be_overwritten()),
             _ => false,
         };
@@ -219,7 +223,9 @@ impl Node {
             return;
         }
         self.hot |= kind.writes();
-        out.push(Action::Apply { session, seq, kind, first, count });
+        let mark = self.is_fronted() && kind.writes() && !self.cfg.mutations.front_unmarked;
+        self.marks |= mark;
+        out.push(Action::Apply { session, seq, kind, first, count, mark });
     }
 
     /// What the image can carry out: at least one block to write, a whole extent to allocate.

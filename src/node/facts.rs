@@ -48,6 +48,8 @@ pub enum Talk {
     Target,
     /// Both equal, both members, agreed in this session.
     Member,
+    /// The peer's disk failed, and it works on this copy.
+    Fronted,
 }
 
 /// What a node knows when it decides. Moments are those of its own boot-time clock.
@@ -70,6 +72,9 @@ pub struct Facts {
     /// Its side of a split is the one that is kept, and the other one knows.
     pub crowned: bool,
     pub failed: bool,
+    /// This node works on the peer's copy.
+    #[serde(default)]
+    pub front: bool,
     pub going_back: bool,
     /// A record or marks are being made stable.
     pub storing: bool,
@@ -101,6 +106,9 @@ pub struct Facts {
     pub peer_serving: bool,
     /// It said that it holds no right any more.
     pub gave_up: bool,
+    /// It works on this copy, or did and may not have stopped.
+    #[serde(default)]
+    pub fronted: bool,
     /// When the member session ended.
     pub lost_at: Option<Moment>,
 
@@ -144,6 +152,7 @@ impl Node {
             split: self.split,
             crowned: self.is_crowned(),
             failed: self.failed.is_some(),
+            front: self.detach.front.is_some(),
             going_back: self.is_going_back(),
             storing: self.store.is_some(),
             marking: self.marking.is_some(),
@@ -163,6 +172,7 @@ impl Node {
             peer_record: self.peer_record,
             peer_serving: self.peer_serving,
             gave_up: self.gave_up.is_some(),
+            fronted: self.detach.fronted,
             lost_at: self.lost_at,
             confirmed: self.confirmed,
             continuity: self.continuity,
@@ -203,6 +213,7 @@ impl Node {
             Some(Phase::Source(_)) => Talk::Source,
             Some(Phase::Target(_)) => Talk::Target,
             Some(Phase::Member) => Talk::Member,
+            Some(Phase::Fronted) => Talk::Fronted,
         }
     }
 }

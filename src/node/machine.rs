@@ -12,7 +12,7 @@ use crate::wire::{Hello, Session};
 use super::action::Action;
 use super::back::Back;
 use super::config::{NodeConfig, StartInfo};
-use super::detach::Farewell;
+use super::detach::Detach;
 use super::event::{Event, LinkId, Token};
 use super::failback::Homing;
 use super::fence::Fencing;
@@ -99,7 +99,7 @@ pub struct Node {
     /// The operator stated that the peer is down.
     pub(super) forced: Option<Moment>,
     pub(super) failed: Option<String>,
-    pub(super) farewell: Option<Farewell>,
+    pub(super) detach: Detach,
     /// The peer was told that this node leaves; it is hung up on then.
     pub(super) leaving: Option<Moment>,
     /// Why the peer gave up every right of its own, until copies are compared with it again.
@@ -176,7 +176,7 @@ impl Node {
             disconnected: false,
             forced: None,
             failed: state.is_out_of_use().then(|| super::retire::OUT_OF_USE.to_string()),
-            farewell: None,
+            detach: Detach::at_start(&state),
             leaving: None,
             gave_up: None,
             vote: None,
@@ -294,6 +294,7 @@ impl Node {
         self.log_step(out);
         self.resolve_step(out);
         self.pause_step(out);
+        self.front_step(out);
         self.farewell_step(out);
         self.leave_step(out);
         self.source_step(out);
@@ -333,7 +334,8 @@ impl Node {
             copy,
             look,
             self.pace_timeout(),
-            self.farewell.as_ref().map(|farewell| farewell.until),
+            self.detach.farewell.as_ref().map(|farewell| farewell.until),
+            self.detach.front.as_ref().map(|front| front.until),
             self.leaving_until(),
             Some(self.vote_retry_at),
             self.kept_until(),

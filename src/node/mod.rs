@@ -12,6 +12,7 @@ mod event;
 mod facts;
 mod failback;
 mod fence;
+mod front;
 mod grow;
 mod hand;
 mod kept;

@@ -27,7 +27,8 @@ impl Node {
             return;
         }
         self.next_beat = self.after(self.cfg.timing.keepalive);
-        let follows = self.both() && !self.is_primary() && !self.taking() && self.serve == Serve::Down;
+        let follows = self.both() && !self.is_primary() && !self.taking() && self.serve == Serve::Down
+            || self.is_fronted();
         let mut heartbeat = Heartbeat {
             volume: self.state.volume,
             from: self.me(),
@@ -78,18 +79,21 @@ impl Node {
             self.peer_record = heartbeat.record;
             self.peer_serving = heartbeat.serving;
         }
-        if heartbeat.released && newest && heartbeat.record == self.state.record {
+        let ours = heartbeat.record == self.state.record;
+        if heartbeat.released && newest && (ours || self.detach.fronted) {
             self.promise_until = self.promise_until.min(self.now);
         } else if !heartbeat.released {
             let until = self.after(self.cfg.timing.deadtime);
             self.promise_until = self.promise_until.max(until);
             if self.vote.as_ref().is_some_and(|vote| vote.is_reading() && vote.is_solo())
                 && !self.is_primary()
+                && !self.is_fronted()
             {
                 self.vote = None;
             }
         }
-        if heartbeat.record == self.state.record && self.both() && self.is_primary() {
+        let ours = ours || self.front_holds(heartbeat.record);
+        if ours && self.both() && self.is_primary() {
             let from = if self.cfg.mutations.lease_from_echo_arrival {
                 lease_from.map(|_| self.now)
             } else {
@@ -140,10 +144,8 @@ impl Node {
     }
 
     pub(super) fn needs_lease(&self) -> bool {
-        self.both()
-            && self.cfg.arbitration != Arbitration::Manual
-            && !self.join_unsent
-            && !self.cfg.mutations.no_lease
+        let decides = self.cfg.arbitration != Arbitration::Manual || self.detach.front.is_some();
+        self.both() && decides && !self.join_unsent && !self.cfg.mutations.no_lease
     }
 
     pub(super) fn lease_valid(&self) -> bool {
@@ -263,6 +265,9 @@ impl Node {
         }
         if gate_promote(self.me(), &self.state, right).is_ok() {
             self.memory.serves(right, facts);
+            if std::mem::take(&mut self.detach.fronted) {
+                out.push(Order::Tell(Notice::TookOver).into());
+            }
             self.serve = Serve::Raising;
             out.push(Order::Promote.into());
         }
@@ -289,7 +294,11 @@ impl Node {
             return self.shoot(facts, out);
         }
         let Some(mine) = self.state.record else { return };
-        let reason = if right == Right::Forced { GenReason::Forced } else { GenReason::WentSolo };
+        let reason = match right {
+            _ if self.detach.fronted => GenReason::PeerDisk,
+            Right::Forced => GenReason::Forced,
+            _ => GenReason::WentSolo,
+        };
         let asks = self.cfg.arbitration == Arbitration::Witness && !self.cfg.mutations.no_witness_vote;
         if asks && self.now < self.vote_retry_at {
             return;
@@ -320,7 +329,9 @@ impl Node {
         let record = Record { v: entry.at_v, members: Members::only(me), primary: me };
         let mut apart = self.state.apart;
         if self.both() {
-            let since = self.side.log.map_or(Since::Untouched, |(txn, ino)| Since::From { txn, ino });
+            // What the peer writes here over the link is not in the log of a mount of this node.
+            let untouched = if self.detach.fronted { Since::Unknown } else { Since::Untouched };
+            let since = self.side.log.map_or(untouched, |(txn, ino)| Since::From { txn, ino });
             apart = Apart { led: self.is_primary(), since, verdict: None };
         }
         self.put(State { record: Some(record), gens, apart, ..self.state.clone() }, After::Solo, out);
@@ -342,7 +353,11 @@ impl Node {
             let right = self.memory.right.take();
             out.push(Order::Tell(Notice::WentSolo { record, right, silent }).into());
         }
-        if self.serve == Serve::Down {
+        self.detach.fronted |= super::front::may_be_fronted(&self.state);
+        if self.is_fronted() {
+            return self.front_granted(out);
+        }
+        if self.serve == Serve::Down && !self.detach.fronted {
             out.push(Order::Tell(Notice::TookOver).into());
         }
         // Whoever was refused under the earlier record is looked at again.

@@ -16,7 +16,11 @@ impl Node {
     /// What the peer may still lose of the present member session, as far as no flush has covered it. While copies
     /// are made equal the marks that ask for the copying cover it: the peer's own log among them.
     pub fn in_doubt(&self) -> Vec<Run> {
-        if self.is_member() { self.outbox.doubt_of_session() } else { Vec::new() }
+        if self.is_member() && self.detach.front.is_none() {
+            self.outbox.doubt_of_session()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Both are members of one record and said so in this session, whether or not their copies are equal yet.
@@ -40,7 +44,7 @@ impl Node {
             record: self.state.record,
             connected: self.link.is_some()
                 && self.conv.as_ref().is_some_and(|conv| {
-                    matches!(conv.phase, Phase::Member | Phase::Source(_) | Phase::Target(_))
+                    matches!(conv.phase, Phase::Member | Phase::Fronted | Phase::Source(_) | Phase::Target(_))
                 }),
             peer_features: self
                 .conv
@@ -49,6 +53,7 @@ impl Node {
                 .map_or(0, |theirs| theirs.features),
             peer_serving: self.peer_serving,
             serving: self.data_open(),
+            front: self.detach.front.is_some(),
             frozen: facts.is_frozen(),
             lease_until: lease.filter(|_| self.needs_lease()),
             promise_until: self.promise_until,
@@ -96,7 +101,7 @@ impl Node {
             return text(&format!("{}: {next}", super::retire::OUT_OF_USE), None);
         }
         if let Some(why) = &self.failed {
-            return text(&format!("stopped: {why}; repair or replace the disk, then restart"), None);
+            return self.failed_reason(why);
         }
         if let Some(words) = self.split_reason() {
             return text(&words, None);
@@ -131,6 +136,9 @@ impl Node {
         match self.conv.as_ref().map(|conv| &conv.phase) {
             Some(Phase::Member) if self.handing.is_some() => text("the primary changes by agreement", None),
             Some(Phase::Member) => text("both copies are equal and current", None),
+            Some(Phase::Fronted) => {
+                text("the peer's disk failed: what still runs there works on this copy", None)
+            }
             Some(Phase::Source(source)) if source.equal => {
                 text("equalising both copies before serving", None)
             }
@@ -154,6 +162,20 @@ impl Node {
             }
             None if self.sole() => text("the peer's copy is out of date", None),
             None => self.reason_apart(),
+        }
+    }
+
+    fn failed_reason(&self, why: &str) -> Reason {
+        match &self.detach.front {
+            Some(front) => {
+                let text =
+                    format!("{why}: what runs here works on the peer's copy while it is being stopped");
+                Reason { text, until: Some(front.until) }
+            }
+            None => {
+                let text = format!("stopped: {why}; repair or replace the disk, then restart");
+                Reason { text, until: None }
+            }
         }
     }
 

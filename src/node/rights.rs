@@ -37,6 +37,7 @@ pub enum Bar {
     JustStarted,
     FileDisagrees,
     Promised,
+    Fronted,
     NotConfirmed,
     NotContinuous,
     FenceDelay,
@@ -97,6 +98,10 @@ impl Bar {
             Bar::Promised => (
                 "the peer was heard less than deadtime ago and may hold a lease",
                 "the peer's silence on every path, or its word that it let go",
+            ),
+            Bar::Fronted => (
+                "the peer's disk failed, and what still runs there works on this copy",
+                "its end, within detach_grace, or the peer's silence",
             ),
             Bar::NotConfirmed => ("both nodes did not agree on this record since this start", PERSON),
             Bar::NotContinuous => (
@@ -200,7 +205,12 @@ impl Facts {
                 Talk::Greeting | Talk::Comparing | Talk::Target => true,
                 _ => false,
             };
+            let promised = self.now < self.promise_until && !self.mutations.front_unpromised;
+            if self.fronted && promised {
+                return until(Bar::Fronted, self.promise_until);
+            }
             let bars = [
+                (self.talk == Talk::Fronted, Bar::Fronted),
                 (newer, Bar::PeerNewer),
                 (undecided && !self.stranger, Bar::Undecided),
                 (self.split, Bar::Split),
@@ -256,7 +266,7 @@ impl Facts {
         if self.forced {
             return if self.talk == Talk::None { Ok(Right::Forced) } else { Err(Bar::Talking.into()) };
         }
-        if !self.stranger {
+        if !self.stranger && self.talk != Talk::Fronted {
             if self.talk != Talk::None {
                 Err(Bar::Talking)?;
             }
@@ -415,7 +425,9 @@ impl Facts {
 
     pub fn role(&self) -> Role {
         match () {
+            () if self.failed && self.data_open() => Role::HandingOver,
             () if self.failed => Role::Failed,
+            () if self.talk == Talk::Fronted => Role::Secondary,
             () if self.handing && self.serving != Serving::Up => Role::HandingOver,
             () if self.is_frozen() => Role::Frozen,
             () if self.data_open() => Role::Primary,
@@ -430,6 +442,7 @@ impl Facts {
         let out = self.members().is_some_and(|members| !members.contains(self.me));
         match self.talk {
             _ if self.split => StateWord::Diverged,
+            _ if self.front => StateWord::Behind,
             Talk::Member => StateWord::InSync,
             Talk::Equalising | Talk::Source | Talk::Joining | Talk::Target => StateWord::CatchingUp,
             _ if self.copy.half_overwritten => StateWord::Behind,

@@ -27,6 +27,8 @@ pub(super) enum Phase {
     Target(Target),
     /// Both equal, both members, agreed in this session.
     Member,
+    /// They were; the peer's disk failed, and it works on this copy until it has stopped.
+    Fronted,
 }
 
 impl Phase {
@@ -121,6 +123,7 @@ impl Node {
         if self.serve == Serve::Down {
             self.refuse_waiting(out);
         }
+        self.front_lost(out);
         self.handing_lost();
         self.grow_lost(out);
         self.follow_lost();
@@ -194,7 +197,7 @@ impl Node {
         }
         self.progress_at = self.now;
         self.heard_at = Some(self.now);
-        if self.is_member() {
+        if self.is_member() || self.is_fronted() {
             self.promise_until = self.promise_until.max(self.after(self.cfg.timing.deadtime));
         }
         match message {
@@ -224,6 +227,8 @@ impl Node {
             | Message::HandoverDone { session, .. }
             | Message::AskHandover { session }
             | Message::Detached { session }
+            | Message::Front { session }
+            | Message::Fronted { session, .. }
             | Message::Grow { session, .. }
             | Message::Grown { session, .. }
             | Message::Split { session, .. }
@@ -244,6 +249,8 @@ impl Node {
             Message::HandoverDone { record, .. } => self.handover_done(record, out),
             Message::AskHandover { .. } => self.asked_to_hand_over(),
             Message::Detached { .. } => self.peer_detached(out),
+            Message::Front { .. } => self.peer_fronts(out),
+            Message::Fronted { record, .. } => self.front_recorded(record, out),
             Message::Grow { blocks, .. } => self.asked_to_grow(session, blocks, out),
             Message::Grown { blocks, .. } => self.peer_grown(blocks, out),
             Message::Split { note, .. } => self.heard_note(*note),
@@ -269,7 +276,8 @@ impl Node {
         let Some(link) = self.link else { return };
         let Some(conv) = self.conv.as_mut() else { return };
         let decision = decide(&conv.mine, &theirs);
-        self.gave_up = None;
+        // Whoever worked on this copy was another process of the peer, and it is gone.
+        (self.gave_up, self.detach.fronted) = (None, false);
         self.memory.compares(self.now, &conv.mine, &theirs);
         let result = hash(&conv.mine, &theirs, &decision);
         conv.id = session_of(&conv.mine, &theirs);

@@ -116,6 +116,8 @@ pub struct View {
     pub peer_features: u64,
     pub peer_serving: bool,
     pub serving: bool,
+    /// What is served is the peer's copy, over the link: this node's disk failed.
+    pub front: bool,
     /// Operations are held at this moment.
     pub frozen: bool,
     pub lease_until: Option<Moment>,

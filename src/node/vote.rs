@@ -93,7 +93,8 @@ impl Node {
 
     /// Asks again, keeps the witness in step, and lets a forced promotion pass a silent witness.
     pub(super) fn vote_step(&mut self, out: &mut Vec<Action>) {
-        if self.cfg.arbitration != Arbitration::Witness || self.is_out_of_use() {
+        if self.cfg.arbitration != Arbitration::Witness || self.is_out_of_use() || self.detach.front.is_some()
+        {
             return;
         }
         if let Some(mut vote) = self.vote {

@@ -17,8 +17,12 @@ use super::world::{Ev, MS, NAMES, SECOND, World, node_id};
 impl World {
     /// Promise 2: what a flush covered is stable on every member.
     pub fn check_stable(&self, node: usize, mirror: &Arc<Mirror>, covered: &[(u64, u64)]) {
-        let members =
-            mirror.image().state().record.map_or(Members::only(node_id(node)), |record| record.members);
+        let members = match mirror.has_left() {
+            true => Members::only(node_id(1 - node)),
+            false => {
+                mirror.image().state().record.map_or(Members::only(node_id(node)), |record| record.members)
+            }
+        };
         let mut oracle = lock(&self.oracle);
         let mut wrong = None;
         for (block, version) in covered {
@@ -135,6 +139,7 @@ impl World {
             Notice::FailbackAsked => "failback",
             Notice::TookOver => "took-over",
             Notice::PeerDiskFailed => "peer-detached",
+            Notice::FrontBegan => "works-on-peer",
             Notice::PeerLeft => "peer-left",
             Notice::Found(_) => "found-rotten",
             Notice::Verified { end: VerifyEnd::Finished, .. } => "verified",

@@ -52,6 +52,9 @@ const NONE: Mutations = Mutations {
     resolve_unkept: false,
     leave_keeps_right: false,
     forget_failback: false,
+    front_unrecorded: false,
+    front_unpromised: false,
+    front_unmarked: false,
 };
 
 const fn bug(name: &'static str, within: u64, on: Mutations) -> Mutation {
@@ -87,6 +90,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("keep-discarded", 500, Mutations { keep_discarded: true, ..NONE }),
     bug("resolve-unkept", 500, Mutations { resolve_unkept: true, ..NONE }),
     bug("forget-failback", 500, Mutations { forget_failback: true, ..NONE }),
+    bug("front-unmarked", 500, Mutations { front_unmarked: true, ..NONE }),
     BOTH_LOGS,
 ];
 
@@ -98,8 +102,10 @@ pub const BOTH_LOGS: Mutation =
 /// The half of `BOTH_LOGS` that nothing but the other half hides: harmless alone.
 pub const RECEIVER_LOG: Mutation = bug("no-receiver-marks", 0, Mutations { no_receiver_marks: true, ..NONE });
 
-/// Not seen in 40 seeds: other rules hide what they do, or the world lacks what would show it.
-const UNSEEN: [Mutation; 2] = [
+/// Not seen in 40 seeds: other rules hide what they do, or the world lacks what would show it. (`front-unpromised` in
+/// 500: a cut that one side notices would have to fall into the moments in which services stop; a scenario sees it.)
+const UNSEEN: [Mutation; 3] = [
+    bug("front-unpromised", 0, Mutations { front_unpromised: true, ..NONE }),
     bug("ignore-target-marks", 0, Mutations { ignore_target_marks: true, ..NONE }),
     bug("joiner-first", 0, Mutations { joiner_first: true, ..NONE }),
 ];

@@ -78,6 +78,13 @@ fn settle(world: &Arc<World>, limit: u64) {
     }
     let now = world.sched.now();
     world.run_until(now + 4 * SECOND);
+    // The volume may be on its way back to the other node at this very moment: that takes moments.
+    for _ in 0..5 {
+        if !ok(world) || in_sync() {
+            break;
+        }
+        world.run_until(world.sched.now() + SECOND);
+    }
     if world.sched.is_excused() {
         world.check_split_is_told();
     } else if ok(world) {

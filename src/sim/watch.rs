@@ -50,6 +50,9 @@ impl Watched {
         if self.world.machine(self.owner.node).paused_until > since {
             return;
         }
+        if self.mirror.has_left() {
+            return self.acknowledged_for_peer();
+        }
         let Some(record) = self.mirror.image().state().record else {
             return self
                 .world
@@ -58,6 +61,16 @@ impl Watched {
         };
         let wrong = lock(&self.world.oracle).acknowledged(self.owner.node, record);
         if let Some(text) = wrong {
+            self.world.sched.violate(text);
+        }
+    }
+
+    /// The record in force is the peer's: this node acknowledges until that one serves itself.
+    fn acknowledged_for_peer(&self) {
+        let serves = lock(&self.world.oracle).server;
+        lock(&self.world.oracle).count("acknowledged-for-peer");
+        if serves.is_some_and(|server| server.node != self.owner.node) {
+            let text = format!("I1: {} acknowledged for its peer, which serves", NAMES[self.owner.node]);
             self.world.sched.violate(text);
         }
     }

@@ -122,6 +122,7 @@ impl World {
             failback_delay: Span::from_secs(5),
             fence_delay: Span::from_secs(1),
             fence_retry: Span::from_secs(2),
+            detach_grace: Span::from_secs(6),
         }
     }
 

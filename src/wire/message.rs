@@ -175,6 +175,16 @@ pub enum Message {
     Detached {
         session: Session,
     },
+    /// The sender's disk failed, and programs still run there: the receiver's copy becomes the only one, and the sender
+    /// works on it over the link until they have stopped. Answered with `Fronted`.
+    Front {
+        session: Session,
+    },
+    /// The sender alone is a member, by this record: what it acknowledges needs nobody else.
+    Fronted {
+        session: Session,
+        record: Record,
+    },
     /// Please make your image so large; answer with `Grown`.
     Grow {
         session: Session,

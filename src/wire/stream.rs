@@ -30,10 +30,12 @@ pub mod feature {
     pub const LEAVE: u64 = 1 << 4;
     /// Probes are answered. Not the machine's doing: the daemon adds it.
     pub const PROBE: u64 = 1 << 5;
+    /// `Front`, `Fronted`: a primary whose disk failed works on the peer's copy until its services have stopped.
+    pub const FRONT: u64 = 1 << 6;
 }
 /// What this program can do.
 pub const FEATURES: u64 =
-    feature::VERIFY | feature::DETACH | feature::GROW | feature::RESOLVE | feature::LEAVE;
+    feature::VERIFY | feature::DETACH | feature::GROW | feature::RESOLVE | feature::LEAVE | feature::FRONT;
 /// Bytes of the header before body and payload.
 pub const HEADER_BYTES: usize = 12;
 /// Most bytes of a body: a full list of runs.
@@ -147,7 +149,9 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
             w.record(Some(*record));
             encode_gens(gens, w);
         }
-        Message::Handover { session, record } | Message::HandoverDone { session, record } => {
+        Message::Handover { session, record }
+        | Message::HandoverDone { session, record }
+        | Message::Fronted { session, record } => {
             w.u64(session.0);
             w.record(Some(*record));
         }
@@ -156,6 +160,26 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
             w.u64(block.0);
             w.u8(u8::from(*found));
         }
+        Message::Check { .. } | Message::Checked { .. } => encode_check(message, w),
+        Message::Grow { session, blocks } | Message::Grown { session, blocks } => {
+            w.u64(session.0);
+            w.u64(*blocks);
+        }
+        Message::Split { session, note } => encode_note(*session, note, w),
+        Message::TargetReady { session }
+        | Message::Joined { session }
+        | Message::AskHandover { session }
+        | Message::Detached { session }
+        | Message::Front { session }
+        | Message::Left { session }
+        | Message::Bye { session } => w.u64(session.0),
+    }
+    type_code(message)
+}
+
+/// The two messages of a verify run; nothing of any other.
+fn encode_check(message: &Message, w: &mut Writer<'_>) {
+    match message {
         Message::Check { id, first, count, hash } => {
             w.u64(*id);
             w.u64(first.0);
@@ -167,19 +191,8 @@ fn encode_body(message: &Message, w: &mut Writer<'_>) -> u8 {
             w.u64(upto.0);
             w.u8(u8::from(*equal));
         }
-        Message::Grow { session, blocks } | Message::Grown { session, blocks } => {
-            w.u64(session.0);
-            w.u64(*blocks);
-        }
-        Message::Split { session, note } => encode_note(*session, note, w),
-        Message::TargetReady { session }
-        | Message::Joined { session }
-        | Message::AskHandover { session }
-        | Message::Detached { session }
-        | Message::Left { session }
-        | Message::Bye { session } => w.u64(session.0),
+        _ => {}
     }
-    type_code(message)
 }
 
 fn type_code(message: &Message) -> u8 {
@@ -206,6 +219,8 @@ fn type_code(message: &Message) -> u8 {
         Message::Grown { .. } => 20,
         Message::Split { .. } => 21,
         Message::Left { .. } => 22,
+        Message::Front { .. } => 23,
+        Message::Fronted { .. } => 24,
     }
 }
 
@@ -247,6 +262,8 @@ fn decode_body(kind: u8, r: &mut Reader<'_>) -> Result<Message, Refused> {
         }
         18 => Message::Detached { session: Session(r.u64()?) },
         22 => Message::Left { session: Session(r.u64()?) },
+        23 => Message::Front { session: Session(r.u64()?) },
+        24 => Message::Fronted { session: Session(r.u64()?), record: r.some_record()? },
         17 => Message::Checked { id: r.u64()?, upto: ExtentNo(r.u64()?), equal: r.flag("equal")? },
         19 => Message::Grow { session: Session(r.u64()?), blocks: r.u64()? },
         20 => Message::Grown { session: Session(r.u64()?), blocks: r.u64()? },
@@ -362,6 +379,7 @@ fn encode_gens(gens: &[GenEntry], w: &mut Writer<'_>) {
             GenReason::Forced => 3,
             GenReason::Standalone => 4,
             GenReason::WentBack => 5,
+            GenReason::PeerDisk => 6,
         });
         w.u64(entry.first_txn);
     }
@@ -381,6 +399,7 @@ fn decode_gens(r: &mut Reader<'_>) -> Result<Vec<GenEntry>, Refused> {
                 3 => GenReason::Forced,
                 4 => GenReason::Standalone,
                 5 => GenReason::WentBack,
+                6 => GenReason::PeerDisk,
                 _ => return Err(Refused::Value("reason")),
             },
             first_txn: r.u64()?,

@@ -86,6 +86,8 @@ fn messages() -> Vec<(Message, usize)> {
         (Message::Checked { id: 7, upto: ExtentNo(3), equal: true }, 0),
         (Message::Checked { id: 7, upto: ExtentNo(3), equal: false }, 15_488),
         (Message::Detached { session }, 0),
+        (Message::Front { session }, 0),
+        (Message::Fronted { session, record: record() }, 0),
         (Message::Grow { session, blocks: 1 << 30 }, 0),
         (Message::Grown { session, blocks: 0 }, 0),
         (Message::Split { session, note: Box::new(note(None)) }, 0),

@@ -98,6 +98,7 @@ fn words(state: &State, name: &dyn Fn(NodeId) -> String) -> String {
         Some(GenReason::Standalone) => "was written by itself, without the pair",
         Some(GenReason::Made) | None => "was the only one",
         Some(GenReason::WentSolo) => "had gone on alone",
+        Some(GenReason::PeerDisk) => "was the only one when the other node's disk failed",
     };
     let split = if state.diverged { ", while the other copy changed as well" } else { "" };
     format!("a copy of {me} that {how} (record {v}){split}")
