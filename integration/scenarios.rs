@@ -804,6 +804,24 @@ fn whoever_is_worked_on_over_the_link_does_not_answer_beside_it() {
 }
 
 #[test]
+fn a_disk_that_rots_again_and_again_is_given_up_beside_an_equal_copy_and_kept_where_it_is_the_only_one() {
+    for arbitration in ALL {
+        for n in [A, B] {
+            let mut w = whole(arbitration);
+            w.step(n, Event::DiskRots);
+            w.run(1_000);
+            let kept = 1 - n;
+            assert!(w.mounted[kept] && !w.mounted[n], "{arbitration:?}, {n}: {}", w.why());
+            assert_eq!(w.disks[kept].state.record.map(|r| r.members), Some(Members::only(pair::id(kept))));
+            // The last good copy, however bad.
+            w.step(kept, Event::DiskRots);
+            w.run(1_000);
+            assert!(w.mounted[kept] && w.broken.is_none(), "{arbitration:?}, {n}: {}", w.why());
+        }
+    }
+}
+
+#[test]
 fn a_peer_that_knows_nothing_of_it_takes_over_at_once_as_before() {
     let mut w = World::new(Arbitration::Witness, Mutations::default());
     w.features[B] = twinfs::wire::FEATURES & !twinfs::wire::feature::FRONT;

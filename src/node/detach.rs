@@ -2,7 +2,7 @@
 //!
 //! Decides when the peer is told. Invariants: nothing of a failed copy is served or followed until a restart; the peer
 //! is told only when this node has stopped and has noted outside the image that it is unusable, so that no restart can
-//! make it go on beside the peer.  (What runs on a failed
+//! make it go on beside the peer. A disk that merely rots is given up only beside an equal copy. (What runs on a failed
 //! disk and may go on for a while: `front`.)
 
 use crate::base::Moment;
@@ -56,6 +56,13 @@ impl Node {
         self.stop_serving(out);
         if !self.is_member() {
             self.close_link(out);
+        }
+    }
+
+    /// A disk that rots is worth more than none: it is given up only beside a copy that is as new.
+    pub(super) fn disk_rots(&mut self, out: &mut Vec<Action>) {
+        if self.is_member() && self.both() {
+            self.fail("the disk loses blocks again and again", out);
         }
     }
 

@@ -184,6 +184,9 @@ pub enum Event {
         token: Token,
     },
 
+    /// This disk rots faster than it is worth repairing, or loses a block again that was repaired.
+    DiskRots,
+
     /// That this copy is unusable is stable outside it (`Order::NoteUnusable`).
     UnusableNoted,
 
