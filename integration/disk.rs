@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use harness::need;
 use harness::pair::{MOUNT, Pair, Plan};
+use harness::powercut::PowerDisk;
 
 /// Bytes of each disk.
 const DISK: u64 = 192 << 20;
@@ -87,11 +88,31 @@ fn notes(pair: &Pair, node: &str) -> Vec<(u64, f64)> {
 #[test]
 fn services_on_a_disk_that_died_stop_without_an_error_and_lose_nothing() {
     let name = "services_on_a_disk_that_died_stop_without_an_error_and_lose_nothing";
-    if !need::have_nodes(name, &[]) {
-        return;
+    if need::have_nodes(name, &[]) {
+        // What it had not flushed when it died is lost with it.
+        let stop = |pair: &Pair| {
+            pair.node("alpha").kill_all();
+            pair.world.disks[0].restore();
+        };
+        disk_fails("disk-dies", &PowerDisk::die, &stop);
     }
+}
+
+/// The node is stopped in order then, and nothing that the disk lacks may be forgotten by that.
+#[test]
+fn a_disk_that_failed_once_lacks_what_was_under_way_and_that_is_known_after_a_clean_stop() {
+    let name = "a_disk_that_failed_once_lacks_what_was_under_way_and_that_is_known_after_a_clean_stop";
+    if need::have_nodes(name, &[]) {
+        let stop = |pair: &Pair| {
+            pair.node("alpha").run(&["twinfs", "down"]);
+        };
+        disk_fails("disk-stumbles", &PowerDisk::stumble, &stop);
+    }
+}
+
+fn disk_fails(test: &str, fail: &dyn Fn(&PowerDisk), stop: &dyn Fn(&Pair)) {
     let plan = Plan { power_disks: Some(DISK), size: "128MiB", ..Plan::default() };
-    let mut pair = Pair::start("disk-dies", &plan);
+    let mut pair = Pair::start(test, &plan);
     let large = format!("head -c 20000000 /dev/urandom > {MOUNT}/large && sync {MOUNT}/large");
     pair.node("alpha").sh(&large).ok();
     let sum = pair.node("alpha").sh(&format!("sha256sum < {MOUNT}/large")).ok().out;
@@ -104,7 +125,7 @@ fn services_on_a_disk_that_died_stop_without_an_error_and_lose_nothing() {
     assert!(began, "nothing is written");
 
     let died = now();
-    pair.world.disks[0].die();
+    fail(&pair.world.disks[0]);
     pair.wait_serving("beta");
     let end = pair.node("alpha").sh("cat /run/ledger.end").ok().out;
     let told = pair.node("alpha").sh("tail -1 /var/lib/ledger.notes").ok().out;
@@ -139,8 +160,8 @@ fn services_on_a_disk_that_died_stop_without_an_error_and_lose_nothing() {
     assert!(log.contains("programs go on with the copy of beta"), "{log}");
 
     // Another disk, here the same one that works again: it is brought up to date.
-    pair.node("alpha").kill_all();
-    pair.world.disks[0].restore();
+    stop(&pair);
+    pair.world.disks[0].revive();
     pair.start_daemon("alpha");
     pair.wait_in_sync("beta");
     pair.compare_images();

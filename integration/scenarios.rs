@@ -804,6 +804,38 @@ fn whoever_is_worked_on_over_the_link_does_not_answer_beside_it() {
 }
 
 #[test]
+fn a_word_that_the_peer_is_down_counts_as_one_where_the_peers_disk_failed_before_it() {
+    let mut w = World::whole(Arbitration::Witness, Mutations::default());
+    w.witness_cut = [true; 2];
+    w.fail_disk(A);
+    w.run(200);
+    w.operator(B, Operator::Promote { peer_is_down: true });
+    w.run(20_000);
+    assert!(w.mounted[B] && !w.mounted[A], "{}", w.why());
+    w.crash(A, false);
+    w.boot(A);
+    w.witness_cut = [false; 2];
+    w.run(60_000);
+    w.assert_in_sync();
+    assert!(w.mounted[B]);
+}
+
+#[test]
+fn no_room_at_the_peer_ends_the_work_on_its_copy_and_not_the_copy() {
+    let (mut w, _) = fronted(Arbitration::Witness, Mutations::default());
+    let op = w.write(A, Kind::WriteFlush, 2);
+    let sent = w.wire[B].iter().find_map(|(_, message, _)| match message {
+        Message::Op { session, .. } => Some(*session),
+        _ => None,
+    });
+    w.wire[B].clear();
+    w.step(B, Event::ApplyFull { session: sent.expect("it was sent") });
+    w.run(500);
+    assert!(!w.is_done(op), "nobody has it");
+    assert!(w.mounted[B] && w.broken.is_none(), "{}", w.why());
+}
+
+#[test]
 fn a_disk_that_rots_again_and_again_is_given_up_beside_an_equal_copy_and_kept_where_it_is_the_only_one() {
     for arbitration in ALL {
         for n in [A, B] {

@@ -45,6 +45,8 @@ struct State {
     lies: bool,
     /// Every read, write and flush is an error.
     dead: bool,
+    /// The next write is, and no other.
+    stumbles: bool,
     /// Whoever asked for stability after the cut.
     unanswered: Vec<Unanswered>,
 }
@@ -175,6 +177,11 @@ impl PowerDisk {
         self.state().dead = true;
     }
 
+    /// The next write is an error, and everything after it works.
+    pub fn stumble(&self) {
+        self.state().stumbles = true;
+    }
+
     /// Lets go of processes that wait for a flush since the cut (with an error): they could not be ended before.
     pub fn release(&self) {
         let unanswered = std::mem::take(&mut self.state().unanswered);
@@ -193,7 +200,11 @@ impl PowerDisk {
         state.pending.clear();
         state.off = false;
         state.lies = false;
-        state.dead = false;
+    }
+
+    /// After `die`: it works again, with all that was written before.
+    pub fn revive(&self) {
+        self.state().dead = false;
     }
 
     /// Blocks written since the last flush.
@@ -326,7 +337,7 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         let mut state = self.state();
-        if state.dead {
+        if state.dead || std::mem::take(&mut state.stumbles) {
             return reply.error(Errno::EIO);
         }
         state.write(offset, data);

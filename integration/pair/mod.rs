@@ -467,7 +467,7 @@ impl World {
                 }
                 self.owed[n].push_back(Event::Marked { token });
             }
-            Action::LeaveDisk => self.left[n] = true,
+            Action::LeaveDisk { for_peer } => self.left[n] |= for_peer,
             Action::Settled { runs } => {
                 let busy: BTreeSet<u64> = self.running[n].values().map(|r| r.first).collect();
                 for block in blocks(&runs).filter(|b| !busy.contains(b)) {

@@ -44,7 +44,14 @@ const FIRST_LIFETIME_SECS: u64 = 2;
 struct State {
     promoted: bool,
     frozen: bool,
+    stopped: bool,
     seconds: u64,
+}
+
+impl State {
+    fn fresh() -> State {
+        State { promoted: false, frozen: false, stopped: false, seconds: FIRST_LIFETIME_SECS }
+    }
 }
 
 /// The reflexes of one volume.
@@ -56,7 +63,7 @@ pub struct Reflexes {
 
 impl Reflexes {
     pub fn new(address: Arc<dyn AddressWish>, gate: Arc<dyn RequestGate>) -> Reflexes {
-        let state = State { promoted: false, frozen: false, seconds: FIRST_LIFETIME_SECS };
+        let state = State::fresh();
         Reflexes { state: Mutex::new(state), address, gate }
     }
 
@@ -67,7 +74,7 @@ impl Reflexes {
     /// A promotion begins: requests may be answered as soon as there is a mount.
     pub fn promoting(&self) {
         let mut state = self.state();
-        *state = State { promoted: false, frozen: false, seconds: FIRST_LIFETIME_SECS };
+        *state = State::fresh();
         self.gate.open();
     }
 
@@ -116,9 +123,14 @@ impl Reflexes {
     /// The right to serve is gone.
     pub fn stop(&self) {
         let mut state = self.state();
-        state.promoted = false;
+        (state.promoted, state.stopped) = (false, true);
         self.gate.stop();
         self.address.drop_now();
+    }
+
+    /// `stop` was called since the last promotion began: whatever takes its time need not.
+    pub fn has_stopped(&self) -> bool {
+        self.state().stopped
     }
 }
 

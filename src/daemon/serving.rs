@@ -26,6 +26,8 @@ const FOLLOW_LIMIT: Duration = Duration::from_secs(5);
 /// For users of the mount to leave after the services stopped.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(5);
 const ADDRESS_LIMIT: Duration = Duration::from_secs(2);
+/// Between two looks whether services still have a volume to be stopped on.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What the thread is asked for.
 #[derive(Debug)]
@@ -183,7 +185,7 @@ impl Serving {
         if graceful {
             // Every service may need its full time; more than that nobody waits.
             let each = self.service_timeout.0.saturating_mul(self.service_count.max(1) as u64);
-            self.services.down(Span(each));
+            self.stop_in_order(Span(each));
             self.reflexes.leaving();
             self.addresses.drop_and_wait(ADDRESS_LIMIT);
         } else {
@@ -214,6 +216,18 @@ impl Serving {
             (self.tell)(events::Event::Unmounted { at });
         }
         self.reflexes.stop();
+    }
+
+    /// Services get their time, unless what they work on is gone meanwhile.
+    fn stop_in_order(&self, limit: Span) {
+        let end = Instant::now() + limit.as_duration();
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            self.services.down(Span::from_millis(u64::try_from(left.min(LOOK).as_millis()).unwrap_or(0)));
+            if self.services.settled() == Some(false) || left.is_zero() || self.reflexes.has_stopped() {
+                return;
+            }
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<dyn Served>>> {

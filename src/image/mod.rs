@@ -207,6 +207,12 @@ impl Image {
         self.core().failed.clone()
     }
 
+    /// Nothing is written any more, not even by `close`: what lay in the activity log must still be there at the next
+    /// opening, for the disk failed under some of it.
+    pub fn abandon(&self, why: &str) {
+        self.core().failed.get_or_insert_with(|| why.to_string());
+    }
+
     /// The stable state.
     pub fn state(&self) -> State {
         self.core().state.clone()

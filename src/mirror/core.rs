@@ -294,6 +294,13 @@ impl Mirror {
         self.ask_tick(&core);
     }
 
+    fn leave_disk(&self, for_peer: bool) {
+        self.image.abandon("the disk failed");
+        if for_peer {
+            self.left.store(true, Ordering::SeqCst);
+        }
+    }
+
     /// What was asked on the old link will not be answered.
     fn link_changed(&self, core: &mut Core, link: Option<LinkId>) {
         core.link = link;
@@ -329,7 +336,7 @@ impl Mirror {
                 self.push(core, Worker::Apply, Job::Apply { session, seq, kind, run, payload, mark });
             }
             Action::Mark { token, runs } => self.push(core, Worker::Store, Job::Mark { token, runs }),
-            Action::LeaveDisk => self.left.store(true, Ordering::SeqCst),
+            Action::LeaveDisk { for_peer } => self.leave_disk(for_peer),
             Action::Settled { .. } => {}
             Action::SendMarks { session, kind } => {
                 core.copy_map.touch(session);

@@ -74,15 +74,17 @@ impl Mirror {
         self.check(first, count)?;
         for _ in 0..SLOT_FLUSHES_MAX {
             let guard = self.lock_range(first, count)?;
+            let left = self.has_left();
             let done = body(&guard);
             self.unlock(guard);
             match done {
                 Ok(done) => return Ok(done),
                 Err(Undone::Failed(error)) => {
-                    if self.notice_failure(&error) {
-                        continue;
+                    self.notice_failure(&error);
+                    if left || !self.has_left() {
+                        return Err(error);
                     }
-                    return Err(error);
+                    // It goes on with the peer's copy, and what failed can be done there.
                 }
                 Err(Undone::SlotsBusy) => self.flush()?,
             }
@@ -90,14 +92,11 @@ impl Mirror {
         Err(BlocksError::Io("the activity log has no slot left although all members flushed".to_string()))
     }
 
-    /// An image that stopped before anything was issued: the machine must know, or it serves on from a dead disk. True:
-    /// it goes on with the peer's copy, and what failed can be done there.
-    fn notice_failure(&self, error: &BlocksError) -> bool {
-        let before = self.has_left();
+    /// An image that stopped before anything was issued: the machine must know, or it serves on from a dead disk.
+    fn notice_failure(&self, error: &BlocksError) {
         if *error != BlocksError::Stopped && self.image.failure().is_some() {
             self.disk_failed();
         }
-        !before && self.has_left()
     }
 
     /// The disk failed under no operation that the machine knows of.

@@ -87,6 +87,7 @@ impl Mirror {
                 self.env.send_now();
             }
             Ok(()) | Err(ImageError::Disk(DiskError::Dead)) => {}
+            Err(ImageError::NoSpace { .. }) if mark => self.deliver(Event::ApplyFull { session }),
             Err(error) => {
                 self.fault("the peer's operation failed here", &error);
                 self.deliver(Event::ApplyFailed { session, seq });
@@ -158,8 +159,8 @@ impl Mirror {
     }
 
     fn mark(&self, token: Token, runs: &[Run]) {
-        if self.has_left() {
-            // The peer has everything, and marks what it alone has.
+        if self.image.failure().is_some() {
+            // The activity log holds all of it, and stays as it is.
             return;
         }
         let ranges: Vec<(BlockNo, u64)> = runs.iter().map(|run| (run.first, run.count)).collect();

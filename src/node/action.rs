@@ -197,7 +197,8 @@ pub enum Action {
         refusal: Refusal,
     },
     /// Execute a received operation on the local image, in stream order where blocks overlap, payload as received;
-    /// then `Applied`. `mark`: the sender does not keep it, so both bits of these blocks are set first.
+    /// then `Applied`. `mark`: the sender does not keep it, so both bits of written blocks are set first, and
+    /// no room for them is `ApplyFull`.
     Apply {
         session: Session,
         seq: Seq,
@@ -206,9 +207,11 @@ pub enum Action {
         count: u64,
         mark: bool,
     },
-    /// The local image is not touched any more: local parts are done as soon as they begin, and what is read comes
-    /// from the peer.
-    LeaveDisk,
+    /// The local image is not written any more, so that its activity log still tells at the next opening what was in
+    /// flight. `for_peer`: local parts are done as soon as they begin, and what is read comes from the peer.
+    LeaveDisk {
+        for_peer: bool,
+    },
     /// Set both bits of these blocks, stable; then `Marked`.
     Mark {
         token: Token,

@@ -223,8 +223,8 @@ impl Node {
             return;
         }
         self.hot |= kind.writes();
-        let mark = self.is_fronted() && kind.writes() && !self.cfg.mutations.front_unmarked;
-        self.marks |= mark;
+        let mark = self.is_fronted() && !self.cfg.mutations.front_unmarked;
+        self.marks |= mark && kind.writes();
         out.push(Action::Apply { session, seq, kind, first, count, mark });
     }
 

@@ -49,6 +49,7 @@ impl Node {
         self.failed = Some(why.to_string());
         out.push(Order::NoteUnusable { v: self.state.record.map_or(0, |record| record.v) }.into());
         out.push(Order::Tell(Notice::DiskFailed { text: why.to_string() }).into());
+        out.push(Action::LeaveDisk { for_peer: goes_on });
         if goes_on {
             return self.front_begin(out);
         }

@@ -184,6 +184,11 @@ pub enum Event {
         token: Token,
     },
 
+    /// There was no room for an operation of a peer that works on this copy.
+    ApplyFull {
+        session: Session,
+    },
+
     /// This disk rots faster than it is worth repairing, or loses a block again that was repaired.
     DiskRots,
 

@@ -9,7 +9,7 @@
 
 use crate::base::{Members, Moment, Record};
 use crate::format::{GenReason, State};
-use crate::wire::{Message, feature};
+use crate::wire::{Message, Session, feature};
 
 use super::action::{Action, Notice, Order};
 use super::hand::Handing;
@@ -53,10 +53,10 @@ impl Node {
 
     /// The disk failed just now; what was begun on it ends at the peer.
     pub(super) fn front_begin(&mut self, out: &mut Vec<Action>) {
-        let until = self.after(self.cfg.timing.detach_grace);
+        // The peer's answer is a matter of moments; without it nobody waits.
+        let until = self.after(self.cfg.timing.slow_peer);
         self.detach.front = Some(Front { noted: false, asked: false, record: None, until });
         self.handing = None;
-        out.push(Action::LeaveDisk);
         out.push(Order::Tell(Notice::FrontBegan).into());
     }
 
@@ -73,8 +73,13 @@ impl Node {
     pub(super) fn front_step(&mut self, out: &mut Vec<Action>) {
         let Some(front) = self.detach.front.as_mut() else { return };
         let session = self.conv.as_ref().map(|conv| conv.id);
-        if self.now >= front.until || self.serve == (Serve::Dropping { graceful: false }) {
+        if self.serve == (Serve::Dropping { graceful: false }) {
             return self.front_ends(out);
+        }
+        if self.now >= front.until {
+            // What waits for the peer waits no longer.
+            self.front_ends(out);
+            return self.close_link(out);
         }
         if front.noted
             && !front.asked
@@ -110,8 +115,11 @@ impl Node {
         let peer = self.me().other();
         let fits = record.primary == peer && record.members == Members::only(peer);
         let newer = self.state.record.is_some_and(|mine| record.v > mine.v);
+        let until = self.after(self.cfg.timing.detach_grace);
         match self.detach.front.as_mut().filter(|front| front.asked && front.record.is_none()) {
-            Some(front) if fits && newer => front.record = Some(record),
+            Some(front) if fits && newer => (front.record, front.until) = (Some(record), until),
+            // It came too late.
+            None if self.failed.is_some() => {}
             _ => self.protocol_error("the peer granted what was not asked for", out),
         }
     }
@@ -134,6 +142,13 @@ impl Node {
         self.detach.fronted = true;
         self.promise_again();
         out.push(Order::Tell(Notice::PeerDiskFailed).into());
+    }
+
+    /// There is no room here for what the peer writes: it has to stop, and this copy is as good as before.
+    pub(super) fn apply_full(&mut self, session: Session, out: &mut Vec<Action>) {
+        if self.is_fronted() && self.conv.as_ref().is_some_and(|conv| conv.id == session) {
+            self.protocol_error("there is no room for what the peer writes on this copy", out);
+        }
     }
 
     /// This node is the only member, stable: the peer may go on.

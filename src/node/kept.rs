@@ -18,6 +18,8 @@ impl Node {
     /// Begins with a mount that is kept; `lease_from`: from when the predecessor's lease counts. Before the first step.
     pub fn keep_mount(&mut self, lease_from: Option<Moment>) {
         self.serve = Serve::Kept;
+        // Whoever has a mount had seen the end of that.
+        self.detach.fronted = false;
         self.lease_from = lease_from.filter(|from| *from <= self.now);
     }
 

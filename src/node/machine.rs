@@ -266,6 +266,7 @@ impl Node {
             Event::GrowFailed { token, text } => self.could_not_grow(token, &text, out),
             Event::Stored { token } => self.stored(token, out),
             Event::StoreFailed { token } => self.store_failed(token, out),
+            Event::ApplyFull { session } => self.apply_full(session, out),
             Event::DiskRots => self.disk_rots(out),
             Event::UnusableNoted => self.unusable_noted(),
             Event::LinkUp { link } => self.link_up(link, out),

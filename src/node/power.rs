@@ -87,7 +87,7 @@ impl Node {
             self.promise_until = self.promise_until.max(until);
             if self.vote.as_ref().is_some_and(|vote| vote.is_reading() && vote.is_solo())
                 && !self.is_primary()
-                && !self.is_fronted()
+                && !self.detach.fronted
             {
                 self.vote = None;
             }
@@ -295,8 +295,8 @@ impl Node {
         }
         let Some(mine) = self.state.record else { return };
         let reason = match right {
-            _ if self.detach.fronted => GenReason::PeerDisk,
             Right::Forced => GenReason::Forced,
+            _ if self.detach.fronted => GenReason::PeerDisk,
             _ => GenReason::WentSolo,
         };
         let asks = self.cfg.arbitration == Arbitration::Witness && !self.cfg.mutations.no_witness_vote;
@@ -371,6 +371,8 @@ impl Node {
                 if peer_is_down && self.both() && !self.is_member() {
                     self.close_link(out);
                     self.forced = Some(self.now);
+                    // Asked again as what it is now: by the word the witness knows later why it was not waited for.
+                    self.vote.take_if(|vote| vote.is_solo() && vote.is_reading());
                 } else if peer_is_down && self.sole() && self.conv.is_none() {
                     // Which side of a split serves is the operator's word; it stays a split.
                     self.split = false;

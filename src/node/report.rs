@@ -106,11 +106,9 @@ impl Node {
         if let Some(words) = self.split_reason() {
             return text(&words, None);
         }
-        if self.is_going_back() {
-            return text("going back to the state before the resync", None);
-        }
-        if let Some(decision) = self.refused {
-            return text(decision.reason, None);
+        let going_back = self.is_going_back().then_some("going back to the state before the resync");
+        if let Some(words) = going_back.or(self.refused.map(|decision| decision.reason)) {
+            return text(words, None);
         }
         if self.frozen {
             return text(
@@ -134,8 +132,8 @@ impl Node {
             return text(idle, None);
         }
         match self.conv.as_ref().map(|conv| &conv.phase) {
-            Some(Phase::Member) if self.handing.is_some() => text("the primary changes by agreement", None),
-            Some(Phase::Member) => text("both copies are equal and current", None),
+            Some(Phase::Member) if self.handing.is_none() => text("both copies are equal and current", None),
+            Some(Phase::Member) => text("the primary changes by agreement", None),
             Some(Phase::Fronted) => {
                 text("the peer's disk failed: what still runs there works on this copy", None)
             }

@@ -104,7 +104,8 @@ pub const RECEIVER_LOG: Mutation = bug("no-receiver-marks", 0, Mutations { no_re
 
 /// Not seen in 40 seeds: other rules hide what they do, or the world lacks what would show it. (`front-unpromised` in
 /// 500: a cut that one side notices would have to fall into the moments in which services stop; a scenario sees it.)
-const UNSEEN: [Mutation; 3] = [
+const UNSEEN: [Mutation; 4] = [
+    bug("front-unrecorded", 0, Mutations { front_unrecorded: true, ..NONE }),
     bug("front-unpromised", 0, Mutations { front_unpromised: true, ..NONE }),
     bug("ignore-target-marks", 0, Mutations { ignore_target_marks: true, ..NONE }),
     bug("joiner-first", 0, Mutations { joiner_first: true, ..NONE }),

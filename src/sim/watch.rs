@@ -12,7 +12,7 @@ use crate::mirror::Mirror;
 use super::baton::lock;
 use super::oracle::Busy;
 use super::sched::Owner;
-use super::world::{NAMES, World};
+use super::world::{NAMES, World, node_id};
 
 /// The first `limit` blocks of a mirror, watched.
 pub struct Watched {
@@ -67,10 +67,19 @@ impl Watched {
 
     /// The record in force is the peer's: this node acknowledges until that one serves itself.
     fn acknowledged_for_peer(&self) {
-        let serves = lock(&self.world.oracle).server;
-        lock(&self.world.oracle).count("acknowledged-for-peer");
-        if serves.is_some_and(|server| server.node != self.owner.node) {
-            let text = format!("I1: {} acknowledged for its peer, which serves", NAMES[self.owner.node]);
+        let peer = 1 - self.owner.node;
+        let record = self.world.image_of(peer).and_then(|image| image.state().record);
+        let mut oracle = lock(&self.world.oracle);
+        oracle.count("acknowledged-for-peer");
+        let serves = oracle.server.is_some_and(|server| server.node == peer);
+        // A peer that died just now had recorded it as well, and will say so.
+        let wrong = record.and_then(|record| match record.members.solo() == Some(node_id(peer)) {
+            true => oracle.acknowledged(peer, record),
+            false => Some(format!("I1: {} acknowledged for its peer under {record:?}", NAMES[1 - peer])),
+        });
+        drop(oracle);
+        let wrong = wrong.or(serves.then(|| "I1: acknowledged for a peer that serves itself".to_string()));
+        if let Some(text) = wrong {
             self.world.sched.violate(text);
         }
     }
