@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 
+use report::Row;
 use work::Scale;
 
 /// Times of twinfs beside ext4 on a loop image, as ratios, what a resync costs, and where the time of an fsync
@@ -92,22 +93,41 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 7 });
     let twinfs = setup::twinfs_program()?;
     let mut rows = Vec::new();
+    let done = measure(args, (scale, rounds), &scratch.0, &twinfs, &mut rows);
+    report::table(&rows);
+    save(args, &rows)?;
+    done
+}
+
+/// Every part that was asked for; what was measured is in `rows` also if a later part fails, and in the file as well.
+fn measure(
+    args: &Args,
+    (scale, rounds): (Scale, usize),
+    scratch: &Path,
+    twinfs: &Path,
+    rows: &mut Vec<Row>,
+) -> anyhow::Result<()> {
     if args.wants(&["works"]) {
-        rows.extend(works::run(&scratch.0, &args.work, &args.setup, &twinfs, scale, rounds)?);
+        works::run(scratch, &args.work, &args.setup, twinfs, (scale, rounds), rows)?;
+        save(args, rows)?;
     }
     for part in resync::PARTS {
         if args.wants(&["resync", part.name]) {
             rows.extend(part.run(args.quick, rounds)?);
+            save(args, rows)?;
         }
     }
     if args.wants(&["breakdown"]) {
-        rows.extend(breakdown::run(&scratch.0, &twinfs, args.quick, rounds)?);
-    }
-    report::table(&rows);
-    if let Some(path) = &args.json {
-        report::json(&rows, path).with_context(|| path.display().to_string())?;
+        rows.extend(breakdown::run(scratch, twinfs, args.quick, rounds)?);
     }
     Ok(())
+}
+
+fn save(args: &Args, rows: &[Row]) -> anyhow::Result<()> {
+    match &args.json {
+        Some(path) => report::json(rows, path).with_context(|| path.display().to_string()),
+        None => Ok(()),
+    }
 }
 
 /// The folder of this run; removed at the end, however it ends.

@@ -17,38 +17,60 @@ use crate::stop;
 use crate::tree;
 use crate::work::{Scale, Work};
 
-/// Runs the works of these names (none: all) on these setups (none: all that need no foreign server).
+/// Runs the works of these names (none: all) on these setups (none: all that need no foreign server). What was measured
+/// is in `rows` also if it fails later.
 pub fn run(
     scratch: &Path,
     works: &[String],
     setups: &[String],
     twinfs: &Path,
-    scale: Scale,
-    rounds: usize,
-) -> anyhow::Result<Vec<Row>> {
+    (scale, rounds): (Scale, usize),
+    found: &mut Vec<Row>,
+) -> anyhow::Result<()> {
     let works = runnable(Work::of_names(works)?, !works.is_empty())?;
     let archive = scratch.join("tree.tar");
     tree::make_archive(&archive, scale)?;
     let setups = setup::start(scratch, setups, twinfs, scale)?;
-    let mut figures: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+    let mut figures: Figures = BTreeMap::new();
+    let mut done = Ok(());
     for round in 1..=rounds {
-        for (w, work) in works.iter().enumerate() {
-            for (s, setup) in setups.iter().enumerate() {
-                stop::check()?;
-                let figure = measure(*work, setup, scale, &archive)?;
-                eprintln!(
-                    "round {round}/{rounds}  {:18} {:11} {figure:12.1} {}",
-                    work.name(),
-                    setup.name(),
-                    work.unit()
-                );
-                figures.entry((w, s)).or_default().push(figure);
-            }
+        done = one_round(&works, &setups, scale, &archive, &mut |(w, s), figure| {
+            let (work, setup) = (works[w], &setups[s]);
+            eprintln!(
+                "round {round}/{rounds}  {:18} {:11} {figure:12.1} {}",
+                work.name(),
+                setup.name(),
+                work.unit()
+            );
+            figures.entry((w, s)).or_default().push(figure);
+        });
+        if done.is_err() {
+            break;
         }
     }
     let names: Vec<&'static str> = setups.iter().map(Setup::name).collect();
     drop(setups);
-    Ok(rows(&works, &names, &figures))
+    found.extend(rows(&works, &names, &figures));
+    done
+}
+
+/// Figures by work and setup.
+type Figures = BTreeMap<(usize, usize), Vec<f64>>;
+
+fn one_round(
+    works: &[Work],
+    setups: &[Setup],
+    scale: Scale,
+    archive: &Path,
+    note: &mut dyn FnMut((usize, usize), f64),
+) -> anyhow::Result<()> {
+    for (w, work) in works.iter().enumerate() {
+        for (s, setup) in setups.iter().enumerate() {
+            stop::check()?;
+            note((w, s), measure(*work, setup, scale, archive)?);
+        }
+    }
+    Ok(())
 }
 
 /// Those whose programs are there or can be had. One that was asked for by its name is not left out.
@@ -70,16 +92,17 @@ fn measure(work: Work, setup: &Setup, scale: Scale, archive: &Path) -> anyhow::R
 
 /// Medians, and their ratios to the other setups so that more than 1 is faster. Everything is put beside ext4, the pair
 /// also beside what stands for its copy alone and for another mirror.
-fn rows(works: &[Work], setups: &[&'static str], figures: &BTreeMap<(usize, usize), Vec<f64>>) -> Vec<Row> {
+fn rows(works: &[Work], setups: &[&'static str], figures: &Figures) -> Vec<Row> {
     let mut rows = Vec::new();
     for (w, work) in works.iter().enumerate() {
         let medians: Vec<f64> = (0..setups.len())
             .map(|s| figures.get(&(w, s)).map_or(f64::NAN, |values| median(values)))
             .collect();
-        for (s, setup) in setups.iter().enumerate() {
+        for (s, setup) in setups.iter().enumerate().filter(|(s, _)| figures.contains_key(&(w, *s))) {
             let mut ratios = Vec::new();
             for (o, of) in setups.iter().enumerate() {
-                if o != 0 && (*setup != "pair" || o == s) {
+                let is_wanted = o == 0 || (*setup == "pair" && o != s);
+                if !is_wanted || !figures.contains_key(&(w, o)) {
                     continue;
                 }
                 let (mine, theirs) = (medians[s], medians[o]);
@@ -117,5 +140,13 @@ mod tests {
         assert_eq!(shown(Work::Create), rate);
         let time = [vec![("ext4", 1.0)], vec![("ext4", 1.0)], vec![("ext4", 0.5), ("standalone", 0.5)]];
         assert_eq!(shown(Work::Untar), time);
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_row() {
+        let figures = Figures::from([((0, 0), vec![10.0]), ((0, 1), vec![20.0]), ((1, 0), vec![5.0])]);
+        let rows = rows(&[Work::Create, Work::Unlink], &["ext4", "pair"], &figures);
+        let names: Vec<_> = rows.iter().map(|row| (row.work, row.setup)).collect();
+        assert_eq!(names, [("create", "ext4"), ("create", "pair"), ("unlink", "ext4")]);
     }
 }
