@@ -224,6 +224,8 @@ impl Cluster for Keepalived {
             .node(node)
             .sh("kill $(cat /run/keepalived.pid /run/keepalived/keepalived.pid 2>/dev/null)")
             .ok();
+        // It takes its time, and its next start would take it for itself.
+        wait_for(Duration::from_secs(20), || self.0.node(node).sh("pgrep -x keepalived").code != 0);
     }
 
     fn wait_ready(&self, _primary: &str) {
