@@ -1,7 +1,7 @@
-//! What a pair in sync should reach beside the other setups.
+//! What a standalone mount should reach beside ext4, and a pair in sync beside the other setups.
 //!
-//! Decides the numbers. They are for a pair whose two copies lie on one disk and whose nodes share the processors of
-//! one machine.
+//! Decides the numbers. Those of the pair are for two copies on one disk and nodes that share the processors of one
+//! machine.
 
 use crate::report::Aim;
 use crate::work::Work;
@@ -11,6 +11,9 @@ const AS_FAST: f64 = 0.95;
 
 /// The least ratio of `setup` to `of`; `None`: it is only reported.
 pub fn of(work: Work, setup: &str, of: &str) -> Option<Aim> {
+    if setup == "standalone" {
+        return alone(work).filter(|_| of == "ext4").map(Aim::AtLeast);
+    }
     if setup != "pair" {
         return None;
     }
@@ -32,4 +35,18 @@ pub fn of(work: Work, setup: &str, of: &str) -> Option<Aim> {
         _ => gluster,
     };
     least.map(Aim::AtLeast)
+}
+
+/// Of a standalone mount, to ext4.
+fn alone(work: Work) -> Option<f64> {
+    Some(match work {
+        Work::OverwriteFsync(1) => 1.3,
+        Work::AppendFsync(_) | Work::Mail(_) => 1.5,
+        Work::SqliteDelete | Work::SqliteWal => 1.2,
+        Work::SeqWrite | Work::SeqReadCold | Work::StatWarm | Work::ReaddirWarm => 0.9,
+        Work::ReadWarm => 0.8,
+        Work::RandReadCold => 0.7,
+        Work::Create | Work::Unlink | Work::Untar | Work::Rmtree => 0.4,
+        Work::OverwriteFsync(_) | Work::Pgbench | Work::Dbench => return None,
+    })
 }
