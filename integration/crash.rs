@@ -54,12 +54,18 @@ fn is_long() -> bool {
     std::env::var_os("TWINFS_LONG").is_some()
 }
 
+/// Prints a line past the test runner's capture: how much was looked at is part of the result.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
 /// Says how fast it went.
 fn report(what: &str, count: Count, start: Instant) {
     let seconds = start.elapsed().as_secs_f64();
     let rate = count.images as f64 / seconds;
     let Count { images, workloads } = count;
-    println!("{what}: {workloads} workloads, {images} images in {seconds:.1} s: {rate:.0} images/s");
+    say(&format!("{what}: {workloads} workloads, {images} images in {seconds:.1} s: {rate:.0} images/s"));
 }
 
 /// The image on which nothing survived that was not flushed.
@@ -130,7 +136,7 @@ fn progress(images: u64) {
     static DONE: AtomicU64 = AtomicU64::new(0);
     let before = DONE.fetch_add(images, Ordering::Relaxed);
     if before / LINE != (before + images) / LINE {
-        println!("{} images so far; a wrong one is told at once", before + images);
+        say(&format!("{} images so far; a wrong one is told at once", before + images));
     }
 }
 
@@ -233,6 +239,6 @@ fn random_operations_agree_with_the_model_through_power_cuts_and_remounts() {
     let seconds = start.elapsed().as_secs_f64();
     let Done { ops, cuts, remounts } = total;
     let rate = ops as f64 / seconds;
-    println!("model: {ops} operations, {cuts} power cuts, {remounts} remounts, {rate:.0} operations/s");
+    say(&format!("model: {ops} operations, {cuts} power cuts, {remounts} remounts, {rate:.0} operations/s"));
     assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n\n"));
 }

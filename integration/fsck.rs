@@ -440,6 +440,9 @@ fn dump_shows_the_structures_of_an_image_and_changes_nothing() {
     let ino = line.split_whitespace().next().expect("its number");
     let (_, inode) = dump(&["inode", ino]);
     assert!(inode.contains("size           12000") && inode.contains("extents"), "{inode}");
+    let born =
+        inode.lines().find(|line| line.starts_with("btime")).and_then(|line| line.split_whitespace().nth(1));
+    assert!(born.is_some_and(|born| born.starts_with(|digit: char| digit.is_ascii_digit())), "{inode}");
     let (_, json) = dump(&["--json", "superblock"]);
     assert!(json.contains("\"schema\":1") && json.contains("\"label\":\"test\""), "{json}");
     let (_, record) = dump(&["record"]);

@@ -308,6 +308,32 @@ fn two_appending_processes_lose_no_line() {
     assert_eq!((text.lines().count(), lines.len()), (1_000, 1_000));
 }
 
+/// Data and size by either, times as well by O_SYNC; nobody calls fsync(2).
+#[test]
+fn what_is_written_with_o_sync_or_o_dsync_is_stable_when_the_write_returns() {
+    let name = "what_is_written_with_o_sync_or_o_dsync_is_stable_when_the_write_returns";
+    if !can_mount(name) {
+        return;
+    }
+    let mut rig = Rig::mounted();
+    for (file, flag) in [("s", OFlag::O_SYNC), ("d", OFlag::O_DSYNC)] {
+        File::create(rig.at(file)).unwrap().sync_all().unwrap();
+        File::open(rig.mnt()).unwrap().sync_all().unwrap();
+        for n in 0..5_u8 {
+            let mut log =
+                OpenOptions::new().append(true).custom_flags(flag.bits()).open(rig.at(file)).unwrap();
+            log.write_all(&vec![n + 1; 5_000]).unwrap();
+            // At once: before any timer commits.
+            rig.kill();
+            drop(log);
+            rig.mount();
+            let content = fs::read(rig.at(file)).unwrap();
+            let wrong = (0..content.len()).find(|at| content[*at] != (at / 5_000) as u8 + 1);
+            assert_eq!((content.len(), wrong), ((usize::from(n) + 1) * 5_000, None), "{file}, write {n}");
+        }
+    }
+}
+
 #[test]
 fn direct_writes_are_stable_when_they_return() {
     if !can_mount("direct_writes_are_stable_when_they_return") {

@@ -179,6 +179,32 @@ fn crate_paths(line: &str) -> Vec<String> {
         .collect()
 }
 
+/// fsck judges what the filesystem wrote: it knows the layouts, and nothing of the code that writes them.
+#[test]
+fn fsck_shares_only_layouts_with_the_filesystem() {
+    const SHARED: [&str; 5] = ["base", "format", "image", "offline", "sys"];
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for path in main_sources() {
+        let name = relative(&path);
+        if !name.starts_with("fsck/") || is_test_file(&name) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("source");
+        for line in product_lines(&text) {
+            for used in line.split("twinfs::").skip(1) {
+                let module: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                seen += 1;
+                if !SHARED.contains(&module.as_str()) {
+                    wrong.push(format!("{name}: fsck may not use {module}"));
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} uses were found: nothing is checked");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn nothing_banned_is_called() {
     let mut wrong = Vec::new();
