@@ -571,6 +571,24 @@ fn s11_the_node_that_sees_the_witness_wins() {
     }
 }
 
+/// The secondary has just joined, and no heartbeat of the primary reached it yet.
+#[test]
+fn a_daemon_that_dies_right_after_a_join_is_not_waited_for_either() {
+    let mut w = whole(Arbitration::Witness);
+    w.crash(B, true);
+    w.run(1_000);
+    w.boot(B);
+    w.deaf[B] = true;
+    w.connect();
+    w.run(200);
+    w.assert_in_sync();
+    let epoch = w.disks[A].state.boot_epoch;
+    w.crash(A, true);
+    w.step(B, Event::PeerReleased { boot_epoch: epoch });
+    w.run(1_000);
+    assert!(w.mounted[B] && w.broken.is_none(), "{}", w.why());
+}
+
 /// Somebody saw the primary's daemon die: nobody waits for its lease.
 #[test]
 fn a_daemon_that_was_seen_to_die_is_not_waited_for() {

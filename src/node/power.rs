@@ -137,7 +137,7 @@ impl Node {
     }
 
     pub(super) fn peer_released(&mut self, boot_epoch: u64) {
-        if self.pulse.peer_epoch() == Some(boot_epoch) {
+        if self.pulse.peer_epoch().unwrap_or(0).max(self.state.peer_boot_epoch) == boot_epoch {
             self.promise_until = self.promise_until.min(self.now);
             self.peer_serving = false;
         }

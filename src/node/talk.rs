@@ -311,7 +311,10 @@ impl Node {
         if decision.plan != Plan::Refuse {
             // The operator said that the peer is down, and it is not.
             self.forced = None;
-            let incarnation = theirs.as_ref().map_or(0, |theirs| theirs.incarnation);
+            let (incarnation, epoch) =
+                theirs.as_ref().map_or((0, 0), |theirs| (theirs.incarnation, theirs.boot_epoch));
+            // Its present start, whether or not a heartbeat of it was heard.
+            self.state.peer_boot_epoch = self.state.peer_boot_epoch.max(epoch);
             out.push(Order::Tell(Notice::Met { incarnation }).into());
         }
         self.inbox.start(id);
