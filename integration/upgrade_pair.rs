@@ -126,9 +126,17 @@ fn both_nodes_go_on_in_another_program_under_load_and_nothing_changes_hands() {
     is_all_there(pair.node("beta"), acked(pair.node("alpha")));
     pair.node("beta").signal("twinfs daemon", Signal::SIGTERM);
     // By record: while beta is on its way out nobody could say yes to a successor.
-    pair.wait("alpha", "alone", |volume| volume["serving"] == true && volume["state"] == "alone");
-    // Alone, too.
-    upgrade(pair.node("alpha"), &[]).ok();
+    pair.wait("alpha", "alone", |volume| volume["mounted"] == true && volume["state"] == "alone");
+    // Alone, too; refused, with everything as before, as long as its services are being started.
+    let mut ran = None;
+    let done = wait_for(Duration::from_secs(10), || {
+        let now = upgrade(pair.node("alpha"), &[]);
+        let refused = now.code == 75;
+        ran = Some(now);
+        !refused
+    });
+    assert!(done, "it is refused for ever");
+    ran.expect("it ran").ok();
     pair.wait_serving("alpha");
     pair.node("alpha").sh(&format!("echo alone > {MOUNT}/alone && sync {MOUNT}/alone")).ok();
     pair.start_daemon("beta");
