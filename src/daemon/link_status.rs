@@ -75,7 +75,7 @@ pub fn links(running: &Running) -> Vec<LinkStatus> {
         let Some(path) = book.paths.get(index) else { continue };
         let carries = running.volumes().iter().filter(|volume| {
             let stream = volume.links.progress();
-            stream.is_some_and(|(address, _)| switch::path_of(&theirs.addresses, address) == Some(index))
+            stream.is_some_and(|(_, address, _)| switch::path_of(&theirs.addresses, address) == Some(index))
         });
         let mut link = LinkStatus {
             path: u32::try_from(index + 1).unwrap_or(u32::MAX),

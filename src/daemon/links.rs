@@ -149,24 +149,19 @@ impl Links {
         }
     }
 
-    /// Where the present stream leads and how far the peer follows.
-    pub fn progress(&self) -> Option<(SocketAddr, Progress)> {
+    /// The present stream, where it leads and how far the peer follows.
+    pub fn progress(&self) -> Option<(LinkId, SocketAddr, Progress)> {
         let link = self.current().clone()?;
-        Some((link.connection.peer_addr(), link.connection.progress()?))
-    }
-
-    /// Ends the present stream; another one is made at once.
-    pub fn leave(&self) {
-        let link = self.current().clone();
-        if let Some(link) = link {
-            link.end();
-        }
+        Some((link.id, link.connection.peer_addr(), link.connection.progress()?))
     }
 
     /// Ends the present stream and every later one.
     pub fn close_all(&self) {
         self.closing.store(true, Ordering::SeqCst);
-        self.leave();
+        let link = self.current().clone();
+        if let Some(link) = link {
+            link.end();
+        }
         self.changed.notify_all();
     }
 

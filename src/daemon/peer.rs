@@ -32,8 +32,8 @@ enum Question {
     Adopted { list: Vec<Adopted> },
     /// Is your copy of this volume one to fetch everything from?
     Current,
-    /// The stream of this volume is stuck: dial it again, over another path.
-    Redial,
+    /// The stream of this volume is stuck on this path: dial it again, over another one.
+    Stuck { path: usize },
     /// Have you reached a ping target for long?
     Reach,
     /// What does your side of a split have?
@@ -88,9 +88,9 @@ pub fn ask(paths: &Paths, opening: Opening, ask: Ask) -> Result<Answer, String> 
     talk(paths, opening, &Question::Join(ask))
 }
 
-/// Asks the peer, which is the one that dials, for a new stream.
-pub fn ask_redial(paths: &Paths, opening: Opening) -> Result<(), String> {
-    talk(paths, opening, &Question::Redial).map(drop)
+/// Asks the peer, which is the one that dials, for a new stream instead of the one on `path`.
+pub fn ask_redial(paths: &Paths, opening: Opening, path: usize) -> Result<(), String> {
+    talk(paths, opening, &Question::Stuck { path }).map(drop)
 }
 
 /// Asks the peer whether it has reached a ping target for long.
@@ -126,7 +126,7 @@ pub fn answer(
     view: Option<View>,
     me: NodeId,
     (redial, join, side, history, deadtime): (
-        impl FnOnce(),
+        impl FnOnce(usize),
         impl Fn(Ask) -> Answer,
         impl FnOnce(&About) -> Result<Told, String>,
         impl FnOnce(bool, usize) -> Share,
@@ -145,8 +145,8 @@ pub fn answer(
         ),
         Ok(Question::Current) => current(view, me),
         Ok(Question::Join(ask)) => join(ask),
-        Ok(Question::Redial) => {
-            redial();
+        Ok(Question::Stuck { path }) => {
+            redial(path);
             Answer::default()
         }
         Ok(Question::Reach) => {

@@ -365,7 +365,7 @@ fn listen(
         if opening.channel == peer::CHANNEL_DATA {
             volume.links.attach(connection);
         } else {
-            let redial = || switch::redial(&paths, &theirs, volume);
+            let redial = |stuck| switch::redial(&paths, &theirs, volume, stuck);
             let side = |about: &sides::About| sides::tell(volume, &journal, about);
             let name = opening.volume.as_str();
             let history = |only: bool, count| merged::share(&journal, only.then_some(name), count);

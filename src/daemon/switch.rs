@@ -3,7 +3,8 @@
 //! Decides when a stream is stuck: something is on its way and nothing has been acknowledged for `STUCK`. Does not know
 //! what the stream carries, nor who is primary. Invariants: a stream is left only while the peer is heard on another
 //! path, so a dead peer and a full cut stay what the machines make of them; an idle stream, and a slow one whose
-//! acknowledgements arrive, is never left. Only one node dials, so the other one asks it to, over the other path.
+//! acknowledgements arrive, is never left; what ends is the stream that was looked at, never the one that took its
+//! place. Only one node dials, so the other one asks it to, over the other path.
 #![allow(clippy::disallowed_methods, reason = "a shell: time")]
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::base::{Moment, NodeId, Span};
 use crate::events::Event as Told;
 use crate::link::Paths;
+use crate::node::LinkId;
 use crate::sys::clock;
 use crate::sys::tcp::Progress;
 
@@ -72,7 +74,7 @@ pub async fn watch(running: Rc<Running>) {
         tokio::time::sleep(LOOK).await;
         let heard: Vec<_> = running.pulse.book().paths.iter().map(|path| path.flow.heard).collect();
         for (volume, stall) in running.volumes().iter().zip(&mut stalls) {
-            let Some((peer, progress)) = volume.links.progress() else {
+            let Some((stream, peer, progress)) = volume.links.progress() else {
                 *stall = Stall::default();
                 continue;
             };
@@ -81,32 +83,34 @@ pub async fn watch(running: Rc<Running>) {
                 && heard_elsewhere(&heard, index, clock::now(), running.config.timing.keepalive)
             {
                 *stall = Stall::default();
-                leave(&running, volume, index, addresses[index]);
+                leave(&running, volume, stream, (index, addresses[index]));
             }
         }
     }
 }
 
-fn leave(running: &Running, volume: &Arc<Volume>, index: usize, remote: SocketAddr) {
+fn leave(running: &Running, volume: &Arc<Volume>, stream: LinkId, (index, remote): (usize, SocketAddr)) {
     let path = u32::try_from(index).unwrap_or(u32::MAX);
     running.journal.tell(Some(&volume.name), Told::PathLeft { path, remote: remote.to_string() });
     running.paths.leave(index);
-    volume.links.leave();
+    volume.links.close(stream);
     if running.me == NodeId::B {
         let (paths, opening) =
             (Arc::clone(&running.paths), running.opening(&volume.name, peer::CHANNEL_TALK));
         // If the peer does not get this, it sees the stream stuck as well, or a heartbeat missing.
-        std::thread::spawn(move || peer::ask_redial(&paths, opening));
+        std::thread::spawn(move || peer::ask_redial(&paths, opening, index));
     }
 }
 
-/// The peer says that the stream of `volume` is stuck: it ends here as well, and its path is left.
-pub fn redial(paths: &Paths, addresses: &[SocketAddr], volume: &Volume) {
-    let stream = volume.links.progress();
-    if let Some(index) = stream.and_then(|(peer, _)| path_of(addresses, peer)) {
-        paths.leave(index);
+/// The peer says that the stream of `volume` is stuck on path `stuck`: it ends here as well, and its path is left. The
+/// word comes over a connection of its own, so it may find the stream that was made instead: that one stays.
+pub fn redial(paths: &Paths, addresses: &[SocketAddr], volume: &Volume, stuck: usize) {
+    paths.leave(stuck);
+    if let Some((stream, peer, _)) = volume.links.progress()
+        && path_of(addresses, peer) == Some(stuck)
+    {
+        volume.links.close(stream);
     }
-    volume.links.leave();
 }
 
 #[cfg(test)]
