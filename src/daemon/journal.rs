@@ -21,6 +21,9 @@ const RECENT_MAX: usize = 1000;
 /// The history may take so long to answer; then the short memory stands in.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Why a primary stopped that the peer relieved in order.
+pub const HANDED_OVER: &str = "handed over";
+
 /// The journal of one node.
 pub struct Journal {
     me: NodeId,
@@ -125,7 +128,7 @@ pub fn event_of(notice: Notice, me: NodeId, v: u64, file: Option<String>) -> Opt
         Notice::FailbackAsked => Event::FailbackAsked { peer },
         Notice::LeaseLapsed => Event::LeaseLapsed { peer },
         Notice::HandedOver { to } => Event::StoppedPrimary {
-            reason: if to == me { "handed over to this node".to_string() } else { "handed over".to_string() },
+            reason: if to == me { "handed over to this node".to_string() } else { HANDED_OVER.to_string() },
         },
         Notice::TookOver => Event::BecamePrimary { v, reason: "the peer is gone".to_string() },
         Notice::SplitBrain => Event::Diverged { peer },

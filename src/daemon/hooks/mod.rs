@@ -17,6 +17,7 @@ use crate::events::{Entry, Event as Told, Names};
 use crate::services::agent;
 use crate::sys::{clock, exec};
 
+use super::journal;
 use super::journal::Journal;
 use super::status;
 use super::volume::Volume;
@@ -122,7 +123,7 @@ pub fn start(config: &Config, me: NodeId, volumes: &[Arc<Volume>], journal: &Arc
     if let Some(Err(reason)) = notify.argv.first().map(|path| exec::check_trusted(path.as_ref())) {
         journal.tell(None, Told::NotifyFailed { about: "failure".to_string(), reason });
     }
-    let (sender, disks) = channel();
+    let (sender, heard) = channel();
     listen(journal, sender);
     let watched = volumes.iter().map(|volume| Watched {
         volume: Arc::downgrade(volume),
@@ -135,15 +136,16 @@ pub fn start(config: &Config, me: NodeId, volumes: &[Arc<Volume>], journal: &Arc
         volumes: watched.collect(),
         caller: Caller::start(notify, journal),
     };
-    std::thread::spawn(move || watcher.run(&disks));
+    std::thread::spawn(move || watcher.run(&heard));
 }
 
-/// Passes failures of a disk on: no look at a volume shows the peer's.
-fn listen(journal: &Journal, disks: Sender<Entry>) {
+/// Passes on what no look at a volume shows: a failure of the peer's disk, and who was primary between two looks.
+fn listen(journal: &Journal, heard: Sender<Entry>) {
     journal.listen(Box::new(move |entry| {
-        if matches!(entry.event, Told::DiskFailed { .. } | Told::PeerDiskFailed { .. }) {
+        let disk = matches!(entry.event, Told::DiskFailed { .. } | Told::PeerDiskFailed { .. });
+        if disk || matches!(entry.event, Told::BecamePrimary { .. } | Told::StoppedPrimary { .. }) {
             // Nobody listens any more while the daemon stops.
-            let _ = disks.send(entry.clone());
+            let _ = heard.send(entry.clone());
         }
     }));
 }
@@ -163,11 +165,11 @@ struct Watcher {
 
 impl Watcher {
     /// Until the volumes are gone.
-    fn run(mut self, disks: &Receiver<Entry>) {
+    fn run(mut self, heard: &Receiver<Entry>) {
         let mut next = Instant::now();
         loop {
-            match disks.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(entry) => self.disk_failed(&entry),
+            match heard.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(entry) => self.heard(&entry),
                 Err(RecvTimeoutError::Timeout) => {
                     if !self.look() {
                         return;
@@ -198,11 +200,26 @@ impl Watcher {
         alive
     }
 
-    fn disk_failed(&mut self, entry: &Entry) {
+    fn heard(&mut self, entry: &Entry) {
         let Some(name) = &entry.volume else { return };
-        let watched = self.volumes.iter_mut().find(|watched| watched.name == *name);
-        if watched.is_some_and(|watched| watched.watch.disk_failed()) {
-            self.call(Word::DiskFailure, name.clone(), entry.event.line(&self.names));
+        let (me, watched) = (self.me, self.volumes.iter_mut().find(|watched| watched.name == *name));
+        let Some(watched) = watched else { return };
+        match &entry.event {
+            Told::BecamePrimary { v, .. } => {
+                if let Some(news) = watched.watch.went_alone(me, *v) {
+                    let (word, text) = self.words(name, &news);
+                    self.call(word, name.clone(), text);
+                }
+            }
+            Told::StoppedPrimary { reason } if reason == journal::HANDED_OVER => {
+                watched.watch.handed_over(me.other());
+            }
+            Told::StoppedPrimary { .. } => {}
+            _ => {
+                if watched.watch.disk_failed() {
+                    self.call(Word::DiskFailure, name.clone(), entry.event.line(&self.names));
+                }
+            }
         }
     }
 

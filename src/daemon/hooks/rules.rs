@@ -1,8 +1,9 @@
 //! What is worth calling the program of `[notify]` for.
 //!
-//! Decides from successive looks at one volume. Does not know programs, threads or names of nodes. Invariants: what
-//! lasts is told once, and again only after the volume was in sync in between; a planned change of the primary is no
-//! takeover; a record that was missed while this node was down is told once it is seen.
+//! Decides from successive looks at one volume, and from what its machine says of this node between them. Does not
+//! know programs, threads or names of nodes. Invariants: what lasts is told once, and again only after the volume was
+//! in sync in between; a planned change of the primary is no takeover; a record that was missed while this node was
+//! down is told once it is seen; a takeover by this node is told however shortly before it had handed the volume over.
 
 use crate::base::{Members, Moment, NodeId, Record, Span};
 use crate::node::StateWord;
@@ -107,6 +108,21 @@ impl Watch {
         !std::mem::replace(&mut self.told_disk, true)
     }
 
+    /// This node handed the volume to `to`.
+    pub fn handed_over(&mut self, to: NodeId) {
+        if let Some(record) = &mut self.record {
+            record.primary = to;
+        }
+    }
+
+    /// Node `me` serves by a record of its own, at or before `v`. Between two looks it may have handed the volume over
+    /// and lost its peer, which the record alone does not show.
+    pub fn went_alone(&mut self, me: NodeId, v: u64) -> Option<News> {
+        self.record.filter(|old| old.v < v && old.primary != me)?;
+        self.record = Some(Record { v, members: Members::only(me), primary: me });
+        Some(News::Takeover { to: me, v })
+    }
+
     fn takeover(&mut self, now: Moment, record: Option<Record>) -> Option<News> {
         let new = record?;
         let old = self.record.replace(new)?;
@@ -164,6 +180,32 @@ mod tests {
         assert_eq!(watch.look(at(0), None, Joining), []);
         let told = [News::Takeover { to: b, v: 5 }];
         assert_eq!(watch.look(at(1), record(5, only, b), Joining), told, "nothing seen is no record");
+    }
+
+    #[test]
+    fn a_takeover_right_after_a_hand_over_is_told_once_whoever_sees_it_first() {
+        let (a, b) = (NodeId::A, NodeId::B);
+        let both = Members::BOTH;
+        let told = [News::Takeover { to: b, v: 5 }];
+        // Handed to beta, back to alpha, alpha killed: beta looked before and after.
+        let mut watch = Watch::new(record(3, both, b), Span::from_secs(600));
+        watch.handed_over(a);
+        assert_eq!(watch.went_alone(b, 5).as_slice(), told);
+        assert_eq!(watch.look(at(1), record(5, Members::only(b), b), Alone), []);
+        assert_eq!(watch.look(at(2), record(6, both, b), InSync), []);
+        // The look came first.
+        let mut watch = Watch::new(record(4, both, a), Span::from_secs(600));
+        assert_eq!(watch.look(at(1), record(5, Members::only(b), b), Alone), told);
+        assert_eq!(watch.went_alone(b, 5), None);
+        // It was primary by record before it started again without its peer.
+        let mut watch = Watch::new(record(4, both, b), Span::from_secs(600));
+        assert_eq!(watch.went_alone(b, 5), None);
+        // Handed over and seen so: planned.
+        let mut watch = Watch::new(record(3, both, b), Span::from_secs(600));
+        watch.handed_over(a);
+        assert_eq!(watch.look(at(1), record(4, both, a), InSync), []);
+        // The first record of all.
+        assert_eq!(Watch::new(None, Span::from_secs(600)).went_alone(b, 1), None);
     }
 
     #[test]
