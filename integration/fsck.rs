@@ -2,17 +2,19 @@
 //! named; garbage and truncated images end in an exit code, never in a panic or a hang.
 #![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
+mod harness;
+
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use twinfs::base::{Generation, Ino, Members, NodeId, Record, VolumeId};
+use twinfs::base::{BlockNo, Generation, Ino, Members, NodeId, Record, VolumeId};
 use twinfs::format::{
     Dirent, FileKind, GenEntry, GenReason, InodeRec, LABEL_COPIES, Label, ResyncMark, State, Superblock, Time,
 };
 use twinfs::fs::{FsError, Store, StoreOptions};
-use twinfs::image::{self, Disk, DiskError, Image, LocalBlocks};
+use twinfs::image::{self, Blocks, Disk, DiskError, Image, LocalBlocks};
 
 const IMAGE_BYTES: u64 = 96 << 20;
 
@@ -453,4 +455,73 @@ fn dump_shows_the_structures_of_an_image_and_changes_nothing() {
     assert!(log.contains("put dirents") && log.contains("checkpoint: record"), "{log}");
     assert_eq!(dump(&["block", "99999999"]).0, Some(2));
     assert!(before == std::fs::read(scratch.image()).expect("reads"), "dump wrote to the image");
+}
+
+/// Bytes under a right digest that redb does not expect: a mount of them ends with mount(8)'s code and one line that says
+/// so, or serves. It is never ended by a signal, and the next examination finds what it found before.
+#[test]
+fn a_mount_of_tables_that_are_not_tables_ends_in_mounts_own_code_and_one_line() {
+    let name = "a_mount_of_tables_that_are_not_tables_ends_in_mounts_own_code_and_one_line";
+    if !harness::need::have_mounts(name, &[]) {
+        return;
+    }
+    let scratch = Scratch::new("foreign");
+    make(&scratch.image(), true);
+    let sound = std::fs::read(scratch.image()).expect("reads");
+    let dir = scratch.0.join("mnt");
+    std::fs::create_dir(&dir).expect("mount point");
+    let (mut refused, mut panics) = (0, 0);
+    for nth in 0..24 {
+        std::fs::write(scratch.image(), &sound).expect("writes");
+        if !spoil_table_page(&scratch.image(), nth) {
+            break;
+        }
+        let mount = Command::new("timeout")
+            .args(["-k", "1", "30", env!("CARGO_BIN_EXE_twinfs"), "mount", "--standalone"])
+            .args([scratch.image(), dir.clone()])
+            .output()
+            .expect("runs mount");
+        let said = String::from_utf8_lossy(&mount.stderr);
+        match mount.status.code() {
+            Some(0) => {
+                let ended = Command::new(env!("CARGO_BIN_EXE_twinfs")).arg("umount").arg(&dir).status();
+                assert!(ended.expect("runs umount").success(), "case {nth}");
+            }
+            Some(32) => {
+                refused += 1;
+                panics += usize::from(said.contains("redb does not understand them"));
+                assert!(said.lines().count() == 1 && said.contains("fsck"), "case {nth}: {said}");
+            }
+            other => panic!("case {nth}: {other:?}: {said}"),
+        }
+        assert!(matches!(fsck(&["-fn"], &scratch.image()).status.code(), Some(0 | 4)), "case {nth}");
+    }
+    harness::say(&format!(
+        "foreign tables: {refused} mounts refused, {panics} of them after a panic of redb"
+    ));
+    assert!(refused >= 4 && panics >= 1, "{refused} refused, {panics} panics");
+}
+
+/// Writes garbage over a part of the `nth` page of the tables that is in use, with a right digest; false if there are
+/// not so many.
+fn spoil_table_page(image: &Path, nth: usize) -> bool {
+    let opened = Image::open(disk(image), &image::OpenOptions::read_write()).expect("opens the image");
+    let alone = LocalBlocks::new(Arc::new(opened)).expect("opens its blocks");
+    let mut page = vec![0; 4096];
+    // The tables of a new filesystem begin this far before the end.
+    let first = alone.block_count() - 1024;
+    let used = (first..alone.block_count()).filter(|block| {
+        let mut page = [0; 4096];
+        alone.read(BlockNo(*block), &mut page).is_ok() && page != [0; 4096]
+    });
+    let Some(block) = used.take(12).nth(nth / 2) else { return false };
+    alone.read(BlockNo(block), &mut page).expect("reads");
+    match nth % 2 {
+        0 => page[2..40].fill(0xFF),
+        _ => page.iter_mut().skip(4).for_each(|byte| *byte = byte.wrapping_mul(7).wrapping_add(3)),
+    }
+    alone.write(BlockNo(block), &page).expect("writes");
+    alone.flush().expect("flushes");
+    alone.image().close().expect("closes the image");
+    true
 }

@@ -5,6 +5,7 @@
 mod after_split;
 mod awake;
 mod digest;
+mod foreign;
 mod ids;
 pub mod limits;
 mod map;
@@ -16,6 +17,7 @@ mod time;
 pub use after_split::AfterSplit;
 pub use awake::KeepAwake;
 pub use digest::Digest;
+pub use foreign::{foreign, hush_foreign, is_foreign};
 pub use ids::{BlockNo, ExtentNo, Generation, Ino, NodeId, VolumeId};
 pub use map::{FastMap, FastSet};
 pub use page::{PAGE, Pages, advise_slabs_with};

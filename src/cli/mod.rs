@@ -220,6 +220,7 @@ pub fn command() -> clap::Command {
 
 /// Runs the program with these arguments (the first is its own name) and answers with its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    crate::base::hush_foreign();
     crate::base::advise_slabs_with(crate::sys::memory::prefer_huge_pages);
     let args = with_helper_verb(args.into_iter().collect());
     let cli = match Cli::try_parse_from(&args) {

@@ -5,7 +5,6 @@
 //! flush B (line 13); a released block is discarded before it can be reused (W21) and never while somebody reads it.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use redb::{Durability, ReadableTable};
@@ -162,9 +161,7 @@ impl Store {
         let slack = if roomy {
             0
         } else {
-            let counted = catch_unwind(AssertUnwindSafe(|| self.used_pages()));
-            let used =
-                counted.map_err(|_| corrupt("tables: redb does not understand them".to_string()))??;
+            let used = guarded(|| self.used_pages())?;
             self.chunks.bound_pages().saturating_sub(used)
         };
         self.core_write().tables_slack = slack;

@@ -47,7 +47,7 @@ pub enum FsError {
     #[error("no data at or after this offset")]
     NoData,
     /// Structures on disk contradict each other; names which.
-    #[error("corrupt: {0}")]
+    #[error("corrupt: {0}; run fsck.twinfs on the unmounted image")]
     Corrupt(String),
     /// This node lost the right to serve.
     #[error("this node may not serve any more")]

@@ -129,8 +129,7 @@ fn leaf(
 
 /// Refuses tables whose lists redb must not act on.
 pub(super) fn check(backend: &dyn StorageBackend) -> Result<(), FsError> {
-    let foreign =
-        || corrupt("tables: the list of freed pages names pages that cannot be; run fsck.twinfs".to_string());
+    let foreign = || corrupt("tables: the list of freed pages names pages that cannot be".to_string());
     let mut head = [0; HEAD_BYTES];
     let io = |error: std::io::Error| FsError::Io(format!("tables: {error}"));
     let len = backend.len().map_err(io)?;

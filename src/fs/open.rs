@@ -4,14 +4,13 @@
 //! writes nothing home (line 15); whatever the bytes are, opening ends in an answer, never in a panic.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable};
 
 use crate::base::limits::INO_MAX;
-use crate::base::{BlockNo, ExtentNo, FastMap, Ino, PAGE, Pages};
+use crate::base::{BlockNo, ExtentNo, FastMap, Ino, PAGE, Pages, foreign};
 use crate::format::{
     CHUNK_BLOCKS, ChainHash, FileKind, FsSuper, InodeRec, LogMeta, LogOp, TableId, Time, ino_of_key, key_ino,
     open_record,
@@ -29,7 +28,7 @@ use super::overlay::Overlay;
 use super::rules::Rules;
 use super::space::Space;
 use super::store::{FormatOptions, Store, StoreOptions, corrupt};
-use super::tables::{FREE, META, META_LOG, Snapshot, Tables, definition, redb_error};
+use super::tables::{FREE, META, META_LOG, Snapshot, Tables, definition, not_understood, redb_error};
 
 /// Smallest volume: 8 MiB.
 pub const VOLUME_BLOCKS_MIN: u64 = 2048;
@@ -122,10 +121,10 @@ impl Store {
         let backend = chunks.clone();
         let cache = opts.cache_bytes;
         // redb asserts on some bytes that it does not expect; foreign bytes are an answer here, not a crash.
-        let opened = catch_unwind(AssertUnwindSafe(|| open_tables(backend, cache)));
+        let opened = foreign(|| open_tables(backend, cache));
         let (db, snapshot, meta, free) = match opened {
-            Ok(opened) => opened?,
-            Err(_) => return Err(corrupt("tables: redb does not understand them".to_string())),
+            Some(opened) => opened?,
+            None => return Err(not_understood()),
         };
         if meta.log_id != sup.log_id || meta.next_pos >= sup.ring_blocks || meta.next_seq > SEQ_MAX {
             return Err(corrupt("tables and log belong to different filesystems".to_string()));

@@ -3,11 +3,11 @@
 //! Decides how redb is named and read. Does not know the log or the overlay. A panic inside redb on foreign bytes is
 //! answered as `Corrupt`, wherever it is called: nobody who is being served loses the daemon over it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
+use crate::base::foreign;
 use crate::format::TableId;
 
 use super::FsError;
@@ -38,9 +38,12 @@ pub(super) fn redb_error(error: impl Into<redb::Error>) -> FsError {
 /// Calls redb. It trusts what it reads beyond its checksums and panics where that is wrong; its own state is then left
 /// behind, and every later call fails the same way.
 pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
-    let foreign =
-        |_| Err(FsError::Corrupt("tables: redb does not understand them; run fsck.twinfs".to_string()));
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(foreign)
+    foreign(call).unwrap_or_else(|| Err(not_understood()))
+}
+
+/// redb panicked.
+pub(super) fn not_understood() -> FsError {
+    FsError::Corrupt("tables: redb does not understand them".to_string())
 }
 
 /// The database. What it panics about while it is closed has been told before.
@@ -63,7 +66,7 @@ impl std::ops::Deref for Tables {
 impl Drop for Tables {
     fn drop(&mut self) {
         let db = self.0.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+        foreign(|| drop(db));
     }
 }
 

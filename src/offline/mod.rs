@@ -9,10 +9,9 @@ mod file;
 mod log;
 mod tables;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::base::BlockNo;
+use crate::base::{BlockNo, foreign};
 use crate::format::{FsSuper, LogMeta, LogOp};
 use crate::image::Image;
 
@@ -41,8 +40,8 @@ impl Volume {
     /// Reads superblock, tables and log. `sup` comes from `superblock`.
     pub fn open(image: &Arc<Image>, sup: FsSuper) -> Result<Volume, String> {
         // redb asserts on some bytes that it does not expect; damaged bytes are an answer here, not a crash.
-        let opened = catch_unwind(AssertUnwindSafe(|| tables::open(image, &sup)));
-        let opened = opened.unwrap_or_else(|_| Err("the tables are not readable".to_string()))?;
+        let opened = foreign(|| tables::open(image, &sup));
+        let opened = opened.unwrap_or_else(|| Err("the tables are not readable".to_string()))?;
         let read = |block: BlockNo, out: &mut [u8]| {
             image.read_as_settled(block, out).map_err(|error| error.to_string())
         };
