@@ -112,7 +112,7 @@ pub trait Mounter: Send {
     fn keeps(&self) -> bool {
         false
     }
-    /// How long requests waited for the mount, if it was a predecessor's.
+    /// How long requests waited for the predecessor's mount, if this process went on with one.
     fn pause_ms(&self) -> Option<u64> {
         None
     }
@@ -163,11 +163,12 @@ impl Serving {
     fn promote(&self) -> Result<(), String> {
         let began = Instant::now();
         if self.lock().is_none() {
+            let kept = self.mounter.keeps();
             let mounted = self.mounter.mount()?;
             *self.lock() = Some(mounted);
             let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let at = self.mounter.place().display().to_string();
-            (self.tell)(match self.mounter.pause_ms() {
+            (self.tell)(match self.mounter.pause_ms().filter(|_| kept) {
                 Some(pause_ms) => {
                     events::Event::Upgraded { version: env!("CARGO_PKG_VERSION").to_string(), pause_ms }
                 }

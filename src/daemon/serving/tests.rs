@@ -86,6 +86,7 @@ impl Mounter for FakeMounter {
             return Err("no space".into());
         }
         self.0.add("mount");
+        self.2.store(false, Ordering::SeqCst);
         Ok(Arc::new(self.0.clone()))
     }
     fn place(&self) -> PathBuf {
@@ -93,6 +94,9 @@ impl Mounter for FakeMounter {
     }
     fn keeps(&self) -> bool {
         self.2.load(Ordering::SeqCst)
+    }
+    fn pause_ms(&self) -> Option<u64> {
+        Some(5)
     }
     fn give_up(&self) {
         self.2.store(false, Ordering::SeqCst);
@@ -130,7 +134,14 @@ fn serving(log: &Log, fails: bool, kept: bool) -> (Serving, std::sync::mpsc::Rec
         release_time: second,
         places: adopt::Places { mount: none.clone(), state_dir: none, needed: Vec::new() },
         deliver: Box::new(move |event| answers.send(event).unwrap()),
-        tell: Arc::new(|_| {}),
+        tell: Arc::new({
+            let log = log.clone();
+            move |event| match event {
+                events::Event::Mounted { .. } => log.add("told of a mount"),
+                events::Event::Upgraded { .. } => log.add("told of an upgrade"),
+                _ => {}
+            }
+        }),
     };
     (serving, heard)
 }
@@ -196,6 +207,14 @@ fn a_mount_that_fails_raises_nothing_and_says_so() {
     let log = serve([Task::Promote], true);
     assert!(log.contains(&"PromoteFailed".to_string()));
     assert!(!log.iter().any(|e| e == "address up" || e == "service start"), "{log:?}");
+}
+
+#[test]
+fn only_the_mount_that_was_kept_is_told_as_an_upgrade() {
+    let again = [Task::Promote, Task::Demote { graceful: true }, Task::Promote];
+    let log = serve_kept(again, false, true);
+    let told: Vec<&String> = log.iter().filter(|entry| entry.starts_with("told")).collect();
+    assert_eq!(told, ["told of an upgrade", "told of a mount"], "{log:?}");
 }
 
 /// The services and the address of a predecessor are still up while its mount waits.
