@@ -1,9 +1,9 @@
-//! Content of files under random operations: `fsx`, the verifying jobs of fio, the file system class of stress-ng.
+//! Content of files under random operations: `fsx`, and the verifying jobs of fio.
 
 use std::process::Command;
 
-use super::{amount, long, on_both, on_twinfs, tool};
-use crate::harness::alone::{Alone, run_ok, said};
+use super::{Bed, amount, on_both, on_twinfs, tool};
+use crate::harness::alone::{Alone, run_ok};
 use crate::harness::{need, say};
 
 /// Every operation that there is.
@@ -54,7 +54,8 @@ fn fsx_finds_no_wrong_byte() {
     say(&format!("fsx: {operations} operations of every kind, no mismatch"));
 }
 
-/// One job for each way into the kernel, with overwrites, and every block verified afterwards.
+/// One job for each way into the kernel, with overwrites, and every block verified afterwards. Sizes in MiB come with the
+/// run.
 const FIO: &str = r#"
 [global]
 bs=4k
@@ -67,67 +68,45 @@ random_generator=tausworthe64
 
 [psync]
 ioengine=psync
-size=32m
+size=${LARGE}m
 fdatasync=64
 stonewall
 
 [mmap]
 ioengine=mmap
-size=8m
+size=${SMALL}m
 stonewall
 
 [libaio]
 ioengine=libaio
 direct=1
 iodepth=16
-size=8m
+size=${SMALL}m
 stonewall
 
 [io_uring]
 ioengine=io_uring
 iodepth=16
-size=32m
+size=${LARGE}m
 stonewall
 "#;
 
-#[test]
-fn fio_reads_back_what_it_wrote_by_four_engines() {
-    if !need::have_mounts(
-        "fio_reads_back_what_it_wrote_by_four_engines",
-        &[("fio", "fio"), ("mkfs.ext4", "e2fsprogs")],
-    ) {
-        return;
-    }
-    on_both("fio", "1G", |alone| {
-        let jobs = alone.root.join("jobs.fio");
-        std::fs::write(&jobs, FIO).unwrap();
-        let loops = format!("--loops={}", if long() { 10 } else { 1 });
-        let ran = run_ok(alone.command("fio").arg("--directory=.").arg(loops).arg(&jobs));
-        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
-        assert_eq!(text.matches("err= 0").count(), 4, "{}: {text}", alone.kind);
-    });
+pub const FIO_NEEDS: &[need::Program] = &[("fio", "fio"), ("mkfs.ext4", "e2fsprogs")];
+
+pub fn fio(bed: &Bed, [large, small]: [u32; 2], loops: u32) {
+    let jobs = bed.beside().join("jobs.fio");
+    std::fs::write(&jobs, FIO).unwrap();
+    let jobs = jobs.display();
+    let told = bed.sh(&format!(
+        "export LARGE={large} SMALL={small}; fio --directory=. --loops={loops} {jobs} && rm -f psync.* mmap.* libaio.* io_uring.*"
+    ));
+    assert_eq!(told.matches("err= 0").count(), 4, "{}: {told}", bed.kind());
 }
 
-/// Stressors that have no place on a FUSE file system, or none in a test: a mount of its own kind, sealing of kernel
-/// objects, extents and swap files of the disk below.
-const LEFT_OUT: &str = "binderfs,verity,fiemap,ramfs";
-
 #[test]
-fn the_file_system_class_of_stress_ng_verifies() {
-    if !need::have_mounts("the_file_system_class_of_stress_ng_verifies", &[("stress-ng", "stress-ng")]) {
+fn fio_reads_back_what_it_wrote_by_four_engines() {
+    if !need::have_mounts("fio_reads_back_what_it_wrote_by_four_engines", FIO_NEEDS) {
         return;
     }
-    on_twinfs("stress-ng", "2G", |alone| {
-        let mut run = alone.command("stress-ng");
-        run.args(["--class", "filesystem", "--sequential", "1", "--verify", "--timeout"]);
-        run.arg(format!("{}s", if long() { 10 } else { 1 }));
-        let ran = run.args(["--exclude", LEFT_OUT, "--temp-path", "."]).output().unwrap();
-        let text =
-            format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-        let failures: Vec<&str> =
-            text.lines().filter(|line| line.contains("fail:") || line.contains("aborted")).collect();
-        assert!(ran.status.success() && failures.is_empty(), "{failures:?}\n{}", said(&ran));
-        let skipped: Vec<&str> = text.lines().filter(|line| line.contains("skipping")).collect();
-        say(&format!("stress-ng: {} stressors skipped themselves: {skipped:?}", skipped.len()));
-    });
+    on_both("fio", "1G", |alone| fio(&Bed::Alone(alone), [32, 8], amount(1)));
 }
