@@ -3,6 +3,7 @@
 mod content;
 mod posix;
 mod programs;
+mod python;
 mod stress;
 
 use std::path::{Path, PathBuf};

@@ -1,11 +1,11 @@
-//! System calls one by one: `pjdfstest` (the one written in Rust) and CPython's own tests of files.
+//! System calls one by one: `pjdfstest`, the one written in Rust.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::{on_both, on_twinfs, tool};
+use super::{on_both, tool};
 use crate::harness::alone::{Alone, run_ok, said};
 use crate::harness::pair::{MOUNT, Pair, Plan};
 use crate::harness::{need, say};
@@ -128,76 +128,6 @@ fn pjdfstest_and_fsx_pass_on_a_mounted_pair() {
     let run = format!("{content} -f {dir}/fsx.toml -S 11 -N {} -P /tmp {MOUNT}/fsx", super::amount(3_000));
     alpha.run_within(limit, &["sh", "-c", &run]).ok();
     pair.compare_images();
-}
-
-/// CPython's test modules about files, as root without the two that need another user or a terminal.
-const MODULES: &[&str] = &[
-    "test_os",
-    "test_shutil",
-    "test_tarfile",
-    "test_zipfile",
-    "test_mmap",
-    "test_mailbox",
-    "test_pathlib",
-    "test_fileio",
-    "test_glob",
-    "test_tempfile",
-    "test_posixpath",
-    "test_largefile",
-    "test_dbm_dumb",
-    "test_shelve",
-    "test_filecmp",
-    "test_fcntl",
-    "test_bufio",
-    "test_file",
-    "test_stat",
-    "test_posix",
-];
-
-/// Modules with failures.
-fn cpython(alone: &Alone, modules: &[String]) -> BTreeSet<String> {
-    let mut failed = BTreeSet::new();
-    let mut run = alone.command("/usr/bin/python3.11");
-    run.env("HOME", alone.mnt()).env("TMPDIR", alone.mnt()).env_remove("PYTHONPATH");
-    let ran = run.args(["-m", "test", "--tempdir"]).arg(alone.mnt()).args(modules).output().unwrap();
-    let text = said(&ran);
-    let mut listing = false;
-    for line in text.lines() {
-        match line.strip_prefix("    ") {
-            Some(names) if listing => failed.extend(names.split_whitespace().map(str::to_string)),
-            _ => listing = line.contains("failed:") && line.contains("test"),
-        }
-    }
-    assert!(ran.status.success() || !failed.is_empty(), "{}: {text}", alone.kind);
-    failed
-}
-
-#[test]
-fn cpythons_tests_of_files_fail_nowhere_but_where_ext4_does() {
-    let name = "cpythons_tests_of_files_fail_nowhere_but_where_ext4_does";
-    let programs = [
-        ("/usr/lib/python3.11/test/test_os.py", "libpython3.11-testsuite"),
-        ("/usr/bin/python3.11", "python3.11"),
-    ];
-    if !need::have_mounts(name, &programs) {
-        return;
-    }
-    let all: Vec<String> = MODULES.iter().map(|m| m.to_string()).collect();
-    let failed: Vec<String> = on_twinfs("cpython", "2G", |alone| cpython(alone, &all)).into_iter().collect();
-    if failed.is_empty() {
-        return;
-    }
-    let ext4 = std::thread::scope(|scope| {
-        let run = || cpython(&Alone::ext4("cpython", "2G"), &failed);
-        scope.spawn(run).join().unwrap()
-    });
-    let ours_alone: Vec<&String> = failed.iter().filter(|module| !ext4.contains(*module)).collect();
-    assert!(ours_alone.is_empty(), "pass on ext4: {ours_alone:?}");
-    say(&format!(
-        "cpython: {} of {} modules pass, {failed:?} fail on ext4 too",
-        all.len() - failed.len(),
-        all.len()
-    ));
 }
 
 #[test]
