@@ -3,6 +3,7 @@
 //! Decides timing (short, so that a takeover takes seconds) and waits for states by `twinfs status --json`. Does not
 //! know what a test does with the pair.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -226,12 +227,28 @@ impl Pair {
         // Past the commit timer and a checkpoint, so that nothing is in flight.
         std::thread::sleep(Duration::from_secs(3));
         self.end_both();
-        let image = |name: &str| match self.world.disks.is_empty() {
+        let [alpha, beta] = ["alpha", "beta"].map(|name| self.image_outside(name));
+        let differing = super::images::differing_blocks(&alpha, &beta);
+        assert!(differing.is_empty(), "blocks differ between the images: {differing:?}");
+    }
+
+    /// After `compare_images`: fsck finds nothing in either image.
+    #[track_caller]
+    pub fn check_images(&self) {
+        for name in ["alpha", "beta"] {
+            let image = self.image_outside(name).display().to_string();
+            self.node("gamma")
+                .run_within(Duration::from_secs(600), &["fsck-twinfs", "-n", "-f", &image])
+                .ok();
+        }
+    }
+
+    /// Where the image of a node lies on this machine.
+    fn image_outside(&self, name: &str) -> PathBuf {
+        match self.world.disks.is_empty() {
             true => self.node(name).dir.join("images/data.img"),
             false => self.world.dir.join(disk_dir(name)).join("disk"),
-        };
-        let differing = super::images::differing_blocks(&image("alpha"), &image("beta"));
-        assert!(differing.is_empty(), "blocks differ between the images: {differing:?}");
+        }
     }
 
     /// SIGKILL for everything on both nodes.

@@ -1,6 +1,7 @@
 //! What the suites share: where the tools written in Rust come from, and how a run on twinfs is held against ext4.
 
 mod content;
+mod pair;
 mod posix;
 mod programs;
 mod python;

@@ -128,6 +128,7 @@ fn pjdfstest_and_fsx_pass_on_a_mounted_pair() {
     let run = format!("{content} -f {dir}/fsx.toml -S 11 -N {} -P /tmp {MOUNT}/fsx", super::amount(3_000));
     alpha.run_within(limit, &["sh", "-c", &run]).ok();
     pair.compare_images();
+    pair.check_images();
 }
 
 #[test]
