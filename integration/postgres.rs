@@ -1,21 +1,23 @@
-//! PostgreSQL from Debian on the volume: again and again the primary dies in mid-write; every acknowledged row is there.
+//! PostgreSQL from Debian: its own programs find on twinfs, alone and on a pair, nothing that they do not find on ext4.
+//! And on a pair again and again the primary dies in mid-write; every acknowledged row is there.
 //!
 //! Three rounds, ten with TWINFS_LONG=1. The dead node is restarted as systemd would do it, and must be in sync before
-//! it is its turn to survive.
+//! it is its turn to survive. The benchmark runs for two seconds, twenty with TWINFS_LONG=1.
 #![allow(clippy::disallowed_methods, reason = "a test with real programs, files and time")]
 
 mod harness;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use harness::alone::Alone;
 use harness::need;
-use harness::node::Node;
-use harness::pair::{Pair, Plan};
+use harness::node::{Node, Ran};
+use harness::pair::{MOUNT, Pair, Plan};
 use nix::sys::signal::Signal;
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
@@ -39,11 +41,117 @@ case "$1" in
 esac
 "#;
 
+const NEEDS: &[need::Program] = &[("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"), ("perl", "perl")];
+
+/// From initdb to the check of every page, in the folder that it starts in; `$SECONDS_EACH` of the benchmark before and
+/// after a crash of the server. Prints `ok STEP` or `FAIL STEP`, with what was said.
+const STEPS: &str = r#"
+work=$PWD/postgres; bin=/usr/lib/postgresql/15/bin; data=$work/data
+mkdir $work && chown postgres: $work && cd $work
+export PGHOST=$work PGUSER=postgres PGDATABASE=postgres PGOPTIONS='-c client_min_messages=warning'
+step() {
+    name=$1; shift
+    if setpriv --reuid postgres --regid postgres --clear-groups "$@" > $work/said 2>&1
+    then echo "ok $name"; else echo "FAIL $name"; tail -n 20 $work/said; fi
+}
+sql() { step "$1" $bin/psql -v ON_ERROR_STOP=1 -Atqc "$2"; }
+start() { step "$1" $bin/pg_ctl -D $data -w -t 50 -l $work/log -o "-k $work -c listen_addresses=''" start; }
+check() { step "$1" $bin/pg_amcheck --all --install-missing --heapallindexed --parent-check; }
+sums="DO \$\$ BEGIN ASSERT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history)
+    AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(delta) FROM pgbench_history); END \$\$"
+step initdb $bin/initdb -D $data --auth trust --data-checksums --no-instructions
+start start
+step pgbench-init $bin/pgbench -q -i -s 2
+step pgbench $bin/pgbench -n -c 4 -T $SECONDS_EACH
+check amcheck
+step crash $bin/pg_ctl -D $data -m immediate -w stop
+start recovery
+sql sums-after-crash "$sums"
+check amcheck-after-crash
+step pgbench-after-crash $bin/pgbench -n -c 4 -T $SECONDS_EACH
+sql reindex "REINDEX DATABASE postgres"
+sql vacuum "VACUUM FULL"
+sql sums "$sums"
+check amcheck-last
+step basebackup $bin/pg_basebackup -D $work/copy -c fast
+step verifybackup $bin/pg_verifybackup $work/copy
+step stop $bin/pg_ctl -D $data -m fast -w stop
+step checksums $bin/pg_checksums --check -D $data
+step controldata sh -c "$bin/pg_controldata $data | grep -q 'shut down'"
+cd .. && rm -r $work
+"#;
+const STEP_COUNT: usize = 19;
+
+/// Every step by its name, and whether it went well.
+fn steps(ran: &Ran) -> BTreeMap<String, bool> {
+    let word = |line: &str| {
+        let ok = line.strip_prefix("ok ").map(|name| (name.to_string(), true));
+        ok.or_else(|| line.strip_prefix("FAIL ").map(|name| (name.to_string(), false)))
+    };
+    let found: BTreeMap<String, bool> = ran.out.lines().filter_map(word).collect();
+    assert!(ran.code == 0 && found.len() == STEP_COUNT, "{}\n{}{}", found.len(), ran.out, ran.err);
+    found
+}
+
+fn script() -> String {
+    let seconds = if std::env::var_os("TWINFS_LONG").is_some() { 20 } else { 2 };
+    format!("SECONDS_EACH={seconds}\n{STEPS}")
+}
+
+/// Runs the steps on a file system of its own, in a thread of its own: a mount namespace belongs to one.
+fn steps_on(make: fn(&str, &str) -> Alone) -> BTreeMap<String, bool> {
+    let run = || {
+        let alone = make("postgres-steps", "1G");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&alone.root, mode).expect("others may enter");
+        let start = std::time::Instant::now();
+        let ran = Ran::from(alone.command("sh").args(["-c", &script()]).output().expect("sh starts"));
+        harness::say(&format!("postgres: {} took {:.1} s", alone.kind, start.elapsed().as_secs_f64()));
+        let failed = ran.out.contains("FAIL ");
+        if failed {
+            harness::say(&ran.out);
+        }
+        let found = steps(&ran);
+        alone.check();
+        found
+    };
+    std::thread::scope(|scope| scope.spawn(run).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[track_caller]
+fn judge(place: &str, ours: &BTreeMap<String, bool>, ext4: &BTreeMap<String, bool>) {
+    let less: Vec<&String> =
+        ext4.iter().filter(|(name, ok)| **ok && !ours[*name]).map(|(name, _)| name).collect();
+    assert!(less.is_empty(), "{place}: goes well on ext4 only: {less:?}");
+    let failed: Vec<&String> = ours.iter().filter(|(_, ok)| !**ok).map(|(name, _)| name).collect();
+    harness::say(&format!(
+        "postgres: {place}: {} of {} steps go well, {failed:?} fail on ext4 too",
+        ours.len() - failed.len(),
+        ours.len()
+    ));
+}
+
+#[test]
+fn its_own_programs_find_nothing_that_they_do_not_find_on_ext4() {
+    let name = "its_own_programs_find_nothing_that_they_do_not_find_on_ext4";
+    if !need::have_nodes(name, &[NEEDS, &[("mkfs.ext4", "e2fsprogs")]].concat()) {
+        return;
+    }
+    let ext4 = steps_on(Alone::ext4);
+    judge("standalone", &steps_on(Alone::twinfs), &ext4);
+    let mut pair = Pair::start("postgres-steps", &Plan { size: "1GiB", ..Plan::default() });
+    let script = format!("cd {MOUNT}\n{}", script());
+    let ran = pair.node("alpha").run_within(Duration::from_secs(300), &["sh", "-c", &script]);
+    judge("pair", &steps(&ran), &ext4);
+    pair.compare_images();
+    pair.check_images();
+}
+
 #[test]
 fn no_acknowledged_row_is_lost_when_the_primary_dies_again_and_again() {
     let name = "no_acknowledged_row_is_lost_when_the_primary_dies_again_and_again";
-    if !need::have_nodes(name, &[("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"), ("perl", "perl")])
-    {
+    if !need::have_nodes(name, NEEDS) {
         return;
     }
     let plan = Plan { size: "1GiB", ..Plan::default() };
