@@ -5,11 +5,14 @@
     reason = "a test with real programs, files and time"
 )]
 
+mod harness;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use harness::need;
 use twinfs::base::{Generation, Members, NodeId, Record, VolumeId};
 use twinfs::config::ClusterKey;
 use twinfs::link::{WitnessClient, WitnessError};
@@ -213,8 +216,7 @@ fn what_cannot_start_says_why_in_one_line_with_its_exit_code() {
 fn it_runs_without_root() {
     use std::os::unix::process::CommandExt;
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED it_runs_without_root: the other tests already run without root");
-        return;
+        return need::skip("it_runs_without_root", "needs root to become somebody else");
     }
     let place = Place::new("user");
     let nobody = 65_534;
