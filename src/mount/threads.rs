@@ -19,8 +19,8 @@ use crate::fs::Ticket;
 
 use super::commits::{Answer, Commits, Waiter};
 
-/// Nobody who does not ask waits longer than this for stability.
-const COMMIT_EVERY: Duration = Duration::from_millis(900);
+/// Who does not ask is asked for after this time: what is left of a second is for the commit itself.
+const COMMIT_EVERY: Duration = Duration::from_millis(800);
 /// How often writeback and housekeeping look for work when nobody calls them.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What stayed dirty from one call to the next goes home.
@@ -237,8 +237,11 @@ impl Shared {
         let mut last_all = Instant::now();
         loop {
             let last = self.is_closed();
-            let waiters = self.commits.take(COMMIT_EVERY, &self.closed);
-            if waiters.is_empty() || last_all.elapsed() > COMMIT_EVERY {
+            // Counted from the last time that the rest was asked for: neither who asks in between nor how long a commit
+            // takes puts it off.
+            let patience = COMMIT_EVERY.saturating_sub(last_all.elapsed());
+            let waiters = self.commits.take(patience, &self.closed);
+            if waiters.is_empty() || last_all.elapsed() >= COMMIT_EVERY {
                 // Nobody asked for the rest: it is bounded by time instead.
                 if last {
                     self.fs.store().fsync_ticket(None, false);
