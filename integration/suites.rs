@@ -1,5 +1,5 @@
-//! Suites that others wrote, on a standalone mount and the short ones on a mounted pair: POSIX calls, random operations
-//! on file content, data verification, and programs that people trust their files to.
+//! Suites that others wrote, on a standalone mount and, smaller, on a mounted pair: POSIX calls, random operations on
+//! file content, data verification, and programs that people trust their files to.
 //!
 //! Each runs in a mount namespace of its own. What fails on ext4 in the same run is no failure here; skips are named and
 //! counted. Tools come from Debian and, for the two written in Rust, from the crate registry into `target/`.

@@ -194,30 +194,51 @@ fn access_times_move_as_the_options_say() {
         return;
     }
     let mut rig = Rig::mounted();
-    let old = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-    let recent = std::time::SystemTime::now() - Duration::from_secs(3_600);
-    for (options, moves_when_old, moves_when_recent) in
-        [("relatime", true, false), ("noatime", false, false), ("strictatime", true, true)]
-    {
-        rig.terminate();
-        rig.mount_with(&["-o", options]);
-        for (accessed, expected) in [(old, moves_when_old), (recent, moves_when_recent)] {
-            fs::write(rig.at("f"), "content").unwrap();
-            let file = writable(&rig.at("f"));
-            file.set_times(fs::FileTimes::new().set_accessed(accessed).set_modified(old)).unwrap();
-            drop(file);
-            // The change of the times is a change too: relative means after it.
+    fs::write(rig.at("f"), "content").unwrap();
+    fs::create_dir(rig.at("d")).unwrap();
+    fs::write(rig.at("d/name"), "").unwrap();
+    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let old = fs::FileTimes::new().set_accessed(long_ago).set_modified(long_ago);
+    // For a file and a folder each: whether the first read after a change moves it, and whether the next one does.
+    for (options, file, folder) in [
+        ("rw", [true, false], [true, false]),
+        ("relatime", [true, false], [true, false]),
+        ("noatime", [false, false], [false, false]),
+        ("strictatime", [true, true], [true, true]),
+        ("nodiratime", [true, false], [false, false]),
+        ("strictatime,nodiratime", [true, true], [false, false]),
+    ] {
+        for name in ["f", "d"] {
+            File::open(rig.at(name)).unwrap().set_times(old).unwrap();
+        }
+        for (turn, which) in ["the first read", "the next"].into_iter().enumerate() {
+            // Without what the kernel has cached: a read that it answers itself reaches nobody who could note it.
             rig.terminate();
             rig.mount_with(&["-o", options]);
-            let before = fs::metadata(rig.at("f")).unwrap();
-            assert_eq!(fs::read(rig.at("f")).unwrap(), b"content");
-            let after = fs::metadata(rig.at("f")).unwrap();
-            let moved = before.accessed().unwrap() != after.accessed().unwrap();
-            // ctime is now, so an access an hour ago is older than the last change: relatime moves it as well.
-            assert_eq!(moved, expected || options == "relatime", "{options}, accessed {accessed:?}");
-            assert_eq!(before.modified().unwrap(), after.modified().unwrap());
+            for (name, expected) in [("f", file[turn]), ("d", folder[turn])] {
+                let before = fs::metadata(rig.at(name)).unwrap();
+                match name {
+                    "f" => assert_eq!(fs::read(rig.at(name)).unwrap(), b"content"),
+                    _ => assert_eq!(fs::read_dir(rig.at(name)).unwrap().count(), 1),
+                }
+                let after = fs::metadata(rig.at(name)).unwrap();
+                let moved = before.accessed().unwrap() != after.accessed().unwrap();
+                assert_eq!(moved, expected, "{options}: {which} of {name}");
+                let recent = after.accessed().unwrap().elapsed().unwrap() < Duration::from_secs(60);
+                assert!(recent || !moved, "{options}: {which} of {name} moved it elsewhere");
+                assert_eq!(before.modified().unwrap(), after.modified().unwrap());
+                assert_eq!((before.ctime(), before.ctime_nsec()), (after.ctime(), after.ctime_nsec()));
+            }
         }
     }
+    // What is noted is kept.
+    rig.terminate();
+    rig.mount_with(&["-o", "strictatime"]);
+    assert_eq!(fs::read(rig.at("f")).unwrap(), b"content");
+    let noted = fs::metadata(rig.at("f")).unwrap().accessed().unwrap();
+    rig.terminate();
+    rig.mount_with(&["-o", "noatime"]);
+    assert_eq!(fs::metadata(rig.at("f")).unwrap().accessed().unwrap(), noted);
 }
 
 #[test]

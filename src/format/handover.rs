@@ -48,7 +48,7 @@ pub struct KeptMount {
     pub answer: Vec<u8>,
     pub read_only: bool,
     pub dir_sync: bool,
-    /// When reads move the access time: 0 relative, 1 never, 2 always.
+    /// When reads move the access time: 0 relative, 1 never, 2 always; 4 more: not that of directories.
     pub atime: u8,
     /// From when the lease counts, on the boot-time clock in nanoseconds; `None`: there was none.
     pub lease_from: Option<u64>,
@@ -171,7 +171,7 @@ impl KeptMount {
             [take_piece(take)?, take_piece(take)?, take_piece(take)?, take_piece(take)?];
         let [device, lock, minor] = [take.u32()?, take.u32()?, take.u32()?];
         let (read_only, dir_sync, atime) = (take_flag(take)?, take_flag(take)?, take.u8()?);
-        if atime > 2 || !image.starts_with(b"/") || !dir.starts_with(b"/") {
+        if !matches!(atime, 0..=2 | 4..=6) || !image.starts_with(b"/") || !dir.starts_with(b"/") {
             return Err(Damage("a mount makes no sense"));
         }
         let lease_from = take_option(take)?;

@@ -98,7 +98,7 @@ impl Fs {
     }
 
     fn atime_is_due(&self, rec: &InodeRec, now: Time) -> bool {
-        if rec.flags & NO_ATIME != 0 {
+        if rec.flags & NO_ATIME != 0 || (self.no_dir_atime() && is_dir(rec)) {
             return false;
         }
         match self.atime() {

@@ -4,7 +4,7 @@
 //! Does not know permissions (the kernel checks them) nor threads. Invariants: every change is one `Op` of the store
 //! and thus whole or absent after a crash; an inode with no name lives until nobody holds it.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::base::Ino;
 use crate::format::{Held, InodeRec, Time};
@@ -52,13 +52,21 @@ const DOWN: u8 = 2;
 pub struct Fs {
     pub(super) store: Store,
     atime: AtomicU8,
+    /// Reads of directories move no access time.
+    no_dir_atime: AtomicBool,
     pub(super) live: Live,
     state: AtomicU8,
 }
 
 impl Fs {
     pub fn new(store: Store, atime: Atime) -> Fs {
-        let fs = Fs { store, atime: AtomicU8::new(0), live: Live::default(), state: AtomicU8::new(SERVING) };
+        let fs = Fs {
+            store,
+            atime: AtomicU8::new(0),
+            no_dir_atime: AtomicBool::new(false),
+            live: Live::default(),
+            state: AtomicU8::new(SERVING),
+        };
         fs.set_atime(atime);
         fs
     }
@@ -74,6 +82,15 @@ impl Fs {
             STRICT => Atime::Strict,
             _ => Atime::Relative,
         }
+    }
+
+    /// Whether reads leave the access time of directories alone, whatever that of files does.
+    pub fn set_no_dir_atime(&self, on: bool) {
+        self.no_dir_atime.store(on, Ordering::SeqCst);
+    }
+
+    pub fn no_dir_atime(&self) -> bool {
+        self.no_dir_atime.load(Ordering::SeqCst)
     }
 
     /// The engine below, for the threads that commit, write back and checkpoint.

@@ -112,6 +112,7 @@ fn remount(served: &Served, word: Option<u32>) -> Result<u32, FsError> {
         (_, _, true) => Atime::Strict,
         _ => Atime::Relative,
     });
+    served.fs.set_no_dir_atime(word.no_dir_atime);
     served.dir_sync.store(word.dir_sync, Ordering::SeqCst);
     Ok(0)
 }

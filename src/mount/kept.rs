@@ -77,12 +77,16 @@ impl Drop for Kept {
     }
 }
 
-fn atime_code(atime: Atime) -> u8 {
-    match atime {
+/// Added to the code of a mount that spares directories.
+const NO_DIR_ATIME: u8 = 4;
+
+fn atime_code(fs: &Fs) -> u8 {
+    let code = match fs.atime() {
         Atime::Relative => 0,
         Atime::Never => 1,
         Atime::Strict => 2,
-    }
+    };
+    if fs.no_dir_atime() { code | NO_DIR_ATIME } else { code }
 }
 
 impl Mounted {
@@ -118,7 +122,7 @@ impl Mounted {
             answer: self.seat.greeting.answer.clone(),
             read_only: !self.fs.is_serving(),
             dir_sync: self.dir_sync.load(Ordering::SeqCst),
-            atime: atime_code(self.fs.atime()),
+            atime: atime_code(&self.fs),
             lease_from: None,
             held: self.fs.held(),
         }
@@ -144,7 +148,8 @@ impl Mounted {
         if kept.state.read_only {
             fs.make_read_only();
         }
-        fs.set_atime(match kept.state.atime {
+        fs.set_no_dir_atime(kept.state.atime & NO_DIR_ATIME != 0);
+        fs.set_atime(match kept.state.atime & !NO_DIR_ATIME {
             1 => Atime::Never,
             2 => Atime::Strict,
             _ => Atime::Relative,

@@ -93,6 +93,7 @@ impl Mounted {
         let dir = sys::absolute(dir).map_err(|error| MountError::Dir { dir: dir.to_path_buf(), error })?;
         clear_dead(&dir)?;
         check_mount_point(&dir)?;
+        fs.set_no_dir_atime(options.flags.no_dir_atime);
         let device = sys::fuse_mount(&options.source, &dir, options.flags).map_err(MountError::Kernel)?;
         let dir_sync = options.flags.dir_sync || options.flags.sync;
         let served = Mounted::serve(fs, (dir.clone(), None), options, ways, (device, None, dir_sync));

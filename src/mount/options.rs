@@ -64,7 +64,6 @@ const IGNORED: &[&str] = &[
     "lazytime",
     "nolazytime",
     "noiversion",
-    "diratime",
     "nostrictatime",
     "norelatime",
     "auto",
@@ -100,6 +99,7 @@ impl MountOptions {
             "noexec" => flags.no_exec = true,
             "exec" => flags.no_exec = false,
             "nodiratime" => flags.no_dir_atime = true,
+            "diratime" => flags.no_dir_atime = false,
             "dirsync" => flags.dir_sync = true,
             "async" => (flags.sync, flags.dir_sync) = (false, false),
             "sync" => flags.sync = true,
@@ -162,6 +162,7 @@ mod tests {
         assert!(!parsed("ro,rw").flags.read_only);
         assert_eq!(parsed("noatime,relatime").atime, Atime::Relative);
         assert!(parsed("relatime,noatime").flags.no_atime);
+        assert!(!parsed("nodiratime,diratime").flags.no_dir_atime);
     }
 
     #[test]

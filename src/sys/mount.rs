@@ -66,16 +66,29 @@ pub struct RemountWord {
     pub no_atime: bool,
     pub strict_atime: bool,
     pub dir_sync: bool,
+    pub no_dir_atime: bool,
 }
 
 impl RemountWord {
     pub fn from_bits(bits: u32) -> RemountWord {
         let has = |bit: u32| bits & bit != 0;
-        RemountWord { writable: has(1), no_atime: has(2), strict_atime: has(4), dir_sync: has(8) }
+        RemountWord {
+            writable: has(1),
+            no_atime: has(2),
+            strict_atime: has(4),
+            dir_sync: has(8),
+            no_dir_atime: has(16),
+        }
     }
 
     fn bits(self) -> u32 {
-        let table = [(self.writable, 1), (self.no_atime, 2), (self.strict_atime, 4), (self.dir_sync, 8)];
+        let table = [
+            (self.writable, 1),
+            (self.no_atime, 2),
+            (self.strict_atime, 4),
+            (self.dir_sync, 8),
+            (self.no_dir_atime, 16),
+        ];
         table.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum()
     }
 }
@@ -88,6 +101,7 @@ pub fn remount(dir: &Path, flags: KernelFlags) -> io::Result<()> {
         no_atime: flags.no_atime,
         strict_atime: flags.strict_atime,
         dir_sync: flags.dir_sync || flags.sync,
+        no_dir_atime: flags.no_dir_atime,
     };
     let root = std::fs::File::open(dir)?;
     if word.writable {
