@@ -106,8 +106,9 @@ impl Fs {
     /// After a panic: a change may be half done in memory, so that nothing of it may reach the disk any more. What was
     /// acknowledged is there already.
     pub fn distrust(&self) {
-        self.make_read_only();
+        // The store first: whoever sees a read-only file system must not be told afterwards that a commit succeeded.
         self.store.stop_changes(FsError::Io("a part of twinfs failed".to_string()));
+        self.make_read_only();
     }
 
     /// Answers every further operation with an error. What was committed stays; nothing else is added to it.
