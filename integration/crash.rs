@@ -130,6 +130,27 @@ fn the_known_crash_bugs_of_other_filesystems_are_not_ours() {
     assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n\n"));
 }
 
+#[test]
+fn what_applications_need_holds_on_every_image_and_the_checker_finds_nothing() {
+    let start = Instant::now();
+    let mut total = Count::default();
+    let mut wrong = Vec::new();
+    let properties = harness::properties::all();
+    let judged = properties.iter().map(|property| {
+        let judged = property.judge(&property.start(), &CI, &run::nothing);
+        (property.name, judged)
+    });
+    let failed = ("a failed fsync", harness::properties::failed_fsync(&CI));
+    for (name, judged) in judged.chain([failed]) {
+        match judged {
+            Ok(count) => total.add(count),
+            Err(why) => wrong.push(format!("{name}: {}", &why[..why.len().min(3000)])),
+        }
+    }
+    report("properties", total, start);
+    assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
 /// A line for every hundred thousand images of a long run.
 fn progress(images: u64) {
     const LINE: u64 = 100_000;

@@ -304,25 +304,36 @@ impl Judge {
         number: u64,
         also: &dyn Fn(&Mounted, &Found) -> Result<(), String>,
     ) -> Result<(), String> {
-        let due = |every: u64| every > 0 && number.is_multiple_of(every);
-        let as_disk: Arc<dyn Disk> = disk.clone();
-        if let Some(checker) = self.checker.filter(|_| due(self.whole_checks)) {
-            none((checker.image)(&as_disk), "before the mount")?;
-        }
-        let mounted = mount(&disk)?;
-        if let Some(checker) = self.checker {
-            none((checker.filesystem)(&mounted.image, &as_disk), "in the filesystem")?;
-        }
+        let mounted = self.sound(&disk, number)?;
         let found = look(&mounted)?;
         history.explain(&found, cut)?;
         also(&mounted, &found)?;
-        if due(self.base_checks) {
+        if due(self.base_checks, number) {
             empty_and_refill(&mounted, &found)?;
             mounted.unmount()?;
             if let Some(checker) = self.checker {
-                none((checker.image)(&as_disk), "after all was removed and made again")?;
+                let disk: Arc<dyn Disk> = disk;
+                none((checker.image)(&disk), "after all was removed and made again")?;
             }
         }
         Ok(())
     }
+
+    /// Mounts an image in which the checker, if there is one, finds nothing.
+    pub fn sound(&self, disk: &Arc<CrashDisk>, number: u64) -> Result<Mounted, String> {
+        let as_disk: Arc<dyn Disk> = disk.clone();
+        if let Some(checker) = self.checker.filter(|_| due(self.whole_checks, number)) {
+            none((checker.image)(&as_disk), "before the mount")?;
+        }
+        let mounted = mount(disk)?;
+        if let Some(checker) = self.checker {
+            none((checker.filesystem)(&mounted.image, &as_disk), "in the filesystem")?;
+        }
+        Ok(mounted)
+    }
+}
+
+/// Whether the image of this number is one of every so many.
+fn due(every: u64, number: u64) -> bool {
+    every > 0 && number.is_multiple_of(every)
 }

@@ -11,6 +11,7 @@ pub mod images;
 pub mod judge;
 pub mod known;
 pub mod model;
+pub mod properties;
 pub mod random;
 pub mod run;
 pub mod small_names;
