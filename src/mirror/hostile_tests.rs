@@ -398,7 +398,11 @@ fn a_hostile_peer_costs_its_sessions_and_nothing_else() {
     for role in [Role::Primary, Role::Secondary] {
         let mut kinds = FastSet::default();
         let mut closed = 0;
-        for seed in 1..=lives {
+        // What a session gets to depends on the pace of its threads: a loaded machine needs more of them.
+        for seed in 1..=20 * lives {
+            if seed > lives && kinds.len() >= 4 {
+                break;
+            }
             let met = meet(role, seed * 7_919, 400);
             kinds.extend(met.kinds_sent);
             closed += met.closed;
