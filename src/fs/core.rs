@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::base::{BlockNo, FastMap, Ino};
-use crate::format::{Dirent, InodeRec, LogOp, TableId, key_name, key_pair, record_blocks};
+use crate::format::{Dirent, InodeRec, LogOp, TableId, Time, key_name, key_pair, record_blocks};
 
 use super::FsError;
 use super::buffers::DirtyFile;
@@ -166,6 +166,16 @@ impl Core {
             }
         }
         Ok(rec)
+    }
+
+    /// The content of `ino` changed in the record, now.
+    pub(super) fn record_times(&mut self, ino: Ino, now: Time) -> Result<(), FsError> {
+        self.writable()?;
+        let mut change = Change::default();
+        self.edit_inode(&mut change, ino, |rec| (rec.mtime, rec.ctime) = (now, now))?;
+        self.apply(change);
+        self.times_recorded(ino);
+        Ok(())
     }
 
     /// The times of `ino` are in a record now.

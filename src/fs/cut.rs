@@ -244,7 +244,7 @@ impl Store {
         if matches!(how, Fallocate::Allocate | Fallocate::ZeroRange) && end > live {
             self.grow(ino, live, end, now)?;
         }
-        Ok(())
+        self.core_write().record_times(ino, now)
     }
 
     /// A punch of very many extents goes on behind a seal: a record is bounded, and each part is a hole of its own.
@@ -278,8 +278,10 @@ impl Store {
         if from < tail {
             core.drop_pages(ino, from, tail);
         }
+        // With the bytes of the edges: no step below need find an extent.
+        core.record_times(ino, now)?;
         while !cut.is_done() {
-            core.free_step(ino, &mut cut, |rec| (rec.mtime, rec.ctime) = (now, now))?;
+            core.free_step(ino, &mut cut, |_| {})?;
             if core.is_record_full() && !cut.is_done() {
                 return Ok(Some(cut.at));
             }

@@ -95,6 +95,8 @@ impl Fs {
 
     /// Copies up to `len` bytes and answers how many; 0 at the end of the source. May wait for the disk.
     pub fn copy_range(&self, ctx: &Ctx, from: FilePart, to: FilePart, len: u64) -> Result<u64> {
+        // The end of the source is where it is now: a copy behind it in the same file is no more to copy.
+        let len = len.min(self.inode(from.ino)?.size.saturating_sub(from.offset));
         let overlap = from.offset.abs_diff(to.offset) < len;
         if from.ino == to.ino && overlap {
             return Err(FsError::Invalid);

@@ -2,7 +2,9 @@
 
 use crate::base::{BlockNo, Ino};
 use crate::format::{FileKind, Time};
-use crate::fs::{Atime, Ctx, Fs, FsError, NewNode, Place, RenameHow, SetAttr, SetXattr, Store, Whose};
+use crate::fs::{
+    Atime, Ctx, Fallocate, FilePart, Fs, FsError, NewNode, Place, RenameHow, SetAttr, SetXattr, Store, Whose,
+};
 
 use super::names_model_tests::{Model, list};
 use super::tests::mem::{Cut, Player};
@@ -338,4 +340,53 @@ fn a_block_is_traced_to_the_path_of_its_file() {
     fs.unlink(&at(2), new, b"a b").unwrap();
     let whose = fs.whose(BlockNo(traced[0] as u64)).unwrap();
     assert!(matches!(whose, Whose::File { path: None, .. } | Whose::Nobody), "{whose}");
+}
+
+#[test]
+fn every_kind_of_fallocate_is_a_change_of_the_file() {
+    let kinds = [
+        Fallocate::Allocate,
+        Fallocate::AllocateKeepSize,
+        Fallocate::PunchHole,
+        Fallocate::ZeroRange,
+        Fallocate::ZeroRangeKeepSize,
+    ];
+    // Inside a block, whole blocks, behind the end; with the data written home, in the record, and in buffers.
+    let ranges = [(100, 200), (4096, 4096), (3000, 9000), (20_000, 4096)];
+    for (turn, (how, (offset, len))) in
+        kinds.iter().flat_map(|how| ranges.map(|range| (how, range))).enumerate()
+    {
+        for state in 0..3 {
+            let fs = fs();
+            let file = fs.create(&at(1), Ino::ROOT, b"f", 0o644).unwrap().ino;
+            fs.write(&at(2), file, 0, &[7; 16_384], false).unwrap();
+            let sync = || {
+                let ticket = fs.fsync(file, false).unwrap();
+                assert!(fs.store().commit().unwrap() >= ticket);
+            };
+            match state {
+                0 => fs.store().writeback(true).unwrap(),
+                1 => sync(),
+                _ => {}
+            }
+            fs.fallocate(&at(3), file, offset, len, *how).unwrap();
+            for _ in 0..2 {
+                let rec = fs.getattr(file).unwrap().rec;
+                let times = (rec.mtime.secs, rec.ctime.secs);
+                assert_eq!(times, (3, 3), "{how:?} {offset}+{len}, state {state}, turn {turn}");
+                sync();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_copy_within_a_file_ends_where_the_file_ended() {
+    let fs = fs();
+    let file = fs.create(&at(1), Ino::ROOT, b"f", 0o644).unwrap().ino;
+    fs.write(&at(2), file, 0, &[7; 3000], false).unwrap();
+    let part = |offset| FilePart { ino: file, offset };
+    assert_eq!(fs.copy_range(&at(3), part(1000), part(10_000), 9000).unwrap(), 2000);
+    assert_eq!(fs.getattr(file).unwrap().rec.size, 12_000);
+    assert_eq!(fs.copy_range(&at(3), part(12_000), part(20_000), 100).unwrap(), 0);
 }
