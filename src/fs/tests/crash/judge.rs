@@ -3,20 +3,21 @@
 //! Decides what is acceptable. Names and attributes: exactly those of one moment, not before the last promise and not
 //! behind the last write on the image (operations reach the disk in order). Content of a file: each sector as it was in
 //! some version not older than the last promise for that file, the size one of those versions' or, while it grew, a
-//! whole number of blocks between two; never zeros or foreign bytes in their stead.
+//! whole number of blocks between two; never zeros or foreign bytes in their stead. The time of its last change goes
+//! with the content: that of some such version, not older than the last time that somebody set.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use twinfs::base::Ino;
-use twinfs::format::FileKind;
+use twinfs::format::{FileKind, Time};
 use twinfs::fs::Ctx;
 use twinfs::image::{Disk, Image};
 
 use super::disk::CrashDisk;
 use super::images::{Cut, Depth, each_image};
 use super::run::History;
-use super::tree::{SECTOR, line};
+use super::tree::{Line, SECTOR, hex};
 use super::{Mounted, mount};
 
 /// The independent checker.
@@ -59,6 +60,8 @@ pub struct Found {
     pub listing: String,
     /// Size and content by inode.
     pub files: BTreeMap<u64, Vec<u8>>,
+    /// When each file was changed last.
+    pub changed: BTreeMap<u64, Time>,
     /// Blocks of 4 KiB that each file says it has.
     pub blocks: BTreeMap<u64, u64>,
     pub inos: BTreeMap<String, u64>,
@@ -69,6 +72,7 @@ pub fn look(mounted: &Mounted) -> Result<Found, String> {
     let mut found = Found {
         listing: String::new(),
         files: BTreeMap::new(),
+        changed: BTreeMap::new(),
         blocks: BTreeMap::new(),
         inos: BTreeMap::new(),
     };
@@ -81,11 +85,27 @@ fn look_at(mounted: &Mounted, ino: Ino, path: String, found: &mut Found) -> Resu
     let wrong = |error: twinfs::fs::FsError| format!("{path} (inode {}): {error}", ino.0);
     let rec = store.inode(ino).map_err(wrong)?.ok_or_else(|| format!("{path}: inode {} is gone", ino.0))?;
     let kind = rec.kind();
-    line(&mut found.listing, &path, ino.0, kind, rec.mode & 0o7777, rec.nlink);
+    let (perms, links, owner, flags) = (rec.mode & 0o7777, rec.nlink, (rec.uid, rec.gid), rec.flags);
+    let line = Line {
+        path: &path,
+        ino: ino.0,
+        kind,
+        perms,
+        links,
+        owner,
+        flags,
+        atime: rec.atime,
+        mtime: rec.mtime,
+    };
+    line.put(&mut found.listing);
     found.listing.push_str(&String::from_utf8_lossy(&rec.target));
     for name in store.xattr_names(ino).map_err(wrong)? {
         let value = fs.getxattr(ino, &name).map_err(wrong)?;
-        let (name, value) = (String::from_utf8_lossy(&name), String::from_utf8_lossy(&value));
+        let name = String::from_utf8_lossy(&name);
+        let value = match name.starts_with("system.") {
+            true => hex(&value),
+            false => String::from_utf8_lossy(&value).into_owned(),
+        };
         found.listing.push_str(&format!(" {name}={value}"));
     }
     found.listing.push('\n');
@@ -96,6 +116,7 @@ fn look_at(mounted: &Mounted, ino: Ino, path: String, found: &mut Found) -> Resu
             return Err(format!("{path}: {} bytes are read, the size is {}", data.len(), rec.size));
         }
         found.files.insert(ino.0, data);
+        found.changed.insert(ino.0, rec.mtime);
         found.blocks.insert(ino.0, rec.blocks);
     }
     if kind == FileKind::Dir {
@@ -145,12 +166,13 @@ impl History {
 
     fn explain_file(
         &self,
+        found: &Found,
         ino: u64,
-        data: &[u8],
         cut: &Cut,
         names: usize,
         high: usize,
     ) -> Result<(), String> {
+        let (data, changed) = (&found.files[&ino], found.changed[&ino]);
         let Some(versions) = self.files.get(&ino) else { return Err("it never was a file".to_string()) };
         let synced = self.synced.get(&ino).into_iter().flatten();
         let synced = synced.filter(|(moment, _)| *moment <= cut.to).map(|(_, state)| *state);
@@ -162,7 +184,17 @@ impl History {
             .filter(|(state, _)| *state <= high)
             .map(|(_, data)| data.as_slice())
             .collect();
-        explain(data, &window)
+        explain(data, &window)?;
+        let timed = self.timed.iter().filter(|(state, of)| *of == ino && *state <= names);
+        let since = timed.map(|(state, _)| *state).max().unwrap_or(0).max(low);
+        let then = self.trees[since..=high].iter().filter_map(|tree| tree.nodes.get(&ino));
+        match then.clone().any(|node| node.mtime == changed) {
+            true => Ok(()),
+            false => {
+                let times: Vec<Time> = then.map(|node| node.mtime).collect();
+                Err(format!("changed at {changed:?}, but it only was at {times:?}"))
+            }
+        }
     }
 
     /// The state of names that explains all of the tree.
@@ -170,9 +202,10 @@ impl History {
         let (low, high) = self.bounds(cut);
         let mut why = None;
         for state in (low..=high).filter(|state| *self.listings[*state] == *found.listing) {
-            let mut files = found.files.iter();
-            match files.try_for_each(|(ino, data)| {
-                self.explain_file(*ino, data, cut, state, high).map_err(|text| format!("inode {ino}: {text}"))
+            let mut files = found.files.keys();
+            match files.try_for_each(|ino| {
+                self.explain_file(found, *ino, cut, state, high)
+                    .map_err(|text| format!("inode {ino}: {text}"))
             }) {
                 Ok(()) => return Ok(state),
                 Err(text) => why = Some(text),
@@ -211,6 +244,11 @@ fn empty_and_refill(mounted: &Mounted, found: &Found) -> Result<(), String> {
         }
         Ok((ino, name.to_string()))
     };
+    for ino in found.inos.values().map(|ino| Ino(*ino)) {
+        if fs.flags(ino).map_err(|error| error.to_string())? != 0 {
+            fs.set_flags(&ctx(), ino, 0).map_err(|error| format!("flags of inode {}: {error}", ino.0))?;
+        }
+    }
     let mut deepest: Vec<&String> = found.inos.keys().filter(|path| !path.is_empty()).collect();
     deepest.sort_by_key(|path| std::cmp::Reverse(path.matches('/').count()));
     let mut dirs = Vec::new();

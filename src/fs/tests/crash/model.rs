@@ -12,7 +12,7 @@ use super::images::{Cut, Dice, one_image};
 use super::judge::{Found, look};
 use super::random;
 use super::run::{History, Runner, Start, Style, nothing};
-use super::tree::Tree;
+use super::tree::{Node, Tree};
 use super::words::{Op, show};
 use super::{Mounted, mount};
 
@@ -33,6 +33,10 @@ fn differs(found: &Found, tree: &Tree) -> Result<(), String> {
         return Err(format!("names differ; found\n{}expected\n{listing}", found.listing));
     }
     for (ino, data) in &found.files {
+        let (is, was) = (found.changed[ino], tree.nodes[ino].mtime);
+        if is != was {
+            return Err(format!("inode {ino} was changed at {is:?}, expected {was:?}"));
+        }
         if *data != *tree.nodes[ino].data {
             let at = data.iter().zip(tree.nodes[ino].data.iter()).position(|(one, other)| one != other);
             return Err(format!("inode {ino} differs at {at:?}, {} bytes", data.len()));
@@ -48,6 +52,10 @@ fn paths(op: &Op) -> Vec<&str> {
             vec![path]
         }
         Op::SetXattr(path, ..) | Op::RemoveXattr(path, _) => vec![path],
+        Op::Chown(path, ..) | Op::Times(path, ..) | Op::SetFlags(path, _) => vec![path],
+        Op::SetList(_, path, _) | Op::RemoveList(_, path) => vec![path],
+        Op::Copy(one, _, _, other, _) => vec![one, other],
+        Op::RenameNew(one, other) | Op::RenameWhiteout(one, other) => vec![one, other],
         Op::Fsync(path) | Op::Fdatasync(path) => vec![path],
         Op::Link(one, other) | Op::Rename(one, other) | Op::Exchange(one, other) => vec![one, other],
         _ => Vec::new(),
@@ -75,8 +83,13 @@ fn compare_touched(mounted: &Mounted, tree: &Tree, op: &Op) -> Result<(), String
             _ => tree.names_of(ino),
         };
         let same = rec.kind() == node.kind && rec.mode & 0o7777 == node.perms && rec.nlink as usize == links;
-        if !same {
-            return Err(format!("{path}: {rec:?}, expected {links} links, mode {:o}", node.perms));
+        let more = (rec.uid, rec.gid) == node.owner && rec.flags == node.flags;
+        if !same || !more || (rec.atime, rec.mtime) != (node.atime, node.mtime) {
+            let Node { perms, owner, flags, atime, mtime, .. } = &**node;
+            return Err(format!(
+                "{path}: {rec:?}, expected {links} links, mode {perms:o}, owner {owner:?}, flags {flags:x}, \
+                 times {atime:?} {mtime:?}"
+            ));
         }
         if node.kind == FileKind::File {
             let data = fs.read(Ino(ino), 0, usize::MAX >> 1).map_err(|error| format!("{path}: {error}"))?;
@@ -145,7 +158,7 @@ fn part(
     tree.held.clear();
     tree.forget_unnamed();
     for (ino, data) in found.files {
-        tree.set_content(ino, data);
+        tree.set_content(ino, data, found.changed[&ino]);
     }
     Ok(Start { image: disk.freeze(), tree, seed: seed + 1 })
 }

@@ -5,7 +5,7 @@ use twinfs::fs::Fallocate;
 
 use super::images::Dice;
 use super::tree::{ROOT, Tree};
-use super::words::Op;
+use super::words::{List, Op};
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const DEPTH_MAX: usize = 2;
@@ -72,9 +72,51 @@ impl Picker<'_> {
         }
     }
 
+    fn list(&mut self) -> List {
+        [0; 5].map(|_| self.dice.below(8) as u8)
+    }
+
+    /// Flags mostly go again, so that most can be changed.
+    fn flags(&mut self) -> Option<Op> {
+        let marked =
+            self.paths.iter().find(|(path, ino)| !path.is_empty() && self.tree.nodes[ino].flags != 0);
+        let marked = marked.map(|(path, _)| path.clone());
+        match marked.filter(|_| self.dice.below(4) > 0) {
+            Some(path) => Some(Op::SetFlags(path, 0)),
+            None => {
+                let flags = [0x10, 0x20, 0x20, 0x40, 0x60][self.dice.below(5) as usize];
+                Some(Op::SetFlags(self.any(|kind| matches!(kind, FileKind::File | FileKind::Dir))?, flags))
+            }
+        }
+    }
+
+    fn copy(&mut self) -> Option<Op> {
+        let (from, to) = self.range();
+        let (source, target) =
+            (self.any(|kind| kind == FileKind::File)?, self.any(|kind| kind == FileKind::File)?);
+        Some(Op::Copy(source, from, to, target, self.dice.below(REACH - (to - from) + 1)))
+    }
+
+    /// Attributes beside the mode.
+    fn attribute(&mut self) -> Option<Op> {
+        let dir = |kind: FileKind| kind == FileKind::Dir;
+        Some(match self.dice.below(12) {
+            0..2 => Op::Chown(self.any(|_| true)?, self.dice.below(3) as u32, self.dice.below(3) as u32),
+            2..5 => {
+                let seconds = |dice: &mut Dice| dice.below(1 << 33) as i64 - (1 << 31);
+                Op::Times(self.any(|_| true)?, seconds(self.dice), seconds(self.dice))
+            }
+            5..7 => Op::SetList(false, self.any(|kind| kind != FileKind::Symlink)?, self.list()),
+            7..8 => Op::RemoveList(false, self.any(|_| true)?),
+            8..9 => Op::SetList(true, self.any(dir)?, self.list()),
+            9..10 => Op::RemoveList(true, self.any(dir)?),
+            _ => return self.flags(),
+        })
+    }
+
     fn op(&mut self) -> Option<Op> {
         let file = |kind: FileKind| kind == FileKind::File;
-        Some(match self.dice.below(100) {
+        Some(match self.dice.below(112) {
             0..14 => Op::Make(FileKind::File, self.name()),
             14..20 => Op::Make(FileKind::Dir, self.name()),
             20..22 => Op::Symlink("to/somewhere".to_string(), self.name()),
@@ -110,11 +152,16 @@ impl Picker<'_> {
                 let name = format!("user.{}", NAMES[self.dice.below(3) as usize]);
                 Op::RemoveXattr(self.any(|_| true)?, name)
             }
-            92..93 => Op::Chmod(self.any(|kind| kind != FileKind::Symlink)?, self.dice.below(0o1000) as u32),
+            92..93 => Op::Chmod(self.any(|kind| kind != FileKind::Symlink)?, self.dice.below(0o10000) as u32),
             93..97 => Op::Fsync(self.any(|kind| file(kind) || kind == FileKind::Dir)?),
             97..98 => Op::Fdatasync(self.any(file)?),
             98..99 => Op::Sync,
-            _ => [Op::Writeback, Op::Writeback, Op::Checkpoint][self.dice.below(3) as usize].clone(),
+            99..100 => [Op::Writeback, Op::Writeback, Op::Checkpoint][self.dice.below(3) as usize].clone(),
+            100..107 => return self.attribute(),
+            107..109 => return self.copy(),
+            109..110 => Op::RenameNew(self.any(|_| true)?, self.name()),
+            110..111 => Op::RenameWhiteout(self.any(|_| true)?, self.name()),
+            _ => Op::Timer,
         })
     }
 }
@@ -125,7 +172,7 @@ pub fn next(tree: &Tree, dice: &mut Dice) -> Op {
     let mut picker = Picker { tree, paths, dice };
     loop {
         let Some(op) = picker.op() else { continue };
-        let makes = matches!(op, Op::Make(..) | Op::Symlink(..) | Op::Link(..));
+        let makes = matches!(op, Op::Make(..) | Op::Symlink(..) | Op::Link(..) | Op::RenameWhiteout(..));
         if makes && picker.paths.len() > NODES_MAX {
             continue;
         }

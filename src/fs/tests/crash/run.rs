@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use twinfs::base::Ino;
-use twinfs::format::{FileKind, Time};
-use twinfs::fs::{Ctx, FsError, NewNode, Place, RenameHow, SetAttr, SetXattr, Store};
+use twinfs::format::FileKind;
+use twinfs::fs::{Ctx, FilePart, FsError, NewNode, Place, RenameHow, SetAttr, SetXattr, Store};
 
 use super::disk::{CrashDisk, Event, Snapshot};
-use super::tree::{Effect, Tree, filling};
+use super::tree::{Effect, Tree, clock, explicit, filling, list_bytes};
 use super::words::{Op, show};
 use super::{Mounted, mount};
 
@@ -79,6 +79,8 @@ pub struct History {
     pub synced: BTreeMap<u64, Vec<(usize, usize)>>,
     /// From this state on the content of this file is at least what it was then.
     pub pulls: Vec<(usize, u64)>,
+    /// In this state somebody set the times of this inode.
+    pub timed: Vec<(usize, u64)>,
     /// The tree at each state.
     pub trees: Vec<Tree>,
     pub words: String,
@@ -97,8 +99,8 @@ pub struct Runner<'a> {
     history: History,
 }
 
-fn ctx() -> Ctx {
-    Ctx { umask: 0o022, now: Time { secs: 1_700_000_100, nanos: 5 }, ..Ctx::default() }
+fn list_name(default: bool) -> &'static [u8] {
+    if default { b"system.posix_acl_default" } else { b"system.posix_acl_access" }
 }
 
 pub fn nothing(_: &Store) {}
@@ -117,6 +119,7 @@ impl<'a> Runner<'a> {
             stable: Vec::new(),
             synced: BTreeMap::new(),
             pulls: Vec::new(),
+            timed: Vec::new(),
             trees: Vec::new(),
             words: String::new(),
             style,
@@ -154,6 +157,7 @@ impl<'a> Runner<'a> {
         history.stable = vec![(0, 0)];
         history.synced.clear();
         history.pulls.clear();
+        history.timed.clear();
     }
 
     /// One operation on both sides; panics nowhere: what the model allows must succeed.
@@ -174,6 +178,7 @@ impl<'a> Runner<'a> {
             return self.remount().map(|()| 0).map_err(FsError::Io);
         }
         let (fs, tree) = (&self.live().fs, &self.tree);
+        let ctx = Ctx { umask: 0o022, now: clock(self.seed), ..Ctx::default() };
         let ino = |path: &str| tree.find(path).map(Ino).ok_or(FsError::NotFound);
         let place = |path: &'_ str| -> Result<(Ino, String), FsError> {
             let (dir, name) = tree.place(path).ok_or(FsError::NotFound)?;
@@ -184,55 +189,86 @@ impl<'a> Runner<'a> {
                 let (dir, name) = place(path)?;
                 let mode = if *kind == FileKind::Dir { 0o777 } else { 0o666 };
                 let new = NewNode { kind: *kind, mode, rdev: 0, target: b"" };
-                let made = fs.make(&ctx(), dir, name.as_bytes(), new)?.ino;
+                let made = fs.make(&ctx, dir, name.as_bytes(), new)?.ino;
                 fs.forget(made, 1);
                 return Ok(made.0);
             }
             Op::Symlink(target, path) => {
                 let (dir, name) = place(path)?;
-                let made = fs.symlink(&ctx(), dir, name.as_bytes(), target.as_bytes())?.ino;
+                let made = fs.symlink(&ctx, dir, name.as_bytes(), target.as_bytes())?.ino;
                 fs.forget(made, 1);
                 return Ok(made.0);
             }
             Op::Link(from, to) => {
                 let (dir, name) = place(to)?;
-                let linked = fs.link(&ctx(), ino(from)?, dir, name.as_bytes())?.ino;
+                let linked = fs.link(&ctx, ino(from)?, dir, name.as_bytes())?.ino;
                 fs.forget(linked, 1);
             }
             Op::Unlink(path) | Op::Rmdir(path) => {
                 let (dir, name) = place(path)?;
                 match op {
-                    Op::Unlink(_) => fs.unlink(&ctx(), dir, name.as_bytes())?,
-                    _ => fs.rmdir(&ctx(), dir, name.as_bytes())?,
+                    Op::Unlink(_) => fs.unlink(&ctx, dir, name.as_bytes())?,
+                    _ => fs.rmdir(&ctx, dir, name.as_bytes())?,
                 }
                 fs.reap()?;
             }
-            Op::Rename(from, to) | Op::Exchange(from, to) => {
+            Op::Rename(from, to)
+            | Op::RenameNew(from, to)
+            | Op::RenameWhiteout(from, to)
+            | Op::Exchange(from, to) => {
                 let ((from_dir, old), (to_dir, new)) = (place(from)?, place(to)?);
                 let (from, to) = (
                     Place { dir: from_dir, name: old.as_bytes() },
                     Place { dir: to_dir, name: new.as_bytes() },
                 );
-                let how = RenameHow { exchange: matches!(op, Op::Exchange(..)), ..RenameHow::default() };
-                fs.rename(&ctx(), from, to, how)?;
+                let how = RenameHow {
+                    no_replace: matches!(op, Op::RenameNew(..)),
+                    exchange: matches!(op, Op::Exchange(..)),
+                    whiteout: matches!(op, Op::RenameWhiteout(..)),
+                };
+                fs.rename(&ctx, from, to, how)?;
                 fs.reap()?;
+                if how.whiteout {
+                    let left = fs.lookup(from.dir, from.name)?.ino;
+                    fs.forget(left, 1);
+                    return Ok(left.0);
+                }
             }
             Op::Write(path, from, to) => {
-                fs.write(&ctx(), ino(path)?, *from, &filling(self.seed, *from, *to), false)?;
+                fs.write(&ctx, ino(path)?, *from, &filling(self.seed, *from, *to), false)?;
             }
-            Op::Range(how, path, from, to) => fs.fallocate(&ctx(), ino(path)?, *from, to - from, *how)?,
+            Op::Range(how, path, from, to) => fs.fallocate(&ctx, ino(path)?, *from, to - from, *how)?,
+            Op::Copy(source, from, to, path, at) => {
+                let (source, target) = (ino(source)?, ino(path)?);
+                let at = FilePart { ino: target, offset: *at };
+                fs.copy_range(&ctx, FilePart { ino: source, offset: *from }, at, to - from)?;
+            }
             Op::Truncate(path, size) => {
                 let set = SetAttr { size: Some(*size), ..SetAttr::default() };
-                fs.setattr(&ctx(), ino(path)?, set)?;
+                fs.setattr(&ctx, ino(path)?, set)?;
             }
             Op::Chmod(path, mode) => {
                 let set = SetAttr { mode: Some(*mode), ..SetAttr::default() };
-                fs.setattr(&ctx(), ino(path)?, set)?;
+                fs.setattr(&ctx, ino(path)?, set)?;
             }
+            Op::Chown(path, uid, gid) => {
+                let set = SetAttr { uid: Some(*uid), gid: Some(*gid), ..SetAttr::default() };
+                fs.setattr(&ctx, ino(path)?, set)?;
+            }
+            Op::Times(path, accessed, changed) => {
+                let (atime, mtime) = explicit(*accessed, *changed);
+                let set = SetAttr { atime: Some(atime), mtime: Some(mtime), ..SetAttr::default() };
+                fs.setattr(&ctx, ino(path)?, set)?;
+            }
+            Op::SetFlags(path, flags) => fs.set_flags(&ctx, ino(path)?, *flags)?,
+            Op::SetList(default, path, list) => {
+                fs.setxattr(&ctx, ino(path)?, list_name(*default), &list_bytes(list), SetXattr::Either)?;
+            }
+            Op::RemoveList(default, path) => fs.removexattr(&ctx, ino(path)?, list_name(*default))?,
             Op::SetXattr(path, name, value) => {
-                fs.setxattr(&ctx(), ino(path)?, name.as_bytes(), value.as_bytes(), SetXattr::Either)?;
+                fs.setxattr(&ctx, ino(path)?, name.as_bytes(), value.as_bytes(), SetXattr::Either)?;
             }
-            Op::RemoveXattr(path, name) => fs.removexattr(&ctx(), ino(path)?, name.as_bytes())?,
+            Op::RemoveXattr(path, name) => fs.removexattr(&ctx, ino(path)?, name.as_bytes())?,
             Op::Hold(path, _) => fs.remember(ino(path)?),
             Op::Release(label) => {
                 fs.forget(ino(&format!("@{label}"))?, 1);
@@ -245,6 +281,10 @@ impl<'a> Runner<'a> {
             Op::Sync => {
                 let ticket = fs.fsync_all()?;
                 assert!(fs.store().commit()? >= ticket, "the commit did not cover the ticket");
+            }
+            Op::Timer => {
+                fs.store().fsync_ticket(None, false);
+                fs.store().commit()?;
             }
             Op::Writeback => fs.store().writeback(true)?,
             Op::Checkpoint => fs.store().checkpoint()?,
@@ -302,6 +342,9 @@ impl<'a> Runner<'a> {
         if let Some(ino) = effect.content {
             let data = self.tree.nodes[&ino].data.clone();
             history.files.entry(ino).or_default().push((state, data));
+        }
+        if let Op::Times(path, ..) = op {
+            history.timed.push((state, self.tree.find(path).expect("timed")));
         }
         if let Some(ino) = effect.replaced_by.filter(|ino| self.tree.kind(*ino) == FileKind::File) {
             history.pulls.push((state, ino));

@@ -10,7 +10,7 @@ use super::words::{Op, parse};
 
 /// What is there before.
 pub const SETUP: &str = "mkdir A; mkdir B; create foo; create A/foo; write foo 0..7000; write A/foo 0..8K; \
-                         setxattr foo user.a 1";
+                         setxattr foo user.a 1; setacl A/foo 66440";
 
 const OPS: &str = "create bar; create A/bar; create B/foo; mkdir C; mkdir A/C; symlink t bar; symlink t A/bar; \
     mkfifo A/bar; link foo bar; link foo A/bar; link A/foo B/foo; link A/foo A/bar; link A/foo bar; \
@@ -23,7 +23,13 @@ const OPS: &str = "create bar; create A/bar; create B/foo; mkdir C; mkdir A/C; s
     write A/bar 0..6000; write B/foo 0..4K; truncate foo 3000; truncate foo 20K; truncate foo 0; \
     truncate A/foo 4K; punch foo 3000..6000; punch foo 0..8K; zero foo 2000..12K; zero-keep-size foo 4K..16K; \
     allocate foo 4K..20K; allocate-keep-size foo 8K..16K; setxattr foo user.b 2; setxattr A/foo user.a 3; \
-    removexattr foo user.a; chmod foo 600; chmod A 700";
+    removexattr foo user.a; chmod foo 600; chmod A 700; \
+    chown foo 7 8; chown A 7 8; times foo 10 20; times A -10 5000000000; \
+    rename-new foo bar; rename-new A/foo B/foo; rename-new A C; \
+    rename-whiteout foo bar; rename-whiteout foo A/foo; rename-whiteout A/foo B/foo; rename-whiteout A/bar foo; \
+    setacl foo 76420; removeacl A/foo; chmod A/foo 604; setacl-default A 77550; removeacl-default A; \
+    setflags foo i; setflags foo a; setflags foo -; setflags A i; setflags A a; setflags A/foo d; \
+    copy foo 0..7000 A/foo 4K; copy A/foo 0..8K foo 0; copy foo 0..4K foo 8K; copy foo 1000..3000 bar 0";
 
 /// What may follow an operation. `x` stands for the path it touched, `x/..` for its directory.
 const PROMISES: [&str; 5] = ["fsync x", "fsync x/..", "sync", "fdatasync x", "fsync A"];
@@ -34,6 +40,9 @@ fn touched(op: &Op) -> &str {
         Op::Rename(_, path) | Op::Exchange(_, path) | Op::Write(path, ..) => path,
         Op::Range(_, path, ..) | Op::Truncate(path, _) | Op::Chmod(path, _) => path,
         Op::SetXattr(path, ..) | Op::RemoveXattr(path, _) => path,
+        Op::Chown(path, ..) | Op::Times(path, ..) | Op::SetFlags(path, _) => path,
+        Op::SetList(_, path, _) | Op::RemoveList(_, path) => path,
+        Op::RenameNew(_, path) | Op::RenameWhiteout(_, path) | Op::Copy(_, _, _, path, _) => path,
         Op::Unlink(path) | Op::Rmdir(path) => path.rsplit_once('/').map_or(".", |(dir, _)| dir),
         _ => ".",
     }
